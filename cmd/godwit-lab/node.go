@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+
+	"godwit.dev/godwit/test/lab"
+)
+
+func newExec() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exec NODE -- COMMAND [ARG...]",
+		Short: "Run a command in a node, with its exit status",
+		Args:  cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open("")
+			if err != nil {
+				return err
+			}
+			n, err := l.Find(args[0])
+			if err != nil {
+				return err
+			}
+			// The terminal's signals go to the command itself, which is in our process group.
+			signal.Ignore(os.Interrupt)
+			c := n.Command(cmd.Context(), args[1:]...)
+			c.SysProcAttr = nil
+			c.Cancel = nil
+			c.Env = append(c.Env, "TERM="+os.Getenv("TERM"))
+			c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+			var exit *exec.ExitError
+			if err := c.Run(); errors.As(err, &exit) {
+				return fmt.Errorf("%w: %w", errCommand, err)
+			} else if err != nil {
+				return err
+			}
+			return nil
+		},
+	}
+}
+
+func newKill() *cobra.Command {
+	return &cobra.Command{
+		Use:   "kill NODE",
+		Short: "End a node as a power loss would; up builds it again",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			l, err := lab.Open("")
+			if err != nil {
+				return err
+			}
+			n, err := l.Find(args[0])
+			if err != nil {
+				return err
+			}
+			return n.Kill()
+		},
+	}
+}

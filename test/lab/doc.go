@@ -1,0 +1,12 @@
+// Package lab builds nodes on one machine: the ground on which Godwit's end-to-end tests, demo and bench stand.
+//
+// A node is a process tree with network, mount, UTS, IPC, PID and cgroup namespaces of its own, over a Debian root
+// file system that all nodes share read-only, with a real containerd, a CNI bridge whose pods the other nodes and the
+// host reach, and godwit-node kept alive by a small supervisor. The links between nodes can be given a rate and a delay.
+//
+// Every mount lives in a node's own mount namespace and every process below a node's own cgroup, so Down finds all there
+// is from names alone, whatever was killed before and at whatever moment.
+//
+// The package knows nothing of migrations: it runs the project's binaries and leaves what they do to them. What PID 1 of
+// a node does is in package nodeinit; the link with latency, for kernels without netem, is in package delayline.
+package lab
