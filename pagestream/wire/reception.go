@@ -32,7 +32,9 @@ func (e *receiverError) Unwrap() error { return e.err }
 
 // reception receives the frames of one stream. It belongs to one goroutine.
 type reception struct {
-	in       *inbound
+	peer     string
+	receiver Receiver
+	reader   io.Reader // conn's reading half
 	conn     *pageConn
 	ackEvery uint64
 	progress time.Duration
@@ -52,7 +54,9 @@ func newReception(in *inbound, hello *Hello, conn *pageConn) *reception {
 	conn.batch.in = make([]byte, readBatch)
 	conn.batch.idle = idle
 	return &reception{
-		in:       in,
+		peer:     in.key.peer,
+		receiver: in.receiver,
+		reader:   conn,
 		conn:     conn,
 		ackEvery: min(uint64(hello.Window)/4, maxUnacked),
 		progress: min(progressEvery, hello.KeepAlive),
@@ -70,7 +74,7 @@ func (r *reception) run() error {
 			return r.explain(err)
 		}
 		if h.kind == frameAbort {
-			return &RemoteError{Peer: r.in.key.peer, Text: "gave up: " + peerText(body)}
+			return &RemoteError{Peer: r.peer, Text: "gave up: " + peerText(body)}
 		}
 		if err := r.deliver(&h, table, body); err != nil {
 			return err
@@ -99,7 +103,7 @@ func (r *reception) explain(err error) error {
 // next reads a frame and verifies its checksum.
 func (r *reception) next() (h header, table, body []byte, err error) {
 	var head [headerSize]byte
-	if _, err := io.ReadFull(r.conn, head[:]); err != nil {
+	if _, err := io.ReadFull(r.reader, head[:]); err != nil {
 		return h, nil, nil, err
 	}
 	h, err = decodeHeader(&head)
@@ -126,7 +130,7 @@ func (r *reception) next() (h header, table, body []byte, err error) {
 func (r *reception) readFull(p []byte) error {
 	for len(p) > 0 {
 		n := min(len(p), readChunk)
-		if _, err := io.ReadFull(r.conn, p[:n]); err != nil {
+		if _, err := io.ReadFull(r.reader, p[:n]); err != nil {
 			return err
 		}
 		r.received += uint64(n)
@@ -150,7 +154,7 @@ func (r *reception) deliver(h *header, table, body []byte) error {
 		return err
 	}
 	if h.kind == frameBlob {
-		if err := r.in.receiver.Blob(h.channel, data); err != nil {
+		if err := r.receiver.Blob(h.channel, data); err != nil {
 			return &receiverError{fmt.Sprintf("blob for channel %d", h.channel), err}
 		}
 		return nil
@@ -166,10 +170,10 @@ func (r *reception) deliverRuns(space pagestream.Space, data []byte) error {
 	for _, run := range r.runs {
 		var err error
 		if run.zero {
-			err = r.in.receiver.Zero(space, run.Start, run.Pages)
+			err = r.receiver.Zero(space, run.Start, run.Pages)
 		} else {
 			n := run.Bytes()
-			err = r.in.receiver.Pages(space, run.Start, data[:n:n])
+			err = r.receiver.Pages(space, run.Start, data[:n:n])
 			data = data[n:]
 		}
 		if err != nil {
