@@ -1,0 +1,167 @@
+package precopy
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/pagemap"
+)
+
+var buildPod = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(podDir, "pod")
+	out, err := exec.Command("cc", "-O1", "-Wall", "-Werror", "-pthread", "-o", path, "testdata/pod.c").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("compile testdata/pod.c: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+var podDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "precopy")
+	if err != nil {
+		panic(err)
+	}
+	podDir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// pod is a running testdata/pod.c.
+type pod struct {
+	pid   int
+	start uint64 // address of its memory
+	pages int
+	space pagestream.Space
+	in    *os.File
+	out   *bufio.Reader
+}
+
+func startPod(tb testing.TB, mode string, pages int) *pod {
+	tb.Helper()
+	path, err := buildPod()
+	if err != nil {
+		tb.Skip(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.Command(path, mode, strconv.Itoa(pages))
+	cmd.Stdin = r
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	r.Close()
+	tb.Cleanup(func() {
+		w.Close()
+		_ = unix.Kill(cmd.Process.Pid, unix.SIGSTOP) // no more children
+		for _, pid := range children(tb, cmd.Process.Pid) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	p := &pod{
+		pid: cmd.Process.Pid, pages: pages, in: w, out: bufio.NewReader(out),
+		space: pagestream.Space{Kind: pagestream.Process, ID: uint64(cmd.Process.Pid)},
+	}
+	line, err := p.out.ReadString('\n')
+	if err == nil && mode != "ticker" {
+		p.start, err = strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	}
+	if err != nil {
+		tb.Fatalf("pod %s says %q: %v", mode, line, err)
+	}
+	return p
+}
+
+// whole is the pod's memory as a tracker would report it.
+func (p *pod) whole() []Memory {
+	return []Memory{{p.pid, p.space, []pagestream.Range{{Start: p.start, Pages: uint64(p.pages)}}}}
+}
+
+// worst is by how many microseconds the ticker was late at most since it was
+// asked last.
+func (p *pod) worst(tb testing.TB) int {
+	tb.Helper()
+	fmt.Fprintln(p.in, "?")
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return n
+}
+
+// freeze stops the processes and waits until they have stopped.
+func freeze(tb testing.TB, pids ...int) {
+	tb.Helper()
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	for _, pid := range pids {
+		for !strings.Contains(statusOf(tb, pid), "State:\tT") {
+		}
+	}
+}
+
+func statusOf(tb testing.TB, pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(b)
+}
+
+// children lists the processes whose parent is pid.
+func children(tb testing.TB, pid int) []int {
+	tb.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrNotExist) {
+		tb.Fatal(err)
+	}
+	var pids []int
+	for _, f := range strings.Fields(string(b)) {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		pids = append(pids, n)
+	}
+	return pids
+}
+
+// memoryOf reads memory of a process that does not run.
+func memoryOf(tb testing.TB, pid int, r pagestream.Range) []byte {
+	tb.Helper()
+	buf := make([]byte, r.Bytes())
+	missing, err := pagemap.ReadMemory(pid, []pagestream.Range{r}, buf)
+	if err != nil || len(missing) > 0 {
+		tb.Fatalf("read %s of process %d: %v, missing %v", r, pid, err, missing)
+	}
+	return buf
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package precopy
+
+const raceDetector = false

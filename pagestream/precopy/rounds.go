@@ -1,0 +1,209 @@
+package precopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Result is how the rounds ended.
+type Result struct {
+	Rounds   []RoundStat // in order, round 0 first
+	Decision Decision    // the last one, with the reason
+	Elapsed  time.Duration
+}
+
+// FinalStat is the last copy, of frozen memory.
+type FinalStat struct {
+	Scan   time.Duration // the collection
+	Copy   time.Duration // reading and handing over
+	Flush  time.Duration // until all was stored
+	Pages  uint64        // found
+	Copied CopyStats
+}
+
+// Total is how long the last copy took.
+func (s FinalStat) Total() time.Duration { return s.Scan + s.Copy + s.Flush }
+
+// ErrUnreadable is wrapped by the error of a last copy that could not read a
+// page of a frozen process.
+var ErrUnreadable = errors.New("page of a frozen process cannot be read")
+
+// Run copies everything, then round after round, until the policy says stop.
+// The processes run all the while. An error, ctx ending among them, leaves the
+// rounds Broken: what was collected is not marked dirty any more, and was
+// perhaps not sent.
+func (r *Rounds) Run(ctx context.Context) (Result, error) {
+	if err := r.enter(Running); err != nil {
+		return Result{}, err
+	}
+	var res Result
+	for {
+		stat, err := r.round(ctx, len(res.Rounds))
+		if err != nil {
+			return res, r.fail(fmt.Errorf("round %d: %w", len(res.Rounds), err))
+		}
+		res.Rounds = append(res.Rounds, stat)
+		res.Elapsed = time.Since(r.begun)
+		res.Decision = decide(res.Rounds, r.config.Policy, r.config.Predictor)
+		r.last, r.limit = stat, res.Decision.Limit
+		r.report(res)
+		if res.Decision.Stop {
+			return res, r.enter(Converged)
+		}
+	}
+}
+
+func (r *Rounds) report(res Result) {
+	last := res.Rounds[len(res.Rounds)-1]
+	eta := remaining(res.Rounds, r.config.Policy, res.Decision.Forecast)
+	r.reporter.roundEnds(last, res.Decision, eta)
+	r.config.Log.Debug("round ended", "round", last.Number, "pages", last.Pages, "sent", last.Copied.Sent,
+		"scan", last.Scan, "copy", last.Copy, "window", last.Window, "forecast", res.Decision.Forecast.Dirty,
+		"limit", res.Decision.Limit, "reason", string(res.Decision.Reason))
+}
+
+// round collects what is dirty, copies it and waits until it is stored, so
+// that a page of a later round always lands after the same page of this one.
+func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
+	began := time.Now()
+	if number == 0 {
+		r.begun = began
+	}
+	found, err := r.config.Tracker.Collect(ctx)
+	if err != nil {
+		return RoundStat{}, fmt.Errorf("collect dirty pages: %w", err)
+	}
+	memories := memoriesOf(found)
+	stat := RoundStat{Number: number, Scan: time.Since(began), Untracked: found.Untracked}
+	if number > 0 {
+		stat.Window = began.Sub(r.lastScan)
+	}
+	r.lastScan = began
+	areas := processAreas(memories)
+	stat.Pages = pagesOfAreas(areas)
+	var shared []*area
+	if r.config.Shared != nil && number <= sharedRounds {
+		shared = r.config.Shared.areas(memories)
+	}
+	r.reporter.roundBegins(number, stat.Pages+pagesOfAreas(shared))
+	if stat.Copied, stat.Copy, err = r.store(ctx, areas); err != nil || len(shared) == 0 {
+		return stat, err
+	}
+	// After the processes' pages and timed apart, as it goes at another rate
+	// and nothing of it comes again in the next round.
+	stat.SharedCopied, stat.SharedCopy, err = r.store(ctx, shared)
+	return stat, err
+}
+
+// store copies areas and waits until they are stored.
+func (r *Rounds) store(ctx context.Context, areas []*area) (CopyStats, time.Duration, error) {
+	began := time.Now()
+	stats, err := r.copier.copy(ctx, areas, *r.config.Pace)
+	if err != nil {
+		return stats, time.Since(began), err
+	}
+	if err := r.config.Session.Flush(ctx); err != nil {
+		return stats, time.Since(began), fmt.Errorf("flush: %w", err)
+	}
+	return stats, time.Since(began), nil
+}
+
+func pagesOfAreas(areas []*area) uint64 {
+	var n uint64
+	for _, a := range areas {
+		n += pagesOf(a.ranges)
+	}
+	return n
+}
+
+// The pace of Keep: often enough that about half of the dirty limit gathers
+// between two rounds, within bounds, and never so often that rounds take more
+// than a quarter of the time.
+const (
+	minKeepPause = 100 * time.Millisecond
+	maxKeepPause = 500 * time.Millisecond
+	keepShare    = 4
+)
+
+// Keep goes on with rounds after Run, so that little is dirty when the freeze
+// comes, until ctx ends. It then finishes the round under way, which is short,
+// as half a round must not be lost, and returns nil. Close the session to cut
+// it off for good. Shared memory is looked at again only by FinishShared.
+func (r *Rounds) Keep(ctx context.Context) error {
+	if err := r.enter(Keeping); err != nil {
+		return err
+	}
+	work := context.WithoutCancel(ctx)
+	pause := time.NewTimer(keepPause(r.last, r.limit))
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return r.enter(Converged)
+		case <-pause.C:
+		}
+		stat, err := r.round(work, r.last.Number+1)
+		if err != nil {
+			return r.fail(fmt.Errorf("round %d: %w", r.last.Number+1, err))
+		}
+		r.last = stat
+		r.reporter.keptUp(stat)
+		pause.Reset(keepPause(stat, r.limit))
+	}
+}
+
+// keepPause is how long to wait after a round of Keep.
+func keepPause(last RoundStat, limit uint64) time.Duration {
+	pause := maxKeepPause
+	if rate := last.DirtyRate(); rate > 0 {
+		pause = min(pause, time.Duration(float64(limit)/2/rate*float64(time.Second)))
+	}
+	return min(max(pause, minKeepPause, (keepShare-1)*last.Duration()), 20*maxKeepPause)
+}
+
+// Final copies what is dirty while the processes are frozen, as fast as it
+// can, and returns when all of it is stored. Without a Run before it, that is
+// everything: stop-and-copy. A page that cannot be read is an error, as its
+// content would be lost; the caller lets the processes run on.
+func (r *Rounds) Final(ctx context.Context) (FinalStat, error) {
+	if err := r.enter(Final); err != nil {
+		return FinalStat{}, err
+	}
+	stat, err := r.final(ctx)
+	if err != nil {
+		return stat, r.fail(fmt.Errorf("last copy: %w", err))
+	}
+	return stat, r.enter(Done)
+}
+
+func (r *Rounds) final(ctx context.Context) (FinalStat, error) {
+	var stat FinalStat
+	began := time.Now()
+	found, err := r.config.Tracker.CollectFrozen(ctx)
+	if err != nil {
+		return stat, fmt.Errorf("collect dirty pages: %w", err)
+	}
+	stat.Scan = time.Since(began)
+	areas := processAreas(memoriesOf(found))
+	stat.Pages = pagesOfAreas(areas)
+	r.reporter.roundBegins(r.last.Number+1, stat.Pages)
+
+	began = time.Now()
+	stat.Copied, err = r.copier.copy(ctx, areas, Urgent)
+	stat.Copy = time.Since(began)
+	if err != nil {
+		return stat, err
+	}
+	if n := stat.Copied.Skipped; n > 0 {
+		return stat, fmt.Errorf("%w: %s and %d more; is it of a device, or is process memory closed to root (proc_mem.force_override)?",
+			ErrUnreadable, stat.Copied.FirstSkipped, n-1)
+	}
+	began = time.Now()
+	if err := r.config.Session.Flush(ctx); err != nil {
+		return stat, fmt.Errorf("flush: %w", err)
+	}
+	stat.Flush = time.Since(began)
+	return stat, nil
+}

@@ -1,0 +1,312 @@
+package precopy
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/track"
+)
+
+// scripted is a tracker of the test's own memory, which knows what is dirty as
+// it is the one that writes.
+type scripted struct {
+	mem   []byte
+	start uint64
+
+	mu       sync.Mutex // guards mem and what follows
+	dirty    map[uint64]bool
+	present  bool // everything was reported
+	frozen   bool
+	collects int
+	err      error
+	missing  bool // report a page that cannot be read
+}
+
+func newScripted(tb testing.TB, pages int) *scripted {
+	mem, start := arena(tb, pages)
+	fill(mem, uint64(pages))
+	return &scripted{mem: mem, start: start, dirty: make(map[uint64]bool)}
+}
+
+// write makes n random pages dirty, unless the memory is frozen.
+func (s *scripted) write(rng *rand.Rand, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.frozen {
+		return
+	}
+	for range n {
+		p := rng.Uint64N(uint64(len(s.mem) / pagestream.PageSize))
+		s.mem[p*pagestream.PageSize+rng.Uint64N(pagestream.PageSize)]++
+		s.dirty[p] = true
+	}
+}
+
+func (s *scripted) Collect(context.Context) (track.Round, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.collect()
+}
+
+func (s *scripted) CollectFrozen(context.Context) (track.Round, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frozen = true
+	return s.collect()
+}
+
+func (s *scripted) collect() (track.Round, error) {
+	s.collects++
+	if s.err != nil {
+		return track.Round{}, s.err
+	}
+	var ranges []pagestream.Range
+	if !s.present {
+		s.present = true
+		clear(s.dirty)
+		ranges = append(ranges, pagestream.Range{Start: s.start, Pages: uint64(len(s.mem) / pagestream.PageSize)})
+	}
+	var numbers []uint64
+	for p := range s.dirty {
+		numbers = append(numbers, p)
+	}
+	slices.Sort(numbers)
+	for _, p := range numbers {
+		ranges = appendRun(ranges, pagestream.Range{Start: s.start + p*pagestream.PageSize, Pages: 1})
+	}
+	clear(s.dirty)
+	if s.missing {
+		ranges = append([]pagestream.Range{{Start: pagestream.PageSize, Pages: 1}}, ranges...)
+	}
+	return roundOf(Memory{PID: os.Getpid(), Space: self, Ranges: ranges}), nil
+}
+
+// roundOf is a round of a tracker that found memories.
+func roundOf(memories ...Memory) track.Round {
+	var r track.Round
+	for _, m := range memories {
+		r.Processes = append(r.Processes, track.ProcessRound{
+			Process: track.Process{PID: m.PID, Space: m.Space}, Dirty: m.Ranges, Pages: pagesOf(m.Ranges),
+		})
+	}
+	return r
+}
+
+func newTestRounds(t *testing.T, c Config) *Rounds {
+	t.Helper()
+	r, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+func TestWhatArrivedIsTheFrozenMemory(t *testing.T) {
+	for seed := range uint64(6) {
+		rng := rand.New(rand.NewPCG(seed, 8))
+		tracker := newScripted(t, 1+rng.IntN(6000))
+		s := newSink(1 + rng.IntN(4))
+		pause := time.Duration(rng.IntN(200)) * time.Microsecond
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(pause):
+					tracker.write(rng, 5)
+				}
+			}
+		})
+		r := newTestRounds(t, Config{Tracker: tracker, Session: s, Policy: Policy{DirtyLimit: 64 << 10}})
+		res, err := r.Run(t.Context())
+		if err != nil || !res.Decision.Stop || r.State() != Converged {
+			t.Fatalf("seed %d: %+v, %v", seed, res.Decision, err)
+		}
+		if seed%2 == 0 {
+			ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+			if err := r.Keep(ctx); err != nil || r.State() != Converged {
+				t.Fatalf("seed %d: keep: %v", seed, err)
+			}
+			cancel()
+		}
+		stat, err := r.Final(t.Context())
+		close(stop)
+		wg.Wait()
+		if err != nil || r.State() != Done || stat.Copied.Sent != stat.Pages {
+			t.Fatalf("seed %d: %+v, %v", seed, stat, err)
+		}
+		s.check(t)
+		if bad := s.differing(self, tracker.start, tracker.mem); len(bad) > 0 {
+			t.Errorf("seed %d: %d pages differ after %d rounds", seed, len(bad), len(res.Rounds))
+		}
+		if uint64(s.flushes) < uint64(len(res.Rounds)) {
+			t.Errorf("seed %d: %d flushes for %d rounds", seed, s.flushes, len(res.Rounds))
+		}
+	}
+}
+
+func TestFinalAloneIsStopAndCopy(t *testing.T) {
+	tracker := newScripted(t, 500)
+	s := newSink(2)
+	r := newTestRounds(t, Config{Tracker: tracker, Session: s})
+	stat, err := r.Final(t.Context())
+	if err != nil || stat.Pages != 500 {
+		t.Fatalf("%+v, %v", stat, err)
+	}
+	if bad := s.differing(self, tracker.start, tracker.mem); len(bad) > 0 {
+		t.Errorf("%d pages differ", len(bad))
+	}
+}
+
+func TestKeepKeepsTheDirtySetSmall(t *testing.T) {
+	tracker := newScripted(t, 20000)
+	r := newTestRounds(t, Config{Tracker: tracker, Session: null{2}})
+	if _, err := r.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := tracker.collects
+	ctx, cancel := context.WithCancel(t.Context())
+	kept := make(chan error)
+	go func() { kept <- r.Keep(ctx) }()
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 150 { // 120 MB/s
+		tracker.write(rng, 300)
+		time.Sleep(10 * time.Millisecond)
+	}
+	tracker.mu.Lock()
+	dirty, rounds := len(tracker.dirty), tracker.collects-before
+	tracker.mu.Unlock()
+	cancel()
+	if err := <-kept; err != nil {
+		t.Fatal(err)
+	}
+	if rounds < 3 || rounds > 20 {
+		t.Errorf("%d rounds in 1.5 s", rounds)
+	}
+	if dirty > 10000 {
+		t.Errorf("%d pages are dirty after 1.5 s", dirty)
+	}
+}
+
+func TestKeepPauseFollowsTheDirtyRate(t *testing.T) {
+	round := func(rate float64, took time.Duration) RoundStat {
+		s := RoundStat{Window: time.Second, Copy: took}
+		s.Pages = uint64(rate / pagestream.PageSize)
+		return s
+	}
+	for _, c := range []struct {
+		name string
+		last RoundStat
+		want time.Duration
+	}{
+		{"nothing dirty", round(0, time.Millisecond), maxKeepPause},
+		{"half of the limit in 200 ms", round(40*mib, time.Millisecond), 200 * time.Millisecond},
+		{"very much", round(4000*mib, time.Millisecond), minKeepPause},
+		{"rounds take long", round(4000*mib, 600*time.Millisecond), 1800 * time.Millisecond},
+	} {
+		if got := keepPause(c.last, 16*mib); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestAPageThatCannotBeReadFailsOnlyTheLastCopy(t *testing.T) {
+	tracker := newScripted(t, 100)
+	tracker.missing = true
+	r := newTestRounds(t, Config{Tracker: tracker, Session: newSink(1)})
+	if res, err := r.Run(t.Context()); err != nil || res.Rounds[0].Copied.Skipped != 1 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if _, err := r.Final(t.Context()); !errors.Is(err, ErrUnreadable) || r.State() != Broken {
+		t.Errorf("%v in state %s, want %v", err, r.State(), ErrUnreadable)
+	}
+}
+
+func TestAnIllegalMoveIsAnError(t *testing.T) {
+	ctx := t.Context()
+	calls := map[string]func(r *Rounds) error{
+		"Run":   func(r *Rounds) error { _, err := r.Run(ctx); return err },
+		"Keep":  func(r *Rounds) error { c, stop := context.WithCancel(ctx); stop(); return r.Keep(c) },
+		"Final": func(r *Rounds) error { _, err := r.Final(ctx); return err },
+		"FinishShared": func(r *Rounds) error {
+			_, _, err := r.FinishShared(ctx, 0, t.TempDir())
+			return err
+		},
+	}
+	all := map[State][]string{ // what each state allows
+		Idle:      {"Run", "Final", "FinishShared"},
+		Running:   nil,
+		Converged: {"Keep", "Final", "FinishShared"},
+		Keeping:   nil,
+		Final:     {"FinishShared"},
+		Done:      {"FinishShared"},
+		Broken:    nil,
+		Closed:    nil,
+	}
+	for state, allowed := range all {
+		for name, call := range calls {
+			r := newTestRounds(t, Config{Tracker: newScripted(t, 4), Session: newSink(1)})
+			r.state = state
+			err := call(r)
+			if ok := slices.Contains(allowed, name); ok != (err == nil) || (!ok && !errors.Is(err, ErrState)) {
+				t.Errorf("%s in state %s: %v, want allowed %v", name, state, err, ok)
+			}
+		}
+	}
+}
+
+func TestABrokenRoundLeavesTheRoundsBroken(t *testing.T) {
+	lost := errors.New("lost")
+	for _, c := range []struct {
+		name string
+		make func(*scripted, *sink)
+	}{
+		{"tracker", func(tr *scripted, _ *sink) { tr.err = lost }},
+		{"stream", func(_ *scripted, s *sink) {
+			s.fail = func(pagestream.Space, []pagestream.Range) error { return lost }
+		}},
+	} {
+		tracker, s := newScripted(t, 100), newSink(2)
+		c.make(tracker, s)
+		r := newTestRounds(t, Config{Tracker: tracker, Session: s})
+		if _, err := r.Run(t.Context()); !errors.Is(err, lost) || r.State() != Broken {
+			t.Errorf("%s: %v in state %s", c.name, err, r.State())
+		}
+		if _, err := r.Final(t.Context()); !errors.Is(err, ErrState) {
+			t.Errorf("%s: last copy of broken rounds: %v", c.name, err)
+		}
+	}
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	tracker, s := newScripted(t, 100), newSink(1)
+	release := make(chan struct{})
+	s.fail = func(pagestream.Space, []pagestream.Range) error { <-release; return nil }
+	r := newTestRounds(t, Config{Tracker: tracker, Session: s})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err := r.Run(ctx)
+	close(release)
+	if !errors.Is(err, context.DeadlineExceeded) || r.State() != Broken {
+		t.Errorf("%v in state %s", err, r.State())
+	}
+}
+
+func TestNewRejectsWhatCannotWork(t *testing.T) {
+	for _, c := range []Config{{}, {Tracker: newScripted(t, 1)}, {Session: newSink(1)}, {Tracker: newScripted(t, 1), Session: newSink(0)}} {
+		if r, err := New(c); err == nil {
+			r.Close()
+			t.Errorf("New(%+v) gave no error", c)
+		}
+	}
+}

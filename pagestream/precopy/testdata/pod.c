@@ -1,0 +1,188 @@
+/*
+ * The process that the tests copy. Usage: pod MODE PAGES
+ *
+ * holes    maps PAGES pages, fills them, unmaps every run of 3 after 61 pages
+ * churn    maps PAGES pages, and unmaps and maps parts of them over and over
+ * writer   writes 64-bit numbers all over PAGES pages, forks now and then
+ * calm     the same, 2000 writes a second
+ * shared   parent and child write a MAP_SHARED|MAP_ANONYMOUS area of PAGES
+ *          pages, of which the second half stays as it is, a memfd and a
+ *          System V segment of as many pages
+ * ticker   sleeps 1 ms over and over; at each line on stdin prints by how many
+ *          microseconds the latest wake-up came too late since the line before
+ *
+ * It prints the address of its memory in hexadecimal when it is ready.
+ */
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE 4096ul
+
+static uint64_t state = 88172645463325252ull;
+
+static uint64_t rnd(void)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state;
+}
+
+static char *map(void *at, size_t pages, int flags, int fd)
+{
+	char *p = mmap(at, pages * PAGE, PROT_READ | PROT_WRITE, flags, fd, 0);
+	if (p == MAP_FAILED) {
+		perror("mmap");
+		exit(1);
+	}
+	return p;
+}
+
+static void fill(char *p, size_t pages)
+{
+	for (size_t i = 0; i < pages * PAGE / 8; i++)
+		((uint64_t *)p)[i] = rnd();
+}
+
+static void ready(char *p)
+{
+	printf("%" PRIxPTR "\n", (uintptr_t)p);
+	fflush(stdout);
+}
+
+static void pause_us(long us)
+{
+	struct timespec t = { us / 1000000, us % 1000000 * 1000 };
+	nanosleep(&t, NULL);
+}
+
+static void churn(size_t pages)
+{
+	char *p = map(NULL, pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	fill(p, pages);
+	ready(p);
+	for (;;) {
+		char *part = p + rnd() % (pages - 64) * PAGE;
+		munmap(part, 64 * PAGE);
+		pause_us(50);
+		map(part, 64, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1);
+		memset(part, 1, 32 * PAGE);
+	}
+}
+
+static void writer(size_t pages, int calm)
+{
+	char *p = map(NULL, pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	fill(p, pages);
+	ready(p);
+	for (uint64_t n = 1;; n++) {
+		((uint64_t *)p)[rnd() % (pages * PAGE / 8)] = n;
+		if (calm)
+			pause_us(500);
+		if (n % 500000 == 0 && fork() == 0) {
+			for (int i = 0; i < 2000; i++) {
+				((uint64_t *)p)[rnd() % (pages * PAGE / 8)] = ~n;
+				pause_us(100);
+			}
+			_exit(0);
+		}
+		while (n % 1000 == 0 && waitpid(-1, NULL, WNOHANG) > 0)
+			;
+	}
+}
+
+static void shared(size_t pages)
+{
+	char *anon = map(NULL, pages, MAP_SHARED | MAP_ANONYMOUS, -1);
+	int fd = memfd_create("pod", MFD_CLOEXEC);
+	int id = shmget(IPC_PRIVATE, pages * PAGE, IPC_CREAT | 0600);
+	if (id == 0) { /* the first one of its namespace, which has no space */
+		shmctl(id, IPC_RMID, NULL);
+		id = shmget(IPC_PRIVATE, pages * PAGE, IPC_CREAT | 0600);
+	}
+	if (fd < 0 || id < 0 || ftruncate(fd, pages * PAGE)) {
+		perror("shared memory");
+		exit(1);
+	}
+	char *mem = map(NULL, pages, MAP_SHARED, fd);
+	char *sysv = shmat(id, NULL, 0);
+	shmctl(id, IPC_RMID, NULL);
+	fill(anon, pages);
+	fill(mem, pages / 2); /* the rest is a hole */
+	fill(sysv, pages);
+	if (fork() == 0) {
+		munmap(mem, pages * PAGE);
+		state += 12345;
+	} else {
+		ready(anon);
+	}
+	for (uint64_t n = 1;; n++) {
+		((uint64_t *)anon)[rnd() % (pages * PAGE / 16)] = n;
+		((uint64_t *)sysv)[rnd() % (pages * PAGE / 8)] = n;
+		pause_us(100);
+	}
+}
+
+static _Atomic long worst;
+
+static void *tick(void *unused)
+{
+	struct timespec a, b;
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	for (;;) {
+		pause_us(1000);
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		long late = (b.tv_sec - a.tv_sec) * 1000000 + (b.tv_nsec - a.tv_nsec) / 1000 - 1000;
+		if (late > worst)
+			worst = late;
+		a = b;
+	}
+	return unused;
+}
+
+static void ticker(void)
+{
+	pthread_t t;
+	char line[16];
+	pthread_create(&t, NULL, tick, NULL);
+	ready(NULL);
+	while (fgets(line, sizeof(line), stdin)) {
+		printf("%ld\n", atomic_exchange(&worst, 0));
+		fflush(stdout);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 3)
+		return 2;
+	size_t pages = strtoul(argv[2], NULL, 10);
+	if (!strcmp(argv[1], "holes")) {
+		char *p = map(NULL, pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+		fill(p, pages);
+		for (size_t i = 61; i + 3 <= pages; i += 64)
+			munmap(p + i * PAGE, 3 * PAGE);
+		ready(p);
+		pause();
+	}
+	if (!strcmp(argv[1], "churn"))
+		churn(pages);
+	if (!strcmp(argv[1], "writer") || !strcmp(argv[1], "calm"))
+		writer(pages, argv[1][0] == 'c');
+	if (!strcmp(argv[1], "shared"))
+		shared(pages);
+	if (!strcmp(argv[1], "ticker"))
+		ticker();
+	return 2;
+}
