@@ -12,7 +12,7 @@ import (
 
 func newImage() *cobra.Command {
 	cmd := &cobra.Command{Use: "image", Short: "Images, made on this machine"}
-	cmd.AddCommand(newImageAdd())
+	cmd.AddCommand(newImageAdd(), newImageList())
 	return cmd
 }
 
@@ -52,4 +52,33 @@ func newImageAdd() *cobra.Command {
 	f.StringVar(&spec.WorkDir, "workdir", "", "working directory")
 	f.StringSliceVar(&spec.Nodes, "node", nil, "give it to these nodes only")
 	return cmd
+}
+
+func newImageList() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the images that each node has",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open("")
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			images := []lab.Image{}
+			for _, n := range l.Nodes() {
+				more, err := n.ListImages(cmd.Context())
+				if err != nil {
+					return err
+				}
+				images = append(images, more...)
+			}
+			return print(images, func(w *tabwriter.Writer) {
+				fmt.Fprintln(w, "NODE\tIMAGE\tID\tMIB")
+				for _, i := range images {
+					fmt.Fprintf(w, "%s\t%s\t%.19s\t%.1f\n", i.Node, i.Ref, i.ID, float64(i.Size)/(1<<20))
+				}
+			})
+		},
+	}
 }

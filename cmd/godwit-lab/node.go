@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -13,7 +14,7 @@ import (
 )
 
 func newExec() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "exec NODE -- COMMAND [ARG...]",
 		Short: "Run a command in a node, with its exit status",
 		Args:  cobra.MinimumNArgs(2),
@@ -40,6 +41,34 @@ func newExec() *cobra.Command {
 				return err
 			}
 			return nil
+		},
+	}
+	cmd.Flags().SetInterspersed(false) // what follows the node is the command's
+	return cmd
+}
+
+func newLogs() *cobra.Command {
+	return &cobra.Command{
+		Use:       "logs NODE [containerd|godwit-node|init|link]",
+		Short:     "Print what a node's services wrote, also of a node that died",
+		Args:      cobra.RangeArgs(1, 2),
+		ValidArgs: []string{"containerd", "godwit-node", "init", "link"},
+		RunE: func(_ *cobra.Command, args []string) error {
+			service := "godwit-node"
+			if len(args) == 2 {
+				service = args[1]
+			}
+			file, err := lab.LogFile("", args[0], service)
+			if err != nil {
+				return err
+			}
+			f, err := os.Open(file)
+			if err != nil {
+				return fmt.Errorf("log of %s on node %s: %w", service, args[0], err)
+			}
+			defer f.Close()
+			_, err = io.Copy(os.Stdout, f)
+			return err
 		},
 	}
 }

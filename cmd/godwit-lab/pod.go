@@ -30,8 +30,8 @@ func newPodRun() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run NODE --name NAME --image IMAGE [--image IMAGE...] [-- ARG... [-- ARG...]]",
 		Short: "Run a pod on a node",
-		Long: `Run a pod on a node: a container for each --image. What follows the first -- is the command of the first
-container, what follows the second -- that of the second, and so on; an empty one leaves the image's own.
+		Long: `Run a pod on a node: a container for each --image. What follows the first -- are the arguments of the first
+container (after the image's entrypoint, if it has one), what follows the second -- those of the second, and so on.
 Everything else that a pod can have goes into a JSON file for --spec; see PodSpec in test/lab/pod.go.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -118,7 +118,7 @@ func addContainers(spec *lab.PodSpec, images, words, env, mounts []string) error
 	for i, image := range images {
 		c := lab.ContainerSpec{Image: image}
 		if i < len(commands) {
-			c.Command = commands[i]
+			c.Args = commands[i]
 		}
 		spec.Containers = append(spec.Containers, c)
 	}

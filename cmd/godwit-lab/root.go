@@ -29,7 +29,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
-	root.AddCommand(newSetup(), newUp(), newDown(), newStatus(), newExec(), newKill(), newImage(), newPod())
+	root.AddCommand(newSetup(), newUp(), newDown(), newStatus(), newExec(), newKill(), newLogs(), newImage(), newPod())
 	return root
 }
 

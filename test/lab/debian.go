@@ -6,8 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -117,7 +117,7 @@ func debootstrap(ctx context.Context, dir string) error {
 	}
 	// The script is named because an older debootstrap does not know the suite; all later ones use sid's.
 	args = append(args, suite, dir, mirror, "/usr/share/debootstrap/scripts/sid")
-	return isolated(ctx, dir, strings.Join([]string{`exec "$@"`}, "\n"), args...)
+	return isolated(ctx, dir, `exec "$@"`, args...)
 }
 
 // installScript runs in a mount and PID namespace of its own, with the root in $1 and the downloaded packages in $2: what it
@@ -222,7 +222,10 @@ func Setup(ctx context.Context, o Options) error {
 		return err
 	}
 	l := &Lab{layout: lo, log: o.Log}
-	if err := l.installTools(ctx, o.Log.Enabled(ctx, 0)); err != nil {
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	if err := l.installTools(ctx); err != nil {
 		return err
 	}
 	if _, err := l.nodeRoot(ctx); err != nil {
@@ -237,7 +240,7 @@ var tools = map[string]string{
 	"debootstrap": "debootstrap", "nsenter": "util-linux", "unshare": "util-linux", "cc": "gcc", "cp": "coreutils",
 }
 
-func (l *Lab) installTools(ctx context.Context, verbose bool) error {
+func (l *Lab) installTools(ctx context.Context) error {
 	missing := map[string]bool{}
 	for tool, pkg := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -255,16 +258,11 @@ func (l *Lab) installTools(ctx context.Context, verbose bool) error {
 	}
 	packages := sortedKeys(missing)
 	l.log.Info("installing on this machine", "packages", strings.Join(packages, ","))
-	var out io.Writer = io.Discard
-	if verbose {
-		out = os.Stderr
-	}
 	for _, args := range [][]string{{"update"}, append([]string{"install", "-y", "--no-install-recommends"}, packages...)} {
 		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q"}, args...)...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		cmd.Stdout, cmd.Stderr = out, out
-		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("apt-get %s: %w", args[0], err)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get %s: %w: %s", args[0], err, tail(out))
 		}
 	}
 	return nil

@@ -87,6 +87,12 @@ func (l *Lab) AddImage(ctx context.Context, spec ImageSpec) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("image %s: %w", spec.Name, err)
 	}
+	// Not while nodes are built: each would miss the other.
+	release, err := flock(ctx, l.lockFile())
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	if err := writeJSON(l.imageFile(record.Ref), record); err != nil {
 		return "", fmt.Errorf("image %s: %w", spec.Name, err)
 	}
@@ -262,4 +268,32 @@ func (r imageRecord) archive() (io.ReadCloser, string, error) {
 		pw.CloseWithError(writeArchive(pw, r, config, f))
 	}()
 	return pr, "sha256:" + hex.EncodeToString(sha256Of(config)), nil
+}
+
+// Image is an image that a node has.
+type Image struct {
+	Node string `json:"node"`
+	Ref  string `json:"image"`
+	ID   string `json:"id"` // digest of its configuration
+	Size uint64 `json:"size_bytes"`
+}
+
+// ListImages lists the node's images as its CRI knows them.
+func (n *Node) ListImages(ctx context.Context) ([]Image, error) {
+	client, err := n.Images()
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("images of node %s: %w", n.Name, err)
+	}
+	var all []Image
+	for _, i := range list.Images {
+		for _, ref := range i.RepoTags {
+			all = append(all, Image{Node: n.Name, Ref: ref, ID: i.Id, Size: i.Size})
+		}
+	}
+	slices.SortFunc(all, func(a, b Image) int { return strings.Compare(a.Ref, b.Ref) })
+	return all, nil
 }

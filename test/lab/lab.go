@@ -125,14 +125,18 @@ func (l *Lab) up(ctx context.Context, o Options, root string, pause imageRecord)
 	if err := os.MkdirAll(filepath.Join(l.data, "nodes"), 0o711); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
+	kept, wanted, err := l.plan(o)
+	if err != nil {
+		return err
+	}
+	var before config
+	if err := readJSON(l.configFile(), &before); err == nil && before.Bin != l.bin && len(kept) > 0 {
+		return fmt.Errorf("the nodes that run see the binaries in %s, not %s; take the lab down first", before.Bin, l.bin)
+	}
 	if err := writeJSON(l.configFile(), config{Rate: l.shape.Rate, Delay: l.shape.Delay, Bin: l.bin}); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
 	if err := l.ensureBridge(); err != nil {
-		return err
-	}
-	kept, wanted, err := l.plan(o)
-	if err != nil {
 		return err
 	}
 	all := append(slices.Clone(kept), wanted...)

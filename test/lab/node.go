@@ -62,6 +62,18 @@ func (n *Node) Log(service string) string {
 	return filepath.Join(n.lab.logDir(n.Name), service+".log")
 }
 
+// LogFile is the file with what a service of a node wrote, whether the node runs or not; dir is the lab's, as for Open.
+func LogFile(dir, node, service string) (string, error) {
+	l, err := newLayout(dir)
+	if err != nil {
+		return "", err
+	}
+	if !nodeName.MatchString(node) || !nodeName.MatchString(service) {
+		return "", fmt.Errorf("node %s, service %s: %w", node, service, ErrNoNode)
+	}
+	return filepath.Join(l.logDir(node), service+".log"), nil
+}
+
 // Command is a command in the node: all its namespaces, its cgroup, its search path and none of the caller's environment.
 // Like exec.CommandContext, but what the command has started in its process group ends with ctx too.
 func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
