@@ -196,3 +196,20 @@ func (c *Client) RemoveImage(ctx context.Context, id string) error {
 	}
 	return nil
 }
+
+// ImageInUse says whether any container of the node, running or not, is of the
+// image with this id.
+func (c *Client) ImageInUse(ctx context.Context, id string) (bool, error) {
+	r, err := c.runtime.ListContainers(ctx, &runtimev1.ListContainersRequest{})
+	if err != nil {
+		return false, fmt.Errorf("list containers: %w", err)
+	}
+	for _, ct := range r.Containers {
+		// ImageRef is the image's id for every container that CRI made
+		// (internal/cri/server/container_list.go).
+		if ct.ImageRef == id || ct.ImageId == id || ct.GetImage().GetImage() == id {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -25,6 +25,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Stage is how far a destination is.
+type Stage int32
+
+const (
+	// It does not know the migration, or has dropped it.
+	Stage_STAGE_UNKNOWN Stage = 0
+	// It has not voted: nothing can run there.
+	Stage_STAGE_PREPARING Stage = 1
+	// It has voted, and waits for the decision.
+	Stage_STAGE_HELD Stage = 2
+	// It owns the pod.
+	Stage_STAGE_COMMITTED Stage = 3
+)
+
+// Enum value maps for Stage.
+var (
+	Stage_name = map[int32]string{
+		0: "STAGE_UNKNOWN",
+		1: "STAGE_PREPARING",
+		2: "STAGE_HELD",
+		3: "STAGE_COMMITTED",
+	}
+	Stage_value = map[string]int32{
+		"STAGE_UNKNOWN":   0,
+		"STAGE_PREPARING": 1,
+		"STAGE_HELD":      2,
+		"STAGE_COMMITTED": 3,
+	}
+)
+
+func (x Stage) Enum() *Stage {
+	p := new(Stage)
+	*p = x
+	return p
+}
+
+func (x Stage) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Stage) Descriptor() protoreflect.EnumDescriptor {
+	return file_peer_proto_enumTypes[0].Descriptor()
+}
+
+func (Stage) Type() protoreflect.EnumType {
+	return &file_peer_proto_enumTypes[0]
+}
+
+func (x Stage) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Stage.Descriptor instead.
+func (Stage) EnumDescriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{0}
+}
+
 type Outcome int32
 
 const (
@@ -64,11 +121,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_peer_proto_enumTypes[0].Descriptor()
+	return file_peer_proto_enumTypes[1].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_peer_proto_enumTypes[0]
+	return &file_peer_proto_enumTypes[1]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -77,7 +134,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{0}
+	return file_peer_proto_rawDescGZIP(), []int{1}
 }
 
 // Node is what two nodes must agree on.
@@ -90,7 +147,9 @@ type Node struct {
 	Criu         string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
 	Runc         string                 `protobuf:"bytes,6,opt,name=runc,proto3" json:"runc,omitempty"`
 	// Instruction sets that programs may have found at their start.
-	CpuFeatures   []string `protobuf:"bytes,7,rep,name=cpu_features,json=cpuFeatures,proto3" json:"cpu_features,omitempty"`
+	CpuFeatures []string `protobuf:"bytes,7,rep,name=cpu_features,json=cpuFeatures,proto3" json:"cpu_features,omitempty"`
+	// host:port where its peers reach it.
+	Address       string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +231,13 @@ func (x *Node) GetCpuFeatures() []string {
 		return x.CpuFeatures
 	}
 	return nil
+}
+
+func (x *Node) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
 }
 
 type DescribeRequest struct {
@@ -1104,6 +1170,7 @@ type PingResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Set when the destination has failed: the source must abort.
 	Error         string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	Stage         Stage  `protobuf:"varint,2,opt,name=stage,proto3,enum=godwit.peer.v1.Stage" json:"stage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1143,6 +1210,13 @@ func (x *PingResponse) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *PingResponse) GetStage() Stage {
+	if x != nil {
+		return x.Stage
+	}
+	return Stage_STAGE_UNKNOWN
 }
 
 type OutcomeRequest struct {
@@ -1238,7 +1312,7 @@ var File_peer_proto protoreflect.FileDescriptor
 const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"peer.proto\x12\x0egodwit.peer.v1\"\xbb\x01\n" +
+	"peer.proto\x12\x0egodwit.peer.v1\"\xd5\x01\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\"\n" +
@@ -1246,7 +1320,8 @@ const file_peer_proto_rawDesc = "" +
 	"\x06kernel\x18\x04 \x01(\tR\x06kernel\x12\x12\n" +
 	"\x04criu\x18\x05 \x01(\tR\x04criu\x12\x12\n" +
 	"\x04runc\x18\x06 \x01(\tR\x04runc\x12!\n" +
-	"\fcpu_features\x18\a \x03(\tR\vcpuFeatures\"\x11\n" +
+	"\fcpu_features\x18\a \x03(\tR\vcpuFeatures\x12\x18\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\"\x11\n" +
 	"\x0fDescribeRequest\"[\n" +
 	"\x10DescribeResponse\x12(\n" +
 	"\x04node\x18\x01 \x01(\v2\x14.godwit.peer.v1.NodeR\x04node\x12\x1d\n" +
@@ -1301,13 +1376,20 @@ const file_peer_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0f\n" +
 	"\rAbortResponse\"+\n" +
 	"\vPingRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"$\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\"Q\n" +
 	"\fPingResponse\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\".\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12+\n" +
+	"\x05stage\x18\x02 \x01(\x0e2\x15.godwit.peer.v1.StageR\x05stage\".\n" +
 	"\x0eOutcomeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"D\n" +
 	"\x0fOutcomeResponse\x121\n" +
-	"\aoutcome\x18\x01 \x01(\x0e2\x17.godwit.peer.v1.OutcomeR\aoutcome*c\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x17.godwit.peer.v1.OutcomeR\aoutcome*T\n" +
+	"\x05Stage\x12\x11\n" +
+	"\rSTAGE_UNKNOWN\x10\x00\x12\x13\n" +
+	"\x0fSTAGE_PREPARING\x10\x01\x12\x0e\n" +
+	"\n" +
+	"STAGE_HELD\x10\x02\x12\x13\n" +
+	"\x0fSTAGE_COMMITTED\x10\x03*c\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_PENDING\x10\x01\x12\x15\n" +
@@ -1337,64 +1419,66 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_peer_proto_goTypes = []any{
-	(Outcome)(0),                // 0: godwit.peer.v1.Outcome
-	(*Node)(nil),                // 1: godwit.peer.v1.Node
-	(*DescribeRequest)(nil),     // 2: godwit.peer.v1.DescribeRequest
-	(*DescribeResponse)(nil),    // 3: godwit.peer.v1.DescribeResponse
-	(*Image)(nil),               // 4: godwit.peer.v1.Image
-	(*PrepareRequest)(nil),      // 5: godwit.peer.v1.PrepareRequest
-	(*PrepareResponse)(nil),     // 6: godwit.peer.v1.PrepareResponse
-	(*PutImageRequest)(nil),     // 7: godwit.peer.v1.PutImageRequest
-	(*PutImageResponse)(nil),    // 8: godwit.peer.v1.PutImageResponse
-	(*ImportImageRequest)(nil),  // 9: godwit.peer.v1.ImportImageRequest
-	(*ImportImageResponse)(nil), // 10: godwit.peer.v1.ImportImageResponse
-	(*CreateRequest)(nil),       // 11: godwit.peer.v1.CreateRequest
-	(*CreateResponse)(nil),      // 12: godwit.peer.v1.CreateResponse
-	(*RestoreRequest)(nil),      // 13: godwit.peer.v1.RestoreRequest
-	(*RestoreResponse)(nil),     // 14: godwit.peer.v1.RestoreResponse
-	(*CommitRequest)(nil),       // 15: godwit.peer.v1.CommitRequest
-	(*CommitResponse)(nil),      // 16: godwit.peer.v1.CommitResponse
-	(*AbortRequest)(nil),        // 17: godwit.peer.v1.AbortRequest
-	(*AbortResponse)(nil),       // 18: godwit.peer.v1.AbortResponse
-	(*PingRequest)(nil),         // 19: godwit.peer.v1.PingRequest
-	(*PingResponse)(nil),        // 20: godwit.peer.v1.PingResponse
-	(*OutcomeRequest)(nil),      // 21: godwit.peer.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),     // 22: godwit.peer.v1.OutcomeResponse
+	(Stage)(0),                  // 0: godwit.peer.v1.Stage
+	(Outcome)(0),                // 1: godwit.peer.v1.Outcome
+	(*Node)(nil),                // 2: godwit.peer.v1.Node
+	(*DescribeRequest)(nil),     // 3: godwit.peer.v1.DescribeRequest
+	(*DescribeResponse)(nil),    // 4: godwit.peer.v1.DescribeResponse
+	(*Image)(nil),               // 5: godwit.peer.v1.Image
+	(*PrepareRequest)(nil),      // 6: godwit.peer.v1.PrepareRequest
+	(*PrepareResponse)(nil),     // 7: godwit.peer.v1.PrepareResponse
+	(*PutImageRequest)(nil),     // 8: godwit.peer.v1.PutImageRequest
+	(*PutImageResponse)(nil),    // 9: godwit.peer.v1.PutImageResponse
+	(*ImportImageRequest)(nil),  // 10: godwit.peer.v1.ImportImageRequest
+	(*ImportImageResponse)(nil), // 11: godwit.peer.v1.ImportImageResponse
+	(*CreateRequest)(nil),       // 12: godwit.peer.v1.CreateRequest
+	(*CreateResponse)(nil),      // 13: godwit.peer.v1.CreateResponse
+	(*RestoreRequest)(nil),      // 14: godwit.peer.v1.RestoreRequest
+	(*RestoreResponse)(nil),     // 15: godwit.peer.v1.RestoreResponse
+	(*CommitRequest)(nil),       // 16: godwit.peer.v1.CommitRequest
+	(*CommitResponse)(nil),      // 17: godwit.peer.v1.CommitResponse
+	(*AbortRequest)(nil),        // 18: godwit.peer.v1.AbortRequest
+	(*AbortResponse)(nil),       // 19: godwit.peer.v1.AbortResponse
+	(*PingRequest)(nil),         // 20: godwit.peer.v1.PingRequest
+	(*PingResponse)(nil),        // 21: godwit.peer.v1.PingResponse
+	(*OutcomeRequest)(nil),      // 22: godwit.peer.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),     // 23: godwit.peer.v1.OutcomeResponse
 }
 var file_peer_proto_depIdxs = []int32{
-	1,  // 0: godwit.peer.v1.DescribeResponse.node:type_name -> godwit.peer.v1.Node
-	1,  // 1: godwit.peer.v1.PrepareRequest.source:type_name -> godwit.peer.v1.Node
-	4,  // 2: godwit.peer.v1.PrepareRequest.images:type_name -> godwit.peer.v1.Image
-	1,  // 3: godwit.peer.v1.PrepareResponse.node:type_name -> godwit.peer.v1.Node
-	0,  // 4: godwit.peer.v1.OutcomeResponse.outcome:type_name -> godwit.peer.v1.Outcome
-	2,  // 5: godwit.peer.v1.Peer.Describe:input_type -> godwit.peer.v1.DescribeRequest
-	5,  // 6: godwit.peer.v1.Peer.Prepare:input_type -> godwit.peer.v1.PrepareRequest
-	7,  // 7: godwit.peer.v1.Peer.PutImage:input_type -> godwit.peer.v1.PutImageRequest
-	9,  // 8: godwit.peer.v1.Peer.ImportImage:input_type -> godwit.peer.v1.ImportImageRequest
-	11, // 9: godwit.peer.v1.Peer.Create:input_type -> godwit.peer.v1.CreateRequest
-	13, // 10: godwit.peer.v1.Peer.Restore:input_type -> godwit.peer.v1.RestoreRequest
-	15, // 11: godwit.peer.v1.Peer.Commit:input_type -> godwit.peer.v1.CommitRequest
-	17, // 12: godwit.peer.v1.Peer.Abort:input_type -> godwit.peer.v1.AbortRequest
-	19, // 13: godwit.peer.v1.Peer.Ping:input_type -> godwit.peer.v1.PingRequest
-	21, // 14: godwit.peer.v1.Peer.Outcome:input_type -> godwit.peer.v1.OutcomeRequest
-	3,  // 15: godwit.peer.v1.Peer.Describe:output_type -> godwit.peer.v1.DescribeResponse
-	6,  // 16: godwit.peer.v1.Peer.Prepare:output_type -> godwit.peer.v1.PrepareResponse
-	8,  // 17: godwit.peer.v1.Peer.PutImage:output_type -> godwit.peer.v1.PutImageResponse
-	10, // 18: godwit.peer.v1.Peer.ImportImage:output_type -> godwit.peer.v1.ImportImageResponse
-	12, // 19: godwit.peer.v1.Peer.Create:output_type -> godwit.peer.v1.CreateResponse
-	14, // 20: godwit.peer.v1.Peer.Restore:output_type -> godwit.peer.v1.RestoreResponse
-	16, // 21: godwit.peer.v1.Peer.Commit:output_type -> godwit.peer.v1.CommitResponse
-	18, // 22: godwit.peer.v1.Peer.Abort:output_type -> godwit.peer.v1.AbortResponse
-	20, // 23: godwit.peer.v1.Peer.Ping:output_type -> godwit.peer.v1.PingResponse
-	22, // 24: godwit.peer.v1.Peer.Outcome:output_type -> godwit.peer.v1.OutcomeResponse
-	15, // [15:25] is the sub-list for method output_type
-	5,  // [5:15] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	2,  // 0: godwit.peer.v1.DescribeResponse.node:type_name -> godwit.peer.v1.Node
+	2,  // 1: godwit.peer.v1.PrepareRequest.source:type_name -> godwit.peer.v1.Node
+	5,  // 2: godwit.peer.v1.PrepareRequest.images:type_name -> godwit.peer.v1.Image
+	2,  // 3: godwit.peer.v1.PrepareResponse.node:type_name -> godwit.peer.v1.Node
+	0,  // 4: godwit.peer.v1.PingResponse.stage:type_name -> godwit.peer.v1.Stage
+	1,  // 5: godwit.peer.v1.OutcomeResponse.outcome:type_name -> godwit.peer.v1.Outcome
+	3,  // 6: godwit.peer.v1.Peer.Describe:input_type -> godwit.peer.v1.DescribeRequest
+	6,  // 7: godwit.peer.v1.Peer.Prepare:input_type -> godwit.peer.v1.PrepareRequest
+	8,  // 8: godwit.peer.v1.Peer.PutImage:input_type -> godwit.peer.v1.PutImageRequest
+	10, // 9: godwit.peer.v1.Peer.ImportImage:input_type -> godwit.peer.v1.ImportImageRequest
+	12, // 10: godwit.peer.v1.Peer.Create:input_type -> godwit.peer.v1.CreateRequest
+	14, // 11: godwit.peer.v1.Peer.Restore:input_type -> godwit.peer.v1.RestoreRequest
+	16, // 12: godwit.peer.v1.Peer.Commit:input_type -> godwit.peer.v1.CommitRequest
+	18, // 13: godwit.peer.v1.Peer.Abort:input_type -> godwit.peer.v1.AbortRequest
+	20, // 14: godwit.peer.v1.Peer.Ping:input_type -> godwit.peer.v1.PingRequest
+	22, // 15: godwit.peer.v1.Peer.Outcome:input_type -> godwit.peer.v1.OutcomeRequest
+	4,  // 16: godwit.peer.v1.Peer.Describe:output_type -> godwit.peer.v1.DescribeResponse
+	7,  // 17: godwit.peer.v1.Peer.Prepare:output_type -> godwit.peer.v1.PrepareResponse
+	9,  // 18: godwit.peer.v1.Peer.PutImage:output_type -> godwit.peer.v1.PutImageResponse
+	11, // 19: godwit.peer.v1.Peer.ImportImage:output_type -> godwit.peer.v1.ImportImageResponse
+	13, // 20: godwit.peer.v1.Peer.Create:output_type -> godwit.peer.v1.CreateResponse
+	15, // 21: godwit.peer.v1.Peer.Restore:output_type -> godwit.peer.v1.RestoreResponse
+	17, // 22: godwit.peer.v1.Peer.Commit:output_type -> godwit.peer.v1.CommitResponse
+	19, // 23: godwit.peer.v1.Peer.Abort:output_type -> godwit.peer.v1.AbortResponse
+	21, // 24: godwit.peer.v1.Peer.Ping:output_type -> godwit.peer.v1.PingResponse
+	23, // 25: godwit.peer.v1.Peer.Outcome:output_type -> godwit.peer.v1.OutcomeResponse
+	16, // [16:26] is the sub-list for method output_type
+	6,  // [6:16] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -1407,7 +1491,7 @@ func file_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,

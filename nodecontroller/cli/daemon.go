@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"godwit.dev/godwit/nodecontroller"
+)
+
+// Daemon is the command godwit-node.
+func Daemon() *cobra.Command {
+	var config string
+	var debug bool
+	cmd := &cobra.Command{
+		Use:           "godwit-node",
+		Short:         "The node daemon: moves pods of this node to its peers, and takes theirs in",
+		Args:          cobra.NoArgs,
+		Version:       nodecontroller.Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			level := slog.LevelInfo
+			if debug {
+				level = slog.LevelDebug
+			}
+			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			// The configuration is read again whenever it changed; SIGHUP asks for
+			// nothing more, and must not end the daemon.
+			signal.Ignore(syscall.SIGHUP)
+			d, err := nodecontroller.New(config, log)
+			if err != nil {
+				return err
+			}
+			return d.Run(ctx, func() { notify("READY=1") })
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", nodecontroller.ConfigFile, "configuration file, TOML")
+	cmd.Flags().BoolVar(&debug, "debug", false, "log more")
+	cmd.AddCommand(&cobra.Command{
+		Use:    nodecontroller.StartCommand + " SOCKET CONTAINER",
+		Hidden: true,
+		Args:   cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return nodecontroller.RunStart(context.Background(), args[0], args[1])
+		},
+	})
+	return cmd
+}
+
+// notify tells a service manager something, as sd_notify(3) has it. That there
+// is none is no error.
+func notify(state string) {
+	address := os.Getenv("NOTIFY_SOCKET")
+	if address == "" {
+		return
+	}
+	conn, err := net.Dial("unixgram", address)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_, _ = conn.Write([]byte(state))
+}

@@ -1,0 +1,275 @@
+package nodecontroller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/cri"
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/pagestream/store"
+	"godwit.dev/godwit/pagestream/wire"
+)
+
+// stopGrace is how long a daemon that stops waits for its outgoing migrations.
+const stopGrace = 20 * time.Second
+
+// maxEnded is how many migrations that ended are remembered for a list.
+const maxEnded = 100
+
+// Daemon is the node daemon.
+type Daemon struct {
+	config  *Config
+	peers   *peerTable
+	creds   *wire.Credentials
+	cri     *cri.Client
+	journal *journal
+	self    *peerv1.Node
+	log     *slog.Logger
+
+	// life ends when the daemon stops; work are the migrations' goroutines.
+	life context.Context
+	work sync.WaitGroup
+
+	mu         sync.Mutex
+	outgoing   map[string]*outgoing // under way, by migration, guarded by mu
+	incoming   map[string]*incoming // under way, by migration, guarded by mu
+	recovering map[string]record    // sources left by an earlier daemon, guarded by mu
+	ended      []*nodev1.Migration  // the oldest first, guarded by mu
+	stopping   bool                 // no new migrations, guarded by mu
+}
+
+// New returns the daemon of the node that the configuration file describes.
+func New(configFile string, log *slog.Logger) (*Daemon, error) {
+	config, err := LoadConfig(configFile)
+	if err != nil {
+		return nil, err
+	}
+	creds, err := wire.LoadCredentials(config.PKIDir)
+	if err != nil {
+		return nil, err
+	}
+	if creds.Node() != config.NodeName {
+		return nil, fmt.Errorf("certificate in %s is that of node %s, node_name is %s: issue one for this node",
+			config.PKIDir, creds.Node(), config.NodeName)
+	}
+	j, err := openJournal(filepath.Join(config.StateDir, "migrations"), admitDir)
+	if err != nil {
+		return nil, err
+	}
+	client, err := cri.Dial(config.Containerd)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{
+		config:     config,
+		peers:      newPeerTable(configFile, config, log),
+		creds:      creds,
+		cri:        client,
+		journal:    j,
+		log:        log.With("node", config.NodeName),
+		outgoing:   make(map[string]*outgoing),
+		incoming:   make(map[string]*incoming),
+		recovering: make(map[string]record),
+	}
+	d.self = describeNode(config)
+	return d, nil
+}
+
+// Run serves until ctx ends. ready is called when both services listen. It
+// returns when every migration is broken off, or left to the next daemon.
+func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	defer d.cri.Close()
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	d.life = life
+	if err := d.sweep(); err != nil {
+		return err
+	}
+	listener, err := wire.Listen(d.config.Listen, d.creds, wire.WithLogger(d.log))
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	socket, err := listenSocket(d.config.Socket)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(d.config.Socket)
+	server, err := d.nodeServer()
+	if err != nil {
+		return err
+	}
+	// The services go on while migrations are broken off: the peers, and
+	// godwitctl, have a part in that.
+	serving, stopServing := context.WithCancel(life)
+	defer stopServing()
+	group, serving := errgroup.WithContext(serving)
+	group.Go(func() error { return listener.Serve(serving, d.admit) })
+	group.Go(func() error { return d.servePeers(serving, listener.Control()) })
+	group.Go(func() error { return ignoreClosed(server.Serve(serving, socket)) })
+	group.Go(func() error {
+		<-serving.Done()
+		return server.Close()
+	})
+	d.recover()
+	d.log.Info("serving", "peers", listener.Addr().String(), "socket", d.config.Socket)
+	ready()
+
+	select {
+	case <-ctx.Done():
+	case <-serving.Done(): // a service failed
+	}
+	d.breakOffAll()
+	stop()
+	d.work.Wait()
+	stopServing()
+	return group.Wait()
+}
+
+// breakOffAll ends the outgoing migrations that are not committed, and gives
+// the others a moment to end.
+func (d *Daemon) breakOffAll() {
+	d.mu.Lock()
+	d.stopping = true
+	var under []*outgoing
+	for _, m := range d.outgoing {
+		under = append(under, m)
+	}
+	d.mu.Unlock()
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
+	for _, m := range under {
+		_ = m.abort(errStopping)
+	}
+	for _, m := range under {
+		select {
+		case <-m.done:
+		case <-grace.C:
+			return
+		}
+	}
+}
+
+// sweep removes the mounts and files of migrations that no record names.
+func (d *Daemon) sweep() error {
+	for _, sub := range []string{"store", "images"} {
+		dir := filepath.Join(d.config.StateDir, sub)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+		for _, e := range entries {
+			if _, err := d.journal.read(e.Name()); !errors.Is(err, os.ErrNotExist) {
+				continue // its record decides, or an operator who repairs it
+			}
+			path := filepath.Join(dir, e.Name())
+			d.log.Warn("removing what a migration without a record left", "path", path)
+			if sub == "store" {
+				err = store.Cleanup(path)
+			} else {
+				err = os.RemoveAll(path)
+			}
+			if err != nil {
+				d.log.Error("orphan not removed", "path", path, "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// recover carries on with what an earlier daemon left.
+func (d *Daemon) recover() {
+	records, err := d.journal.load()
+	if err != nil {
+		d.log.Error("part of the journal cannot be read", "error", err)
+	}
+	for _, r := range records {
+		log := d.log.With("migration", r.Migration)
+		log.Info("recovering a migration of an earlier daemon", "stage", string(r.Stage), "peer", r.Peer)
+		if !r.Stage.source() {
+			d.resumeIncoming(r, log)
+			continue
+		}
+		d.mu.Lock()
+		d.recovering[r.Migration] = r
+		d.mu.Unlock()
+		d.work.Go(func() {
+			err := d.recoverSource(d.life, r, log)
+			log.Info("recovery ended", "error", err)
+			if !errors.Is(err, errInDoubt) && d.life.Err() == nil {
+				d.mu.Lock()
+				delete(d.recovering, r.Migration)
+				d.mu.Unlock()
+			}
+		})
+	}
+}
+
+// outcome is what this node, as a source, says of a migration.
+func (d *Daemon) outcome(id, asking string) peerv1.Outcome {
+	d.mu.Lock()
+	m, r := d.outgoing[id], d.recovering[id]
+	d.mu.Unlock()
+	switch {
+	case m != nil && m.request.To == asking:
+		return m.outcome()
+	case r.Peer != asking:
+	case r.Stage == sourceCommitted:
+		return peerv1.Outcome_OUTCOME_COMMITTED
+	default:
+		return peerv1.Outcome_OUTCOME_PENDING
+	}
+	return peerv1.Outcome_OUTCOME_ABORTED
+}
+
+// remember keeps what a migration that ended looked like.
+func (d *Daemon) remember(s *nodev1.Migration) {
+	d.ended = append(d.ended, s)
+	if len(d.ended) > maxEnded {
+		d.ended = d.ended[1:]
+	}
+}
+
+// listenSocket opens the socket for godwitctl, for root only.
+func listenSocket(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("socket for godwitctl: %w", err)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("socket for godwitctl: another daemon listens on %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("socket for godwitctl: %w", err)
+	}
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("socket for godwitctl: %w", err)
+	}
+	return l, nil
+}
+
+// ignoreClosed makes the intended end of a ttrpc server no error.
+func ignoreClosed(err error) error {
+	if errors.Is(err, ttrpc.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

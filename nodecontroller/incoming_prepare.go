@@ -1,0 +1,152 @@
+package nodecontroller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	"godwit.dev/godwit/cri"
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/pagestream/store"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// annotation names the migration that a sandbox and its containers came with.
+const annotation = shimv1.Annotation
+
+// prepare makes the store and gets the images; it returns the ids of those that
+// the source must send.
+func (m *incoming) prepare(ctx context.Context) ([]string, error) {
+	s, err := store.Create(m.storeDir, store.Options{Limit: int64(m.memory)})
+	if err != nil {
+		return nil, err
+	}
+	m.store = s
+	m.receiver = newReceiver(s, len(m.description.Containers))
+	var missing []string
+	for _, i := range m.images {
+		have, err := m.getImage(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		if !have {
+			missing = append(missing, i.ID)
+		}
+	}
+	return missing, nil
+}
+
+// getImage sees whether the node has an image, or can pull it.
+func (m *incoming) getImage(ctx context.Context, i cri.Image) (bool, error) {
+	_, err := m.d.cri.Image(ctx, i.ID)
+	switch {
+	case err == nil:
+		return true, nil
+	case !errdefs.IsNotFound(err):
+		return false, err
+	case m.d.config.PullTimeout <= 0 || len(i.RepoDigests) == 0:
+		return false, nil
+	}
+	// Noted before: an abort in between must find it.
+	if err := m.note(func(r *record) { r.Images = append(r.Images, i.ID) }); err != nil {
+		return false, err
+	}
+	pctx, cancel := context.WithTimeout(ctx, time.Duration(m.d.config.PullTimeout))
+	defer cancel()
+	if err := m.d.cri.Pull(pctx, i); err != nil {
+		m.log.Info("image not pulled, the source sends it", "image", i.ID, "error", err)
+		return false, ctx.Err()
+	}
+	return true, nil
+}
+
+// create makes the pod and parks its containers.
+func (m *incoming) create(ctx context.Context) (*peerv1.CreateResponse, error) {
+	m.say("making sandbox and containers")
+	node := cri.Node{CgroupParent: m.d.config.PodCgroupParent, LogRoot: m.d.config.LogRoot}
+	made, err := m.d.cri.Recreate(ctx, m.description, node, map[string]string{annotation: m.id})
+	m.made = made
+	if nerr := m.note(func(r *record) { r.Sandbox, r.Containers = made.Sandbox, made.Containers }); nerr != nil {
+		return nil, errors.Join(err, nerr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.podIP, err = m.d.cri.IP(ctx, made.Sandbox); err != nil {
+		return nil, err
+	}
+	if m.starts, err = startContainers(m.d.config.Containerd, made.Containers); err != nil {
+		return nil, err
+	}
+	m.starts.whenOneEnds(func(err error) { m.startEnded(err) })
+	if err := m.park(ctx); err != nil {
+		return nil, err
+	}
+	if err := m.advance(destinationParked, throughCrash); err != nil {
+		return nil, err
+	}
+	m.say("containers are parked, memory comes in")
+	return &peerv1.CreateResponse{Sandbox: made.Sandbox, PodIp: m.podIP, Containers: made.Containers}, nil
+}
+
+// startEnded hears that a start came to an end. Before the commit that is a failure.
+func (m *incoming) startEnded(err error) {
+	if m.stage() == destinationCommitted {
+		if err != nil {
+			m.log.Error("a container's start failed after the commit", "error", err)
+		}
+		return
+	}
+	if err == nil {
+		err = errors.New("it ran: the shim did not restore it")
+	}
+	m.fail(fmt.Errorf("a container did not wait for its restore: %w", err))
+}
+
+// park waits until every container's start has reached the shim, and has the
+// receiver write into their root file systems from then on.
+func (m *incoming) park(ctx context.Context) error {
+	shim, err := dialShim(ctx, m.made.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer shim.close()
+	group, ctx := errgroup.WithContext(ctx)
+	for i, container := range m.made.Containers {
+		group.Go(func() error {
+			r, err := shim.WaitParked(ctx, &shimv1.WaitParkedRequest{Migration: m.id, Container: container})
+			if err != nil {
+				return fmt.Errorf("container %s is not parked: %w", m.description.Containers[i].Name(), plain(err))
+			}
+			return m.receiver.openRootfs(i, r.Rootfs)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return m.openSharedMemory(m.alive)
+}
+
+// openSharedMemory has the receiver write into the sandbox's /dev/shm.
+func (m *incoming) openSharedMemory(ctx context.Context) error {
+	for _, container := range m.made.Containers {
+		dir, err := m.d.cri.SharedMemory(ctx, container)
+		if err != nil {
+			return err
+		}
+		if dir != "" {
+			return m.receiver.openSharedMemory(dir)
+		}
+	}
+	return nil
+}
+
+// storePath is where the store of a migration is mounted.
+func (d *Daemon) storePath(migration string) string {
+	return filepath.Join(d.config.StateDir, "store", migration)
+}

@@ -1,0 +1,166 @@
+package nodecontroller
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/pagestream/store"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// restore is this node's vote: it returns when the pod is restored and held.
+func (m *incoming) restore(ctx context.Context) (*peerv1.RestoreResponse, error) {
+	if err := m.advance(destinationRestoring, throughCrash); err != nil {
+		return nil, err
+	}
+	begun := time.Now()
+	if err := m.seal(); err != nil {
+		return nil, err
+	}
+	sealed := time.Now()
+	if err := m.restoreContainers(ctx); err != nil {
+		return nil, err
+	}
+	restored := time.Now()
+	// Having voted, only the source's word or an operator's ends the hold. What
+	// was voted must be known to the next daemon; a reboot ends the pod anyway.
+	if err := m.advance(destinationHeld, throughCrash); err != nil {
+		return nil, err
+	}
+	m.say("restored and held: the source decides")
+	return &peerv1.RestoreResponse{
+		SealUs:    uint64(sealed.Sub(begun).Microseconds()),
+		RestoreUs: uint64(restored.Sub(sealed).Microseconds()),
+	}, nil
+}
+
+// seal sees that nothing is missing, and makes the store readable.
+func (m *incoming) seal() error {
+	if err := m.receiver.failure(); err != nil {
+		return err
+	}
+	if err := m.receiver.close(); err != nil {
+		return fmt.Errorf("files of the pod: %w", err)
+	}
+	for i, c := range m.description.Containers {
+		missing, err := m.store.Complete(uint16(i))
+		if err != nil {
+			return fmt.Errorf("container %s: %w", c.Name(), err)
+		}
+		if len(missing) > 0 {
+			return fmt.Errorf("container %s: %w: %s", c.Name(), store.ErrMissing, listMissing(missing))
+		}
+		if err := m.store.MaterializeShared(uint16(i)); err != nil {
+			return fmt.Errorf("container %s: %w", c.Name(), err)
+		}
+	}
+	return m.store.Seal()
+}
+
+// listMissing names the first few runs of pages that are missing.
+func listMissing(missing []store.Missing) string {
+	const few = 4
+	var b strings.Builder
+	for i, r := range missing {
+		if i == few {
+			fmt.Fprintf(&b, ", and %d more", len(missing)-few)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s of %s", r.Range, r.Space)
+	}
+	return b.String()
+}
+
+// restoreContainers has the shim restore all containers side by side.
+func (m *incoming) restoreContainers(ctx context.Context) error {
+	shim, err := dialShim(ctx, m.made.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer shim.close()
+	group, ctx := errgroup.WithContext(ctx)
+	for i, container := range m.made.Containers {
+		group.Go(func() error {
+			_, err := shim.Restore(ctx, &shimv1.RestoreRequest{
+				Migration: m.id,
+				Container: container,
+				Index:     uint32(i),
+				ImagesDir: m.store.ImagesDir(uint16(i)),
+				StoreDir:  m.store.Dir(),
+			})
+			if err != nil {
+				return fmt.Errorf("restore container %s: %w", m.description.Containers[i].Name(), plain(err))
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// commit carries the decision out: the pod runs. Being told again is harmless.
+func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
+	m.hear()
+	m.busy.Lock()
+	defer m.busy.Unlock()
+	switch m.stage() {
+	case destinationCommitted:
+	case destinationHeld:
+		if err := m.advance(destinationCommitted, throughCrash); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("migration %s is at %s, not held: %w", m.id, m.stage(), errdefs.ErrDataLoss)
+	}
+	m.mu.Lock()
+	m.doubt = false
+	m.mu.Unlock()
+	resumed, err := resumeShim(ctx, m.current().Sandbox, m.id)
+	if err != nil {
+		return nil, m.notResumed(ctx, plain(err))
+	}
+	m.say("committed: the pod runs, its memory is filled in")
+	m.committed()
+	return &peerv1.CommitResponse{ResumedUnixNano: resumed}, nil
+}
+
+// notResumed says whether telling the commit again can help.
+func (m *incoming) notResumed(ctx context.Context, why error) error {
+	kind := error(errdefs.ErrUnavailable)
+	shim, err := askShim(ctx, m.current().Sandbox, m.id)
+	if err == nil && decideCommitted(shim) == destinationForget {
+		kind = errdefs.ErrDataLoss
+	}
+	return fmt.Errorf("the pod is not resumed: %w: %w", why, kind)
+}
+
+func (m *incoming) current() record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.record
+}
+
+// resumeShim has the held containers run.
+func resumeShim(ctx context.Context, sandbox, migration string) (int64, error) {
+	// Once begun it is not to be given up because a caller went away.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	s, err := dialShim(ctx, sandbox)
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	r, err := s.Resume(ctx, &shimv1.ResumeRequest{Migration: migration})
+	if err != nil {
+		return 0, err
+	}
+	return r.ResumedUnixNano, nil
+}

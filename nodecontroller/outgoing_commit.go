@@ -1,0 +1,169 @@
+package nodecontroller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// errAbortedByShim: the shim had broken off before it was asked to commit.
+var errAbortedByShim = errors.New("the pod's shim broke off before the commit")
+
+// commit is the decision. An error means that the source may and must run on.
+// nil means that the destination owns the pod; it may not know yet.
+func (m *outgoing) commit(ctx context.Context) error {
+	if err := m.decide(); err != nil {
+		return err
+	}
+	if err := m.commitShim(ctx); err != nil {
+		return err
+	}
+	// The destination is told while the decision goes to the disk.
+	m.goroutines.Go(func() {
+		if err := m.save(sourceCommitted, throughReboot); err != nil {
+			m.log.Error("the commit stands, but is not in the journal", "error", err)
+		}
+	})
+	r, err := m.peer.Commit(ctx, &peerv1.CommitRequest{Migration: m.id})
+	if err == nil {
+		m.measure(r)
+	}
+	m.move(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed", m.request.To+" owns the pod")
+	if err != nil {
+		m.tell("note", "the destination did not acknowledge yet: "+plain(err).Error())
+	}
+	return nil
+}
+
+// commitShim asks the shim until it answers. If it dies over that, what to do is
+// decided as after any other loss.
+func (m *outgoing) commitShim(ctx context.Context) error {
+	_, err := m.shim.Commit(ctx, &shimv1.CommitRequest{Migration: m.id})
+	if err == nil {
+		return nil
+	}
+	if isCode(err, errdefs.IsFailedPrecondition) {
+		return fmt.Errorf("%w: %w", errAbortedByShim, plain(err))
+	}
+	m.log.Error("the shim's answer to the commit was lost", "error", err)
+	return m.d.settleSource(ctx, m.current(), m.log)
+}
+
+func (m *outgoing) current() record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.record
+}
+
+// measure notes the downtime as the nodes see it.
+func (m *outgoing) measure(r *peerv1.CommitResponse) {
+	m.downtime = &nodev1.Downtime{
+		FreezeUs:   m.cut.FreezeUs,
+		DumpUs:     m.cut.DumpUs,
+		PagesUs:    m.cut.PagesUs,
+		FilesUs:    m.cut.FilesUs,
+		CutoverUs:  m.cut.TotalUs,
+		SealUs:     m.held.SealUs,
+		RestoreUs:  m.held.RestoreUs,
+		MeasuredUs: uint64(max(0, time.Now().UnixNano()-m.cut.FrozenUnixNano) / 1000),
+		ClocksUs:   (r.ResumedUnixNano - m.cut.FrozenUnixNano) / 1000,
+	}
+}
+
+// finish carries the decision through: the destination acknowledges it, and
+// nothing of the pod is left here.
+func (m *outgoing) finish(ctx context.Context) {
+	defer m.release()
+	if m.downtime == nil {
+		r, err := m.d.tellCommit(ctx, m.current(), m.log)
+		switch {
+		case errors.Is(err, errDestinationLost):
+			m.close(errors.Join(err, m.d.removeSource(ctx, m.current(), m.log)))
+			return
+		case err != nil:
+			m.close(fmt.Errorf("committed, not finished: %w", err))
+			return
+		case r != nil:
+			m.measure(r)
+		}
+	}
+	m.tell("resumed", "the pod runs on "+m.request.To)
+	if err := m.d.removeSource(ctx, m.current(), m.log); err != nil {
+		m.close(fmt.Errorf("the pod runs on %s; what it left here could not be removed: %w", m.request.To, err))
+		return
+	}
+	m.move(nodev1.Phase_PHASE_SUCCEEDED, "cleaned", "nothing of the pod is left on "+m.d.config.NodeName)
+	m.close(nil)
+}
+
+// rollBack lets the source run on and has the destination drop everything. It
+// returns when both is done, or when the destination cannot be reached: that
+// asks for the outcome by itself.
+func (m *outgoing) rollBack(why error) {
+	defer m.release()
+	m.breakOff(why)
+	m.tell("note", "breaking off: "+why.Error())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.undecided), rollBackTimeout)
+	defer cancel()
+	to := nodev1.Phase_PHASE_FAILED
+	if errors.Is(why, ErrCancelled) || errors.Is(why, errStopping) {
+		to = nodev1.Phase_PHASE_CANCELLED
+	}
+	if err := m.d.abortSource(ctx, m.current(), why.Error(), m.log); err != nil {
+		why = fmt.Errorf("%w (and then: %w)", why, err)
+	}
+	m.move(to, "ended", why.Error())
+	m.close(why)
+}
+
+// leaveInDoubt ends this daemon's part in a migration of which it cannot tell
+// whether it is committed: the journal hands it to the next daemon.
+func (m *outgoing) leaveInDoubt(why error) {
+	defer m.release()
+	m.close(why)
+}
+
+// release ends what run started.
+func (m *outgoing) release() {
+	m.breakOff(nil)
+	if m.shim != nil {
+		m.shim.close()
+	}
+	if m.peer != nil {
+		m.peer.close()
+	}
+	m.goroutines.Wait()
+}
+
+// close fixes the result and tells it: the last event.
+func (m *outgoing) close(failure error) {
+	m.mu.Lock()
+	m.ended = time.Now()
+	r := &nodev1.Result{
+		Succeeded:   failure == nil,
+		Mode:        m.request.Mode,
+		Pod:         m.pod.FullName(),
+		From:        m.d.config.NodeName,
+		Destination: m.destination,
+		Downtime:    m.downtime,
+		TotalUs:     uint64(m.ended.Sub(m.started).Microseconds()),
+		Totals:      m.progress,
+		Engine:      m.begun.GetEngine(),
+	}
+	r.EngineReason = m.begun.GetEngineReason()
+	r.FinalPages, r.FinalBytes, r.ImageBytes = m.cut.GetPages(), m.cut.GetBytes(), m.cut.GetImageBytes()
+	if failure != nil {
+		r.Error = failure.Error()
+	}
+	m.result = r
+	detail := m.detail
+	m.mu.Unlock()
+	m.tell("ended", detail)
+}

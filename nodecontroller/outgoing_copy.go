@@ -1,0 +1,178 @@
+package nodecontroller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// watchInterval is how often progress is told, milliseconds.
+const watchInterval = 250
+
+// cold says whether the pod is frozen first and copied then.
+func (m *outgoing) cold() bool { return m.request.Mode == modeCold }
+
+// copyMemory has the shim copy until the rounds have ended.
+func (m *outgoing) copyMemory() error {
+	m.move(nodev1.Phase_PHASE_STARTED, "started", "asking the pod's shim to track its memory")
+	ctx := m.undecided
+	if err := m.begin(ctx); err != nil {
+		return m.fail(err)
+	}
+	m.move(nodev1.Phase_PHASE_MIGRATING, "tracking", fmt.Sprintf("engine %s: %s", m.begun.Engine, m.begun.EngineReason))
+	if m.cold() {
+		return nil
+	}
+	select {
+	case <-m.converged:
+		m.tell("converged", "the rounds have ended: "+m.stopReason())
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// begin connects to the shim, has it begin, and watches it from then on: the
+// shim aborts when nobody does.
+func (m *outgoing) begin(ctx context.Context) error {
+	shim, err := dialShim(ctx, m.pod.ID)
+	if err != nil {
+		return err
+	}
+	m.shim = shim
+	req, err := m.beginRequest(ctx)
+	if err != nil {
+		return err
+	}
+	if m.begun, err = shim.Begin(ctx, req); err != nil {
+		return fmt.Errorf("the pod's shim cannot begin: %w", plain(err))
+	}
+	// The watch outlives the time before the decision: it ends with the shim's
+	// connection.
+	stream, err := shim.Watch(context.WithoutCancel(ctx), &shimv1.WatchRequest{Migration: m.id, IntervalMs: watchInterval})
+	if err != nil {
+		return fmt.Errorf("watch the pod's shim: %w", plain(err))
+	}
+	m.goroutines.Go(func() { m.watch(stream) })
+	return nil
+}
+
+func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, error) {
+	req := &shimv1.BeginRequest{
+		Migration:   m.id,
+		PeerAddress: m.address,
+		PeerName:    m.request.To,
+		Token:       m.token,
+		PkiDir:      m.d.config.PKIDir,
+		Policy: &shimv1.Policy{
+			Cold:       m.cold(),
+			MaxRounds:  m.request.MaxRounds,
+			MaxTimeMs:  m.request.MaxTimeMs,
+			DirtyLimit: m.request.DirtyLimit,
+		},
+		Compression: m.request.Compression,
+		Streams:     m.request.Streams,
+		Bandwidth:   m.request.Bandwidth,
+	}
+	for _, c := range m.description.Containers {
+		req.Containers = append(req.Containers, c.ID)
+		shm, err := m.d.cri.SharedMemory(ctx, c.ID)
+		if err != nil {
+			return nil, err
+		}
+		if shm != "" {
+			req.ShmDir = shm
+		}
+	}
+	return req, nil
+}
+
+// watch takes in what the shim tells. Until the decision, the shim's failure or
+// its end breaks the migration off.
+func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
+	converged := false
+	for {
+		p, err := stream.Recv()
+		if err != nil {
+			_ = m.abort(fmt.Errorf("the pod's shim is lost: %w", plain(err)))
+			return
+		}
+		m.mu.Lock()
+		m.progress = progressOf(p)
+		m.mu.Unlock()
+		m.tell(kindProgress, "")
+		switch answerOf(p.State) {
+		case shimAborted:
+			_ = m.abort(fmt.Errorf("the pod's shim broke off: %s", p.Error))
+		case shimCommitted:
+			return
+		}
+		if p.State == shimv1.State_STATE_CONVERGED && !converged {
+			converged = true
+			close(m.converged)
+		}
+	}
+}
+
+func (m *outgoing) stopReason() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.progress.GetStopReason()
+}
+
+// cutOver freezes the pod, sends the rest and has the destination restore it.
+// When it returns nil both sides hold a frozen pod and wait for the decision.
+func (m *outgoing) cutOver() error {
+	// From here on a dead daemon may have asked the shim to commit.
+	if err := m.save(sourceDeciding, throughReboot); err != nil {
+		return err
+	}
+	m.tell("freezing", "freezing the pod and sending the rest")
+	ctx := m.undecided
+	asked := time.Now()
+	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id})
+	if err != nil {
+		return m.fail(fmt.Errorf("cut over: %w", plain(err)))
+	}
+	if cut.FrozenUnixNano == 0 {
+		cut.FrozenUnixNano = asked.UnixNano()
+	}
+	m.cut = cut
+	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id}); err != nil {
+		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
+	}
+	return nil
+}
+
+func progressOf(p *shimv1.Progress) *nodev1.Progress {
+	q := &nodev1.Progress{
+		Round:          p.Round,
+		RoundPages:     p.RoundPages,
+		RoundPagesDone: p.RoundPagesDone,
+		PagesSent:      p.PagesSent,
+		ZeroPages:      p.ZeroPages,
+		BytesSent:      p.BytesSent,
+		WireBytesSent:  p.WireBytesSent,
+		FileBytesSent:  p.FileBytesSent,
+		Rate:           p.Rate,
+		DirtyRate:      p.DirtyRate,
+		EtaMs:          p.EtaMs,
+		StopReason:     p.StopReason,
+		MemoryBytes:    p.MemoryBytes,
+	}
+	for _, r := range p.Rounds {
+		q.Rounds = append(q.Rounds, &nodev1.Round{
+			Number:     r.Number,
+			DirtyPages: r.DirtyPages,
+			Bytes:      r.Bytes,
+			WireBytes:  r.WireBytes,
+			DurationUs: r.DurationUs,
+			ScanUs:     r.ScanUs,
+		})
+	}
+	return q
+}

@@ -1,0 +1,78 @@
+package nodecontroller
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+)
+
+// ErrUnknownPeer is returned for a node that the configuration does not name.
+var ErrUnknownPeer = errors.New("unknown peer")
+
+// peerTable knows the peers' addresses: those of the configuration file as it
+// is now. The file is read again when it has changed.
+type peerTable struct {
+	path string
+	log  *slog.Logger
+
+	mu      sync.Mutex
+	stamp   time.Time         // of the file that was read, guarded by mu
+	size    int64             // of the file that was read, guarded by mu
+	address map[string]string // by name, guarded by mu
+}
+
+func newPeerTable(path string, c *Config, log *slog.Logger) *peerTable {
+	return &peerTable{path: path, log: log, address: c.Peers}
+}
+
+// refresh reads the file again if it changed. A file that cannot be read leaves
+// the peers as they are.
+func (t *peerTable) refresh() {
+	fi, err := os.Stat(t.path)
+	if err != nil || (fi.ModTime().Equal(t.stamp) && fi.Size() == t.size) {
+		return
+	}
+	c, err := LoadConfig(t.path)
+	if err != nil {
+		t.log.Warn("configuration not read again, peers stay as they are", "error", err)
+		return
+	}
+	t.stamp, t.size, t.address = fi.ModTime(), fi.Size(), c.Peers
+}
+
+// lookup returns a peer's address, or an error that wraps ErrUnknownPeer.
+func (t *peerTable) lookup(name string) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refresh()
+	address, ok := t.address[name]
+	if !ok {
+		known := make([]string, 0, len(t.address))
+		for n := range t.address {
+			known = append(known, n)
+		}
+		sort.Strings(known)
+		return "", fmt.Errorf("%q is in [peers] of %s not among %s: %w", name, t.path, strings.Join(known, ", "), ErrUnknownPeer)
+	}
+	return address, nil
+}
+
+// list returns all peers by name.
+func (t *peerTable) list() []*nodev1.Peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refresh()
+	peers := make([]*nodev1.Peer, 0, len(t.address))
+	for name, address := range t.address {
+		peers = append(peers, &nodev1.Peer{Name: name, Address: address})
+	}
+	sort.Slice(peers, func(i, j int) bool { return peers[i].Name < peers[j].Name })
+	return peers
+}

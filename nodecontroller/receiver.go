@@ -1,0 +1,165 @@
+package nodecontroller
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"godwit.dev/godwit/filetree"
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/store"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// errChannel is wrapped by the error for a blob that belongs to no tree.
+var errChannel = errors.New("no such tree")
+
+// receiver takes in what the source's shim sends: pages into the store, records
+// of files into their trees. What comes is a peer's: package wire has checked
+// spaces and ranges, filetree's appliers check every record.
+type receiver struct {
+	store      *store.Store
+	containers int
+
+	mu     sync.Mutex
+	trees  map[uint32]*receivedTree // by channel, guarded by mu
+	failed error                    // the first error, guarded by mu
+}
+
+// receivedTree is one tree that is being brought to the source's state.
+type receivedTree struct {
+	mu      sync.Mutex // held while records are applied, which have an order
+	applier *filetree.Applier
+}
+
+func newReceiver(s *store.Store, containers int) *receiver {
+	return &receiver{store: s, containers: containers, trees: make(map[uint32]*receivedTree)}
+}
+
+// openRootfs makes the place for the files of a container's root file system.
+func (r *receiver) openRootfs(container int, dir string) error {
+	return r.open(shimv1.Channel(uint16(container), shimv1.TreeRootfs), dir)
+}
+
+// openSharedMemory makes the place for the sandbox's /dev/shm.
+func (r *receiver) openSharedMemory(dir string) error {
+	return r.open(shimv1.Channel(0, shimv1.TreeShm), dir)
+}
+
+// openImages makes the places for CRIU's images.
+func (r *receiver) openImages() error {
+	for i := range r.containers {
+		if err := r.open(shimv1.Channel(uint16(i), shimv1.TreeImages), r.store.ImagesDir(uint16(i))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *receiver) open(channel uint32, dir string) error {
+	a, err := filetree.NewApplier(dir, filetree.ApplyOptions{})
+	if err != nil {
+		return fmt.Errorf("tree %s: %w", dir, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.trees[channel] != nil {
+		return errors.Join(fmt.Errorf("tree %s: channel %d is open already", dir, channel), a.Close())
+	}
+	r.trees[channel] = &receivedTree{applier: a}
+	return nil
+}
+
+// Pages stores pages; see wire.Receiver.
+func (r *receiver) Pages(space pagestream.Space, vaddr uint64, data []byte) error {
+	if err := r.check(space); err != nil {
+		return err
+	}
+	return r.keep(r.store.Pages(space, vaddr, data))
+}
+
+// Zero makes pages zero; see wire.Receiver.
+func (r *receiver) Zero(space pagestream.Space, vaddr, pages uint64) error {
+	if err := r.check(space); err != nil {
+		return err
+	}
+	return r.keep(r.store.Zero(space, vaddr, pages))
+}
+
+func (r *receiver) check(space pagestream.Space) error {
+	if int(space.Container) >= r.containers {
+		return r.keep(fmt.Errorf("space %s: the pod has %d containers: %w", space, r.containers, pagestream.ErrInvalid))
+	}
+	return nil
+}
+
+// Blob applies records of files; see wire.Receiver.
+func (r *receiver) Blob(channel uint32, payload []byte) error {
+	r.mu.Lock()
+	tree := r.trees[channel]
+	r.mu.Unlock()
+	if tree == nil {
+		return r.keep(fmt.Errorf("channel %d: %w", channel, errChannel))
+	}
+	return r.keep(tree.apply(payload))
+}
+
+func (t *receivedTree) apply(payload []byte) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(payload) > 0 {
+		rec, n, err := filetree.DecodeRecord(payload)
+		if err != nil {
+			return err
+		}
+		if err := t.applier.Apply(rec); err != nil {
+			return err
+		}
+		payload = payload[n:]
+	}
+	return nil
+}
+
+// Closed hears how the session ended; see wire.Receiver. A session that breaks
+// is the source's to notice and to act upon.
+func (r *receiver) Closed(err error) {
+	if err != nil {
+		_ = r.keep(fmt.Errorf("the source's stream broke: %w", err))
+	}
+}
+
+// keep remembers the first error: a destination that lost a page or a file once
+// must never restore.
+func (r *receiver) keep(err error) error {
+	if err == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failed == nil {
+		r.failed = err
+	}
+	return err
+}
+
+// failure is the first error, nil if everything was stored.
+func (r *receiver) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
+// close lets go of the trees. What is still in flight fails.
+func (r *receiver) close() error {
+	r.mu.Lock()
+	trees := r.trees
+	r.trees = make(map[uint32]*receivedTree)
+	r.mu.Unlock()
+	var err error
+	for _, t := range trees {
+		t.mu.Lock()
+		err = errors.Join(err, t.applier.Close())
+		t.mu.Unlock()
+	}
+	return err
+}

@@ -1,0 +1,205 @@
+package nodecontroller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+const (
+	// rollBackTimeout bounds the end of a migration that was broken off.
+	rollBackTimeout = 3 * time.Minute
+	// askAgain is the pause between two attempts at something that has to
+	// succeed one day.
+	askAgain = time.Second
+)
+
+var (
+	// errInDoubt: this daemon ends before it could learn what was decided.
+	errInDoubt = errors.New("it is not known whether the migration is committed")
+	// errDestinationLost: the destination owned the pod, and has lost it.
+	errDestinationLost = errors.New("the destination lost the pod after the commit")
+)
+
+// pause waits, and returns an error if ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// settleSource finds out what became of a migration of which the shim's answer
+// was lost. nil means that the destination owns the pod; errInDoubt that ctx
+// ended first; any other error that the source must roll back.
+func (d *Daemon) settleSource(ctx context.Context, r record, log *slog.Logger) error {
+	for {
+		action, err := d.askSource(ctx, r)
+		if err != nil {
+			log.Warn("the shim hangs, asking again", "error", err)
+		}
+		switch action {
+		case sourceFinish:
+			return nil
+		case sourceAbort:
+			return errAbortedByShim
+		case sourceBury:
+			log.Warn("the source's shim is dead and the destination holds the pod: deciding for the destination")
+			if err = d.cri.Remove(ctx, r.Sandbox); err == nil {
+				return nil
+			}
+			log.Error("the dead source cannot be removed, the destination must wait", "error", err)
+		}
+		if pause(ctx, askAgain) != nil {
+			return fmt.Errorf("migration %s: %w", r.Migration, errInDoubt)
+		}
+	}
+}
+
+// askSource asks the shim, and the destination if the shim is gone, and says
+// what to do.
+func (d *Daemon) askSource(ctx context.Context, r record) (sourceAction, error) {
+	shim, err := askShim(ctx, r.Sandbox, r.Migration)
+	if err != nil {
+		return sourceAskAgain, err
+	}
+	peer := peerUnreachable
+	if shim == shimUnreachable {
+		peer = d.askStage(ctx, r.Peer, d.addressOf(r), r.Migration)
+	}
+	return decideSource(r.Stage, shim, peer), nil
+}
+
+// addressOf is where a record's peer is now, or was.
+func (d *Daemon) addressOf(r record) string {
+	if address, err := d.peers.lookup(r.Peer); err == nil {
+		return address
+	}
+	return r.Address
+}
+
+// abortSource lets the source run on, tells the destination, and forgets the
+// migration. It returns ErrCommitted if the shim knows better.
+func (d *Daemon) abortSource(ctx context.Context, r record, reason string, log *slog.Logger) error {
+	if err := abortShim(ctx, r.Sandbox, r.Migration, reason); err != nil {
+		if isCode(err, errdefs.IsFailedPrecondition) {
+			return fmt.Errorf("migration %s: %w", r.Migration, ErrCommitted)
+		}
+		if !errors.Is(err, errShimGone) && !isCode(err, errdefs.IsNotFound) {
+			return fmt.Errorf("the source's shim cannot abort: %w", plain(err))
+		}
+	}
+	if err := d.tellAbort(ctx, r, reason); err != nil {
+		// It will ask, and learn that the migration is not known.
+		log.Warn("the destination was not told of the abort", "error", err)
+	}
+	return d.journal.remove(r.Migration)
+}
+
+// abortShim asks the shim of a sandbox to end its part.
+func abortShim(ctx context.Context, sandbox, migration, reason string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	s, err := dialShim(ctx, sandbox)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	_, err = s.Abort(ctx, &shimv1.AbortRequest{Migration: migration, Reason: reason})
+	return err
+}
+
+// tellAbort has the destination drop everything; it tries for a while.
+func (d *Daemon) tellAbort(ctx context.Context, r record, reason string) error {
+	var err error
+	for range 3 {
+		var p *peerClient
+		if p, err = d.dialPeer(ctx, r.Peer, d.addressOf(r)); err == nil {
+			_, err = p.Abort(ctx, &peerv1.AbortRequest{Migration: r.Migration, Reason: reason})
+			p.close()
+		}
+		if err == nil {
+			return nil
+		}
+		if pause(ctx, askAgain) != nil {
+			break
+		}
+	}
+	return plain(err)
+}
+
+// tellCommit tells the destination until it acknowledges. The answer is nil if
+// the destination had finished before: a destination that voted drops the pod
+// only on this node's word, or an operator's.
+func (d *Daemon) tellCommit(ctx context.Context, r record, log *slog.Logger) (*peerv1.CommitResponse, error) {
+	for {
+		p, err := d.dialPeer(ctx, r.Peer, d.addressOf(r))
+		if err == nil {
+			var resp *peerv1.CommitResponse
+			resp, err = p.Commit(ctx, &peerv1.CommitRequest{Migration: r.Migration})
+			p.close()
+			switch {
+			case err == nil:
+				return resp, nil
+			case isCode(err, errdefs.IsNotFound):
+				return nil, nil
+			case isCode(err, errdefs.IsDataLoss):
+				return nil, fmt.Errorf("node %s: %w: %w", r.Peer, errDestinationLost, plain(err))
+			}
+		}
+		log.Warn("the destination has not acknowledged the commit, telling it again", "error", plain(err))
+		if err := pause(ctx, askAgain); err != nil {
+			return nil, fmt.Errorf("node %s has not acknowledged the commit: %w", r.Peer, err)
+		}
+	}
+}
+
+// removeSource removes what is left of a pod that has moved away.
+func (d *Daemon) removeSource(ctx context.Context, r record, log *slog.Logger) error {
+	for {
+		err := d.cri.Remove(ctx, r.Sandbox)
+		if err == nil {
+			return d.journal.remove(r.Migration)
+		}
+		log.Warn("the moved pod's sandbox is not removed yet", "error", err)
+		if perr := pause(ctx, askAgain); perr != nil {
+			return err
+		}
+	}
+}
+
+// recoverSource carries on with a migration that an earlier daemon left.
+func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) error {
+	err := d.settleSource(ctx, r, log)
+	switch {
+	case errors.Is(err, errInDoubt):
+		return err
+	case err != nil:
+		err = d.abortSource(ctx, r, "the source's daemon restarted", log)
+		if !errors.Is(err, ErrCommitted) {
+			return err
+		}
+	}
+	r.Stage = sourceCommitted
+	if err := d.journal.save(r, throughReboot); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.recovering[r.Migration] = r
+	d.mu.Unlock()
+	if _, err := d.tellCommit(ctx, r, log); err != nil && !errors.Is(err, errDestinationLost) {
+		return err
+	}
+	return d.removeSource(ctx, r, log)
+}

@@ -1,0 +1,215 @@
+package nodecontroller
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"godwit.dev/godwit/cri"
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+)
+
+// The modes of a migration.
+const (
+	modeLive = "live"
+	modeCold = "cold"
+)
+
+// defaultTimeout is what a migration has until its commit.
+const defaultTimeout = 30 * time.Minute
+
+// errBusy: the pod is being moved already.
+var errBusy = errors.New("the pod takes part in a migration already")
+
+// migrate begins a migration: it is under way when this returns.
+func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outgoing, error) {
+	if err := checkRequest(req); err != nil {
+		return nil, err
+	}
+	if req.To == d.config.NodeName {
+		return nil, fmt.Errorf("the pod is on node %s already: %w", req.To, errdefs.ErrInvalidArgument)
+	}
+	address, err := d.peers.lookup(req.To)
+	if err != nil {
+		return nil, err
+	}
+	pod, err := d.cri.Find(ctx, req.Pod)
+	if err != nil {
+		return nil, err
+	}
+	if obstacle := pod.Obstacle(); obstacle != "" {
+		return nil, fmt.Errorf("pod %s: %s: %w", pod.FullName(), obstacle, cri.ErrImmovable)
+	}
+	m := d.newOutgoing(req, pod, address)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopping {
+		return nil, fmt.Errorf("%w: %w", errStopping, errdefs.ErrUnavailable)
+	}
+	if id := d.busyWith(pod.ID); id != "" {
+		return nil, fmt.Errorf("pod %s, migration %s: %w: %w", pod.FullName(), id, errBusy, errdefs.ErrFailedPrecondition)
+	}
+	d.outgoing[m.id] = m
+	m.tell("accepted", fmt.Sprintf("moving pod %s to %s", pod.FullName(), req.To))
+	d.work.Go(func() { m.run(d.life) })
+	return m, nil
+}
+
+func checkRequest(r *nodev1.MigrateRequest) error {
+	if r.Mode == "" {
+		r.Mode = modeLive
+	}
+	if r.Compression == "" {
+		r.Compression = "auto"
+	}
+	switch {
+	case r.Pod == "" || r.To == "":
+		return fmt.Errorf("a migration needs a pod and a node to go to: %w", errdefs.ErrInvalidArgument)
+	case r.Mode != modeLive && r.Mode != modeCold:
+		return fmt.Errorf("mode %q is neither %s nor %s: %w", r.Mode, modeLive, modeCold, errdefs.ErrInvalidArgument)
+	case !slices.Contains([]string{"auto", "none", "lz4", "zstd"}, r.Compression):
+		return fmt.Errorf("compression %q is none of auto, none, lz4, zstd: %w", r.Compression, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// busyWith returns the migration in which a sandbox has a part. It is called
+// with mu held.
+func (d *Daemon) busyWith(sandbox string) string {
+	for id, m := range d.outgoing {
+		if m.pod.ID == sandbox {
+			return id
+		}
+	}
+	for id, r := range d.recovering {
+		if r.Sandbox == sandbox {
+			return id
+		}
+	}
+	for id, m := range d.incoming {
+		if m.current().Sandbox == sandbox {
+			return id
+		}
+	}
+	return ""
+}
+
+func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address string) *outgoing {
+	id := newID()
+	m := &outgoing{
+		d:         d,
+		id:        id,
+		request:   req,
+		pod:       pod,
+		address:   address,
+		started:   time.Now(),
+		log:       d.log.With("migration", id, "pod", pod.FullName(), "to", req.To),
+		feed:      newFeed(),
+		done:      make(chan struct{}),
+		converged: make(chan struct{}),
+		phase:     nodev1.Phase_PHASE_PENDING,
+	}
+	m.record = record{
+		Migration: id,
+		Stage:     sourcePreparing,
+		Pod:       pod.FullName(),
+		Peer:      req.To,
+		Address:   address,
+		Sandbox:   pod.ID,
+		Started:   m.started,
+	}
+	timeout := time.Duration(req.TimeoutMs) * time.Millisecond
+	if timeout <= 0 {
+		timeout = defaultTimeout
+	}
+	undecided, breakOff := context.WithCancelCause(d.life)
+	timer := time.AfterFunc(timeout, func() { breakOff(fmt.Errorf("%w of %v", ErrTimeout, timeout)) })
+	context.AfterFunc(undecided, func() { timer.Stop() })
+	m.undecided, m.breakOff = undecided, breakOff
+	return m
+}
+
+// newID names a migration: by day for who reads it, by chance for everyone.
+func newID() string {
+	var b [5]byte
+	rand.Read(b[:])
+	return "m-" + time.Now().UTC().Format("20060102") + "-" + hex.EncodeToString(b[:])
+}
+
+// forgetOutgoing takes a migration that ended off the list of those under way.
+func (d *Daemon) forgetOutgoing(m *outgoing) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.outgoing, m.id)
+	// What could not be finished is still to be told to who asks.
+	if r := m.current(); d.journal.has(m.id) {
+		d.recovering[m.id] = r
+	}
+	d.remember(m.status())
+}
+
+func (d *Daemon) forgetIncoming(m *incoming) {
+	m.mu.Lock()
+	m.ended = time.Now()
+	m.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.incoming, m.id)
+	d.remember(m.status())
+}
+
+// admitMigration makes the incoming part of a migration that a peer asks for,
+// if there is room.
+func (d *Daemon) admitMigration(ctx context.Context, req *peerv1.PrepareRequest, peer string) (*incoming, error) {
+	m, err := d.newIncoming(req, peer)
+	if err != nil {
+		return nil, err
+	}
+	available, err := availableMemory()
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.stopping:
+		return nil, fmt.Errorf("node %s is stopping: %w", d.config.NodeName, errdefs.ErrUnavailable)
+	case d.incoming[m.id] != nil || d.outgoing[m.id] != nil:
+		return nil, fmt.Errorf("migration %s is known already: %w", m.id, errdefs.ErrAlreadyExists)
+	}
+	limit, err := room(roomRequest{
+		node:      d.config.NodeName,
+		memory:    req.Memory,
+		available: available,
+		limit:     uint64(d.config.StoreLimit),
+		reserved:  d.reserved(),
+		others:    len(d.incoming),
+		most:      d.config.MaxIncoming,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.memory = limit
+	if err := d.journal.save(m.record, throughReboot); err != nil {
+		return nil, err
+	}
+	d.incoming[m.id] = m
+	d.work.Go(func() { m.run(d.life) })
+	return m, nil
+}
+
+// reserved is what all stores may take. It is called with mu held.
+func (d *Daemon) reserved() uint64 {
+	var n uint64
+	for _, m := range d.incoming {
+		n += m.memory
+	}
+	return n
+}
