@@ -16,7 +16,7 @@ const (
 	// unless the window asks for less.
 	maxUnacked = 2 << 20
 	// readChunk is how much of a body is read between two looks at the clock.
-	readChunk = 128 << 10
+	readChunk = 32 << 10
 	// progressEvery is how often at least a slow stream says what it has got.
 	progressEvery = time.Second
 )
