@@ -81,6 +81,43 @@ func TestWalkFindsPresentPagesWithAnyBuffer(t *testing.T) {
 	}
 }
 
+func TestWalkFindsNoPageTwiceInManyRegions(t *testing.T) {
+	if err := ProbeScan(); err != nil {
+		t.Skip(err)
+	}
+	const pages = 4000
+	mem := mapping(t, pages)
+	for p := 0; p < pages; p += 2 {
+		mem[p*page] = 1
+	}
+	f, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	q := Query{
+		Start: addr(mem), End: addr(mem) + pages*page,
+		Inverted: ZeroPage, Mask: ZeroPage, AnyOf: Present | Swapped, Return: Present,
+	}
+	for _, room := range []int{1, 511, 512, 513, 1000, 1999, 2000, 2001, 5000} {
+		next := addr(mem)
+		err := f.Walk(q, make([]Region, room), func(rs []Region) {
+			for _, r := range rs {
+				if r.Start != next || r.Pages() != 1 {
+					t.Fatalf("room for %d regions: region %+v, want one page at %#x", room, r, next)
+				}
+				next += 2 * page
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next != q.End {
+			t.Errorf("room for %d regions: walk ended at %#x, want %#x", room, next, q.End)
+		}
+	}
+}
+
 func TestReadMemoryReadsRangesInOrder(t *testing.T) {
 	const pages = 3000 // more than one call's vectors when every other page is taken
 	mem := mapping(t, pages)

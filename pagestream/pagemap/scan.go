@@ -105,6 +105,11 @@ func (f *File) Close() error { return f.f.Close() }
 // and returns how many there are and where the walk ended: at q.End, or before
 // it because buf was full. The error of a scan that protects means that pages
 // may have been protected and not been reported.
+//
+// The kernel's own walk_end is not to be trusted: once a call has found more
+// than 512 regions it may be left at an address that the walk has passed
+// (do_pagemap_scan in fs/proc/task_mmu.c sets it when its inner buffer is full,
+// and not again when the walk ends).
 func (f *File) Scan(q Query, buf []Region) (n int, walkEnd uint64, err error) {
 	if len(buf) == 0 {
 		// Without a vector the kernel would protect and tell nobody.
@@ -129,7 +134,11 @@ func (f *File) Scan(q Query, buf []Region) (n int, walkEnd uint64, err error) {
 	if errno != 0 {
 		return 0, q.Start, fmt.Errorf("scan of process %d, %#x-%#x: %w", f.pid, q.Start, q.End, errno)
 	}
-	return int(found), arg.walkEnd, nil
+	n = int(found)
+	if n < len(buf) {
+		return n, q.End, nil
+	}
+	return n, max(arg.walkEnd, buf[n-1].End), nil
 }
 
 // errStuck is a kernel that neither finds nor moves on.

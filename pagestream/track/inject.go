@@ -269,6 +269,7 @@ func findSyscall(pid int) (uint64, error) {
 		return cmp.Compare(searchOrder(a), searchOrder(b))
 	})
 	buf := make([]byte, 64<<10)
+	readable := false
 	for _, v := range areas {
 		if v.Perms&(pagemap.Read|pagemap.Exec) != pagemap.Read|pagemap.Exec || v.Path == "[vsyscall]" {
 			continue
@@ -278,7 +279,11 @@ func findSyscall(pid int) (uint64, error) {
 			if i := indexSyscall(buf[:n]); i >= 0 {
 				return at + uint64(i), nil
 			}
+			readable = readable || n > 0
 		}
+	}
+	if !readable {
+		return 0, fmt.Errorf("%w: its code cannot be read, it calls exec or ends", ErrUnreachable)
 	}
 	return 0, fmt.Errorf("%w: no system call instruction in its code", ErrUnsupported)
 }

@@ -1,0 +1,186 @@
+package track
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/pagemap"
+)
+
+// frozenPiece is how much of an address space one processor scans at a time
+// while everything is frozen, in bytes of lazy areas.
+const frozenPiece = 512 << 20
+
+// frozen is one process in a CollectFrozen.
+type frozen struct {
+	*process
+	pm     *pagemap.File
+	areas  areas
+	shares bool
+	pieces []frozenPart
+	err    error
+}
+
+// frozenPart is a part of a process to scan, and what was found there.
+type frozenPart struct {
+	of        *frozen
+	over      span
+	dirty     []pagestream.Range
+	untracked uint64
+	err       error
+}
+
+// CollectFrozen does the last round, of processes that are frozen. Nothing is
+// injected, registered or protected: it reports what was written since the last
+// round, and all pages of whatever is not under write-protection, up to whole
+// processes that were never armed. It works on GOMAXPROCS processors. If the
+// processes are thawed afterwards, Collect goes on from the round before it: it
+// reports what this one reported again.
+//
+// An error means that pages may be missing: the round must not be used.
+func (t *Tracker) CollectFrozen(ctx context.Context) (Round, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	begin := time.Now()
+	var r Round
+	procs, err := t.begin(&r)
+	if err != nil {
+		return Round{}, err
+	}
+	all := make([]frozen, len(procs))
+	defer func() {
+		for i := range all {
+			all[i].close()
+		}
+	}()
+	t.inParallel(len(all), func(i int, s *scratch) {
+		all[i].process = procs[i]
+		all[i].prepare(s)
+	})
+	var parts []*frozenPart
+	for i := range all {
+		for j := range all[i].pieces {
+			parts = append(parts, &all[i].pieces[j])
+		}
+	}
+	t.inParallel(len(parts), func(i int, s *scratch) {
+		if ctx.Err() == nil {
+			parts[i].scan(s)
+		}
+	})
+	if err := ctx.Err(); err != nil {
+		return Round{}, fmt.Errorf("last round of dirty pages: %w", err)
+	}
+	for i := range all {
+		pr, err := all[i].round()
+		if errors.Is(err, ErrGone) {
+			r.Gone = append(r.Gone, pr.Space)
+			continue
+		}
+		if err != nil {
+			return Round{}, fmt.Errorf("last round of dirty pages: process %d: %w", pr.PID, err)
+		}
+		r.Processes = append(r.Processes, pr)
+	}
+	t.settle(&r)
+	r.Took = time.Since(begin)
+	return r, nil
+}
+
+// prepare reads the areas of the process and decides how to scan them.
+func (f *frozen) prepare(s *scratch) {
+	if q := f.process.shares; q != nil && q.uffd != closedDescriptor && sameMemory(f.PID, q.PID) {
+		f.shares = true
+		return
+	}
+	if f.pm, f.err = s.open(f.PID); f.err != nil {
+		return
+	}
+	f.areas.set(s.vmas)
+	for _, over := range f.areas.cut(frozenPiece) {
+		f.pieces = append(f.pieces, frozenPart{of: f, over: over})
+	}
+}
+
+func (f *frozen) close() {
+	if f.pm != nil {
+		f.pm.Close()
+	}
+}
+
+// scan scans one part. What is under our protection tells what was written; of
+// all else every page is dirty.
+func (part *frozenPart) scan(s *scratch) {
+	f := part.of
+	if f.uffd == closedDescriptor || f.void {
+		part.dirty, part.untracked, part.err = scan(f.pm, part.over, presentQuery(), &f.areas, s.regions, nil)
+		return
+	}
+	if part.dirty, _, part.err = scan(f.pm, part.over, writtenQuery(false), &f.areas, s.regions, nil); part.err != nil {
+		return
+	}
+	written := len(part.dirty)
+	part.dirty, part.untracked, part.err = scan(f.pm, part.over, untrackedQuery(), &f.areas, s.regions, part.dirty)
+	if written > 0 && len(part.dirty) > written {
+		slices.SortFunc(part.dirty, func(a, b pagestream.Range) int { return cmp.Compare(a.Start, b.Start) })
+		merged := part.dirty[:1]
+		for _, r := range part.dirty[1:] {
+			merged = appendRange(merged, r)
+		}
+		part.dirty = merged
+	}
+}
+
+// round puts the parts together.
+func (f *frozen) round() (ProcessRound, error) {
+	pr := ProcessRound{Process: f.Process}
+	if f.shares {
+		pr.Shares = f.process.shares.Space
+	}
+	if f.err != nil {
+		return pr, f.err
+	}
+	if len(f.pieces) == 1 {
+		pr.Dirty = f.pieces[0].dirty
+	}
+	for i, part := range f.pieces {
+		if part.err != nil {
+			return pr, part.err
+		}
+		pr.Untracked += part.untracked
+		for _, r := range part.dirty {
+			pr.Pages += r.Pages
+			if len(f.pieces) > 1 {
+				pr.Dirty = appendRange(pr.Dirty, r)
+			}
+		}
+		f.pieces[i].dirty = nil
+	}
+	return pr, nil
+}
+
+// inParallel calls work for 0..n-1 on GOMAXPROCS processors, each with scratch
+// memory of its own.
+func (t *Tracker) inParallel(n int, work func(i int, s *scratch)) {
+	workers := min(n, runtime.GOMAXPROCS(0))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		s := t.takeScratch()
+		defer t.giveScratch(s)
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				work(i, s)
+			}
+		})
+	}
+	wg.Wait()
+}
