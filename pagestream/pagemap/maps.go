@@ -87,7 +87,8 @@ func (v VMA) Bytes() uint64 { return v.End - v.Start }
 
 // ReadMaps returns the areas of the process, ascending. While the process runs
 // the kernel gives them in pieces: an area that changes meanwhile may be there
-// in its old or its new form, one that does not change is never missing. An
+// in its old or its new form, one that does not change is never missing. (The
+// two forms may overlap; the later one then counts from where the earlier ends.) An
 // empty list is what a process without memory has (a zombie, a kernel thread).
 // Its text is read into buf, which grows as needed and comes back for the next
 // call; nil is fine.
@@ -140,9 +141,10 @@ func readInto(path string, buf []byte) ([]byte, error) {
 	}
 }
 
-// ParseMaps appends the areas that text, the content of a maps file, lists.
-// They must ascend and not overlap, as the kernel's do.
+// ParseMaps appends the areas that text, the content of a maps file, lists. They
+// ascend and do not overlap, see ReadMaps.
 func ParseMaps(dst []VMA, text []byte) ([]VMA, error) {
+	first := len(dst)
 	paths := string(text) // one allocation that every Path shares
 	at := 0
 	for n := 1; at < len(text); n++ {
@@ -152,13 +154,12 @@ func ParseMaps(dst []VMA, text []byte) ([]VMA, error) {
 		}
 		at += len(line) + 1
 		v, err := parseHeader(line, path)
-		if err == nil {
-			err = follows(dst, v)
-		}
 		if err != nil {
 			return dst, fmt.Errorf("line %d: %w", n, err)
 		}
-		dst = append(dst, v)
+		if follow(dst[first:], &v) {
+			dst = append(dst, v)
+		}
 	}
 	return dst, nil
 }
@@ -168,7 +169,7 @@ func ParseMaps(dst []VMA, text []byte) ([]VMA, error) {
 func ParseSmaps(dst []VMA, text []byte) ([]VMA, error) {
 	first := len(dst)
 	paths := string(text)
-	at := 0
+	at, skipped := 0, true // skipped: the lines that follow belong to no area of ours
 	for n := 1; at < len(text); n++ {
 		line, path := text[at:], paths[at:]
 		if i := bytes.IndexByte(line, '\n'); i >= 0 {
@@ -177,32 +178,33 @@ func ParseSmaps(dst []VMA, text []byte) ([]VMA, error) {
 		at += len(line) + 1
 		// A header starts with an address, a field with a capital letter.
 		if len(line) > 0 && line[0] >= 'A' && line[0] <= 'Z' {
-			if flags, ok := bytes.CutPrefix(line, []byte("VmFlags:")); ok {
-				if len(dst) == first {
-					return dst, fmt.Errorf("line %d: flags without an area: %w", n, ErrMalformed)
-				}
+			if flags, ok := bytes.CutPrefix(line, []byte("VmFlags:")); ok && !skipped {
 				dst[len(dst)-1].Flags = parseFlags(flags)
 			}
 			continue
 		}
 		v, err := parseHeader(line, path)
-		if err == nil {
-			err = follows(dst[first:], v)
-		}
 		if err != nil {
 			return dst, fmt.Errorf("line %d: %w", n, err)
 		}
-		dst = append(dst, v)
+		if skipped = !follow(dst[first:], &v); !skipped {
+			dst = append(dst, v)
+		}
 	}
 	return dst, nil
 }
 
-// follows checks that v comes after the last of the areas before it.
-func follows(before []VMA, v VMA) error {
+// follow cuts v to what comes after the areas before it, and says whether
+// anything is left.
+func follow(before []VMA, v *VMA) bool {
 	if n := len(before); n > 0 && v.Start < before[n-1].End {
-		return fmt.Errorf("area at %#x overlaps the one before it: %w", v.Start, ErrMalformed)
+		if v.End <= before[n-1].End {
+			return false
+		}
+		v.Offset += before[n-1].End - v.Start
+		v.Start = before[n-1].End
 	}
-	return nil
+	return true
 }
 
 func parseFlags(text []byte) Flags {
