@@ -1,0 +1,105 @@
+package lazy
+
+import (
+	"errors"
+	"fmt"
+	"os"
+)
+
+// adopt takes over what servers before this one have left: each memory's journal is
+// replayed, which gives its windows and those of its children as they were made.
+// At the first start there is nothing.
+func (s *server) adopt() error {
+	a := adoption{server: s, known: make(map[forkOf]handed), open: make(map[uint64]handed), born: make(map[uint64]*memory)}
+	for _, h := range s.handed {
+		if h.parent != 0 {
+			a.known[forkOf{h.parent, h.fork}] = h
+		}
+		if h.fd >= 0 {
+			a.open[h.id] = h
+		}
+		s.nextID = max(s.nextID, h.id+1)
+	}
+	s.handed = nil // what is open is a's now
+	for _, h := range a.open {
+		if err := a.replay(h); err != nil {
+			return err
+		}
+	}
+	for _, h := range a.open {
+		if s.memories[h.id] != nil {
+			continue
+		}
+		if err := a.unread(h); err != nil {
+			return err
+		}
+	}
+	for _, m := range s.memories {
+		wakeAll(m.fd)
+	}
+	return nil
+}
+
+// forkOf names a child by its parent.
+type forkOf struct{ parent, fork uint64 }
+
+type adoption struct {
+	*server
+	known map[forkOf]handed
+	open  map[uint64]handed
+	born  map[uint64]*memory // children as their parents' journals have them
+}
+
+// replay takes in a memory whose journal is there.
+func (a *adoption) replay(h handed) error {
+	j, snap, events, err := openJournal(a.cfg.Journal, h.id)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	src, err := a.source(h.pid)
+	if err != nil {
+		return errors.Join(err, j.close())
+	}
+	m := &memory{id: h.id, fd: h.fd, source: src, forked: h.parent != 0, where: newTranslation(snap.windows), forks: snap.forks, journal: j}
+	m.resetDone()
+	for _, e := range events {
+		if e.kind != eventFork {
+			m.apply(e)
+			continue
+		}
+		child, ok := a.known[forkOf{m.id, m.forks}]
+		m.forks++
+		switch {
+		case !ok:
+			a.progress.Lost++
+			a.log.Error("fault server: memory of a forked child is lost: a server died on the fork; end the container",
+				"process", m.source.pid, "memory", m.id)
+		case child.fd >= 0:
+			a.born[child.id] = m.fork(child.id, child.fd)
+		}
+	}
+	if j.full() {
+		if err := a.renewJournal(m); err != nil {
+			return err
+		}
+	}
+	return a.begin(m)
+}
+
+// unread takes in a memory of which no event has been read: it has no journal.
+func (a *adoption) unread(h handed) error {
+	if h.parent == 0 {
+		return a.fresh(h)
+	}
+	m := a.born[h.id]
+	if m == nil {
+		return fmt.Errorf("memory %d, child of %d, has no journal and its parent's does not have it: %w", h.id, h.parent, ErrJournal)
+	}
+	// Which pages its parent had when it was made is not known; those that it
+	// has are found to be there.
+	m.resetDone()
+	return a.take(m)
+}

@@ -1,0 +1,280 @@
+package lazy
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// batchPages is how much is filled in between two looks for faults: 128 KiB,
+	// some 40 microseconds, at which the cost of the calls no longer shows.
+	batchPages = 32
+	// batchZeros is that for zero pages, which take no copying.
+	batchZeros = 512
+	// nearBytes and aroundBytes are what is filled in first around a fault, and
+	// next.
+	nearBytes   = 64 << 10
+	aroundBytes = 1 << 20
+	// maxHot bounds the faults whose neighbourhood is still to be filled in.
+	maxHot = 64
+)
+
+// hot is a part of the images near a recent fault.
+type hot struct {
+	img, end uint64
+	fault    uint64
+	wide     bool // aroundBytes
+}
+
+// memory is the address space of one process, reached by its userfaultfd.
+type memory struct {
+	id     uint64
+	fd     int
+	source *source
+	forked bool
+
+	where   translation
+	done    bitmap
+	forks   uint64
+	journal *journal
+
+	cursor  uint64 // number of the page that the background has come to
+	piece   int    // the piece it is in
+	hots    []hot  // the last goes first
+	waiting []uint64
+	dead    bool // the process is gone
+	asked   bool // the keeper has been told that all is in
+}
+
+// result says how a call that fills pages ended.
+type result uint8
+
+const (
+	filled result = iota
+	// again: the address space is changing; events have to be read first.
+	again
+	// short: no memory, for now.
+	short
+	// gone: the process is.
+	gone
+)
+
+// resetDone counts as done what no window shows.
+func (m *memory) resetDone() {
+	m.done = newBitmap(m.source.pages)
+	at := uint64(0)
+	for _, w := range m.where.byImg {
+		m.forget(at, w.img)
+		at = w.imgEnd()
+	}
+	m.forget(at, ^uint64(0))
+}
+
+// forget counts pages between two addresses of the images as done.
+func (m *memory) forget(start, end uint64) {
+	m.source.each(start, end, m.done.set)
+}
+
+// apply changes the memory as an event says that is neither fault nor fork.
+func (m *memory) apply(e event) {
+	for _, w := range m.where.apply(e) {
+		m.forget(w.img, w.imgEnd())
+	}
+}
+
+// fork returns the memory of a child as it is made: like the parent's, but for
+// areas that are wiped.
+func (m *memory) fork(id uint64, fd int) *memory {
+	c := &memory{id: id, fd: fd, source: m.source, forked: true, where: m.where.clone(), done: m.done.clone()}
+	for _, v := range m.source.wiped {
+		for _, w := range c.where.removeImage(v.Start, v.End) {
+			c.forget(w.img, w.imgEnd())
+		}
+	}
+	return c
+}
+
+func (m *memory) snapshot() snapshot {
+	return snapshot{id: m.id, pid: m.source.pid, forks: m.forks, windows: m.where.byAddr}
+}
+
+// failed is the error of a userfaultfd call that nothing explains.
+func (m *memory) failed(what string, addr uint64, errno unix.Errno) error {
+	return fmt.Errorf("%s at %#x of process %d (memory %d): %w", what, addr, m.source.pid, m.id, errno)
+}
+
+// serve answers a fault. With again or short the thread still waits.
+func (m *memory) serve(addr uint64) (result, error) {
+	data, zero := []byte(nil), true
+	img, _, ok := m.where.image(addr)
+	if ok {
+		if i := m.source.behind(img); i < len(m.source.pieces) && m.source.pieces[i].img <= img {
+			p := m.source.pieces[i]
+			if p.data != nil {
+				data, zero = p.data[img-p.img:][:pageSize], false
+			}
+			m.heat(img)
+		} else {
+			ok = false
+		}
+	}
+	var errno unix.Errno
+	if zero {
+		_, errno = uffdZero(m.fd, addr, pageSize)
+	} else {
+		_, errno = uffdCopy(m.fd, addr, data)
+	}
+	switch errno {
+	case 0:
+	case unix.EEXIST:
+		uffdWake(m.fd, addr, pageSize)
+	case unix.ENOENT, unix.EINVAL:
+		// There is no such memory any more: let the thread look.
+		uffdWake(m.fd, addr, pageSize)
+		return filled, nil
+	case unix.EAGAIN:
+		return again, nil
+	case unix.ENOMEM:
+		return short, nil
+	case unix.ESRCH, unix.ENOSPC:
+		return gone, nil
+	default:
+		return filled, m.failed("serve fault", addr, errno)
+	}
+	if ok {
+		m.forget(img, img+pageSize)
+	}
+	return filled, nil
+}
+
+// heat puts the neighbourhood of a fault before the rest.
+func (m *memory) heat(img uint64) {
+	if len(m.hots) == maxHot {
+		m.hots = append(m.hots[:0], m.hots[maxHot/2:]...)
+	}
+	start := img &^ (nearBytes - 1)
+	m.hots = append(m.hots, hot{img: start, end: start + nearBytes, fault: img})
+}
+
+// fillStep fills in up to a batch: near recent faults first, then on from where the
+// background has come to.
+func (m *memory) fillStep() (result, error) {
+	for len(m.hots) > 0 {
+		h := &m.hots[len(m.hots)-1]
+		n, res, err := m.fillImage(&h.img, h.end)
+		if n > 0 || res != filled || err != nil {
+			return res, err
+		}
+		done := *h
+		m.hots = m.hots[:len(m.hots)-1]
+		if !done.wide {
+			// The widest circle goes behind all narrow ones.
+			start := done.fault &^ (aroundBytes - 1)
+			m.hots = append([]hot{{img: start, end: start + aroundBytes, fault: done.fault, wide: true}}, m.hots...)
+		}
+	}
+	page := m.done.next(m.cursor, m.source.pages)
+	if page == m.source.pages {
+		m.cursor = 0 // pages behind may have been put off
+		return filled, nil
+	}
+	for m.source.pieces[m.piece].first > page {
+		m.piece = 0
+	}
+	for p := m.source.pieces[m.piece]; page >= p.first+p.pages; p = m.source.pieces[m.piece] {
+		m.piece++
+	}
+	p := m.source.pieces[m.piece]
+	n, res, err := m.fillPiece(p, page, p.first+p.pages)
+	m.cursor = page + n
+	return res, err
+}
+
+// fillImage fills in up to a batch of what is not done between two addresses of the
+// images, and moves the first behind it. It returns the number of pages; 0 says
+// that nothing is left.
+func (m *memory) fillImage(img *uint64, end uint64) (uint64, result, error) {
+	for i := m.source.behind(*img); i < len(m.source.pieces) && m.source.pieces[i].img < end; i++ {
+		p := m.source.pieces[i]
+		from := p.first + (max(*img, p.img)-p.img)/pageSize
+		to := p.first + (min(end, p.end())-p.img)/pageSize
+		if from = m.done.next(from, to); from == to {
+			continue
+		}
+		n, res, err := m.fillPiece(p, from, to)
+		if res == filled {
+			*img = p.img + (from+n-p.first)*pageSize
+		}
+		return n, res, err
+	}
+	return 0, filled, nil
+}
+
+// fillPiece fills in up to a batch of a piece from page number from on, which is not
+// done, to page number to at most. It returns the number of pages that are done
+// thereby.
+func (m *memory) fillPiece(p piece, from, to uint64) (uint64, result, error) {
+	batch := uint64(batchPages)
+	if p.data == nil {
+		batch = batchZeros
+	}
+	n := m.done.run(from, min(to, from+batch))
+	img := p.img + (from-p.first)*pageSize
+	addr, size, ok := m.where.current(img)
+	n = min(n, size/pageSize)
+	if !ok {
+		m.done.set(from, n)
+		return n, filled, nil
+	}
+	var data []byte
+	if p.data != nil {
+		data = p.data[img-p.img:][:n*pageSize]
+	}
+	var put uint64
+	for size := n; put < n; {
+		size = min(size, n-put)
+		k, errno := m.put(addr+put*pageSize, size, data, put)
+		put += k
+		switch errno {
+		case 0, unix.EAGAIN:
+			if k == 0 && errno == unix.EAGAIN {
+				m.done.set(from, put)
+				return put, again, nil
+			}
+		case unix.EEXIST:
+			put++ // it is there
+		case unix.ENOENT, unix.EINVAL, unix.EFAULT:
+			// Not one area, or none. Halve until what is left is one page.
+			if size > 1 {
+				size /= 2
+				continue
+			}
+			if errno == unix.EFAULT {
+				return put, filled, m.failed("fill", addr+put*pageSize, errno)
+			}
+			put++
+		case unix.ENOMEM:
+			m.done.set(from, put)
+			return put, short, nil
+		case unix.ESRCH, unix.ENOSPC:
+			return put, gone, nil
+		default:
+			return put, filled, m.failed("fill", addr+put*pageSize, errno)
+		}
+		size = n
+	}
+	m.done.set(from, put)
+	return put, filled, nil
+}
+
+// put makes one call to fill in n pages at addr, with data from page at on or, if it
+// is nil, with zeros. It returns the number of pages filled in.
+func (m *memory) put(addr, n uint64, data []byte, at uint64) (uint64, unix.Errno) {
+	if data == nil {
+		k, errno := uffdZero(m.fd, addr, n*pageSize)
+		return k / pageSize, errno
+	}
+	k, errno := uffdCopy(m.fd, addr, data[at*pageSize:(at+n)*pageSize])
+	return k / pageSize, errno
+}

@@ -1,0 +1,548 @@
+package lazy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"time"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/images"
+	"godwit.dev/godwit/pagestream/store"
+	"golang.org/x/sys/unix"
+)
+
+// Config of a server.
+type Config struct {
+	// Keeper is the connection that the keeper's start function got. Serve closes
+	// it.
+	Keeper *net.UnixConn
+	// Reader holds the pages, and CRIU's images of Container.
+	Reader    *store.Reader
+	Container uint16
+	// Journal is a directory of this server's own, on a tmpfs. It is the same
+	// for all servers that the keeper starts.
+	Journal string
+	Log     *slog.Logger
+}
+
+// Serve answers faults and fills in pages until all is in or ctx is done. It ends with nil only if all is in. Images of the container are read
+// before the keeper hears of the server, so that CRIU's first fault finds it ready.
+func Serve(ctx context.Context, cfg Config) error {
+	s := &server{cfg: cfg, log: cfg.Log, sources: make(map[int32]*source), memories: make(map[uint64]*memory)}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	defer s.close()
+	if err := s.open(); err != nil {
+		return fmt.Errorf("fault server: %w", err)
+	}
+	// Waking a thread that sleeps in epoll_wait takes a descriptor.
+	defer context.AfterFunc(ctx, func() { unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })()
+	mapCtx, cancel := context.WithCancel(ctx)
+	mapped := make(chan struct{})
+	go func() {
+		defer close(mapped)
+		cfg.Reader.Populate(mapCtx)
+	}()
+	defer func() { cancel(); <-mapped }()
+
+	// From a fault to its page nothing is handed to another thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := s.run(); err != nil {
+		return fmt.Errorf("fault server: %w", err)
+	}
+	return nil
+}
+
+// errStopped ends a server that was told to stop.
+var errStopped = errors.New("stopped")
+
+type server struct {
+	cfg      Config
+	log      *slog.Logger
+	sources  map[int32]*source
+	memories map[uint64]*memory
+	order    []*memory // those still to be filled in, CRIU's before forked ones
+	turn     int
+	steps    uint64
+
+	poll, sock, stop int // sock is -1 when the keeper has gone
+
+	handed   []handed // what the keeper said before ready
+	ready    bool
+	finished bool
+	nextID   uint64
+
+	progress Progress
+	done     uint64 // pages of memories that have ended
+	reported time.Time
+}
+
+// handed is a memory that the keeper told of, without descriptor if it has ended.
+type handed struct {
+	message
+	fd int
+}
+
+// firstForked is over every id that a keeper gives.
+const firstForked = 1 << 32
+
+func (s *server) open() (err error) {
+	s.poll, s.sock, s.stop, s.nextID = -1, -1, -1, firstForked
+	if err := os.Mkdir(s.cfg.Journal, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := s.loadSources(); err != nil {
+		return err
+	}
+	if s.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	if s.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	f, err := s.cfg.Keeper.File()
+	if err != nil {
+		return fmt.Errorf("connection of the keeper: %w", err)
+	}
+	defer f.Close()
+	defer s.cfg.Keeper.Close() // the keeper sees it end when the duplicate does
+	if s.sock, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+		return fmt.Errorf("connection of the keeper: %w", err)
+	}
+	return errors.Join(s.watch(s.sock, tagKeeper), s.watch(s.stop, tagStop))
+}
+
+// Tags of descriptors in epoll; a memory's is its id.
+const (
+	tagKeeper = ^uint64(0)
+	tagStop   = tagKeeper - 1
+)
+
+func (s *server) watch(fd int, tag uint64) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(tag), Pad: int32(tag >> 32)}
+	if err := unix.EpollCtl(s.poll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	return nil
+}
+
+func (s *server) loadSources() error {
+	dir := s.cfg.Reader.ImagesDir(s.cfg.Container)
+	maps, err := images.ListPagemaps(dir)
+	if err != nil {
+		return err
+	}
+	for _, l := range maps {
+		if l.Shared {
+			continue
+		}
+		name := pagestream.Space{Container: s.cfg.Container, Kind: pagestream.Process, ID: l.ID}
+		if err := name.Valid(); err != nil {
+			return fmt.Errorf("pagemap %s: %w", l.Path, err)
+		}
+		src, err := loadSource(dir, l.ID, s.cfg.Reader.Space(name))
+		if err != nil {
+			return err
+		}
+		s.sources[src.pid] = src
+	}
+	return nil
+}
+
+func (s *server) close() {
+	for _, m := range s.memories {
+		unix.Close(m.fd)
+		m.journal.close()
+	}
+	for _, h := range s.handed {
+		if h.fd >= 0 {
+			unix.Close(h.fd)
+		}
+	}
+	for _, src := range s.sources {
+		src.close()
+	}
+	for _, fd := range []int{s.sock, s.stop, s.poll} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// maxSpins is how often a process whose memory is changing is looked at before the
+// server sleeps.
+const maxSpins = 200
+
+// run is the life of the server's thread.
+func (s *server) run() error {
+	var events [64]unix.EpollEvent
+	wait, spins := -1, 0
+	for {
+		n, err := unix.EpollWait(s.poll, events[:], wait)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("epoll: %w", err)
+		}
+		for _, ev := range events[:max(n, 0)] {
+			if err := s.dispatch(uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32); err != nil {
+				return err
+			}
+		}
+		waiting, err := s.again()
+		if err != nil {
+			return err
+		}
+		res, worked, err := s.fill()
+		if err != nil {
+			return err
+		}
+		if err := s.settle(); err != nil {
+			return err
+		}
+		if s.finished && s.ready && len(s.memories) == 0 {
+			s.report(true)
+			s.tell(message{kind: allDoneMsg}, -1)
+			_ = os.Remove(s.cfg.Journal) // empty, unless a crash left something
+			return nil
+		}
+		s.report(false)
+		switch {
+		case res == filled && worked:
+			wait = 0
+		case waiting || res == again || res == short:
+			// The process is on its way to the event that ends this, or past it and
+			// about to run on; nothing tells when.
+			wait = 1
+			if spins++; spins < maxSpins {
+				wait = 0
+				unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+			}
+			continue
+		default:
+			wait = -1
+		}
+		spins = 0
+	}
+}
+
+func (s *server) dispatch(tag uint64) error {
+	switch tag {
+	case tagStop:
+		return errStopped
+	case tagKeeper:
+		return s.listen()
+	}
+	if m := s.memories[tag]; m != nil {
+		return s.events(m)
+	}
+	return nil // closed by an event of the same batch
+}
+
+// events reads what a userfaultfd has to tell. Events come before the faults that
+// were read with them: having read them let the process go on, and the page that a
+// fault asks for may be one that it has given up.
+func (s *server) events(m *memory) error {
+	batch, errno := m.journal.read(m.fd)
+	switch errno {
+	case 0:
+	case unix.EAGAIN, unix.EINTR:
+		return nil
+	default:
+		return m.failed("read events", 0, errno)
+	}
+	for b := batch; len(b) > 0; b = b[msgSize:] {
+		switch e := decodeEvent(b); e.kind {
+		case eventFault:
+		case eventFork:
+			if err := s.forked(m, e.child()); err != nil {
+				return err
+			}
+		default:
+			m.apply(e)
+		}
+	}
+	for b := batch; len(b) > 0; b = b[msgSize:] {
+		if e := decodeEvent(b); e.kind == eventFault {
+			if err := s.serve(m, e.fault()); err != nil {
+				return err
+			}
+		}
+	}
+	if m.journal.full() {
+		return s.renewJournal(m)
+	}
+	return nil
+}
+
+func (s *server) renewJournal(m *memory) error {
+	j, err := newJournal(s.cfg.Journal, m.snapshot())
+	if err != nil {
+		return err
+	}
+	if m.journal != nil {
+		m.journal.close()
+	}
+	m.journal = j
+	return nil
+}
+
+func (s *server) serve(m *memory, addr uint64) error {
+	res, err := m.serve(addr)
+	switch res {
+	case again, short:
+		m.waiting = append(m.waiting, addr)
+		return err
+	case gone:
+		m.dead = true
+	}
+	s.progress.Faults++
+	return err
+}
+
+// again answers faults that could not be answered at once, and says whether any is
+// left.
+func (s *server) again() (left bool, err error) {
+	for _, m := range s.memories {
+		if len(m.waiting) == 0 {
+			continue
+		}
+		waiting := m.waiting
+		m.waiting = nil
+		for _, addr := range waiting {
+			if err := s.serve(m, addr); err != nil {
+				return true, err
+			}
+		}
+		left = left || len(m.waiting) > 0
+	}
+	return left, nil
+}
+
+// forked takes a child in that an event brought. The keeper gets the descriptor
+// before anything else is done.
+func (s *server) forked(parent *memory, fd int) error {
+	id := s.nextID
+	s.nextID++
+	s.tell(message{kind: forkedMsg, id: id, pid: parent.source.pid, parent: parent.id, fork: parent.forks}, fd)
+	parent.forks++
+	return s.take(parent.fork(id, fd))
+}
+
+// take begins to serve a memory that has no journal yet.
+func (s *server) take(m *memory) error {
+	s.memories[m.id] = m
+	if err := s.renewJournal(m); err != nil {
+		return err
+	}
+	return s.begin(m)
+}
+
+// begin begins to serve a memory.
+func (s *server) begin(m *memory) error {
+	s.memories[m.id] = m
+	if m.forked {
+		s.order = append(s.order, m)
+	} else {
+		s.order = append([]*memory{m}, s.order...)
+	}
+	s.progress.Total += m.source.pages
+	return s.watch(m.fd, m.id)
+}
+
+// childTurn: of so many steps one goes to a child while there is a process that CRIU
+// made. Many a child lives only until it calls exec.
+const childTurn = 16
+
+// fill fills in a batch of one memory, if CRIU has restored all of them: before that
+// some areas are not registered, and what is filled in there is lost.
+func (s *server) fill() (res result, worked bool, err error) {
+	if !s.finished || !s.ready {
+		return filled, false, nil
+	}
+	roots := 0
+	for roots < len(s.order) && !s.order[roots].forked {
+		roots++
+	}
+	among := s.order
+	if s.steps++; roots > 0 && s.steps%childTurn != 0 {
+		among = s.order[:roots]
+	}
+	for range among {
+		s.turn++
+		m := among[s.turn%len(among)]
+		if m.done.left == 0 || m.dead {
+			continue
+		}
+		r, err := m.fillStep()
+		if err != nil {
+			return r, true, err
+		}
+		switch r {
+		case filled:
+			return filled, true, nil
+		case gone:
+			m.dead = true
+			return filled, true, nil
+		}
+		res = r // let another one have the turn
+	}
+	return res, false, nil
+}
+
+// settle asks the keeper to let go of memories that need nothing more, and closes
+// those of processes that are gone and those that the keeper has let go of. Until
+// then they are served: as long as any duplicate is open, a fork waits to be read.
+func (s *server) settle() error {
+	for i := 0; i < len(s.order); i++ {
+		m := s.order[i]
+		if !m.dead && (m.done.left > 0 || !s.finished || len(m.waiting) > 0) {
+			continue
+		}
+		s.order = append(s.order[:i], s.order[i+1:]...)
+		i--
+		m.asked = true
+		s.tell(message{kind: doneMsg, id: m.id}, -1)
+		if s.sock < 0 || m.dead {
+			if err := s.end(m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// end closes a memory.
+func (s *server) end(m *memory) error {
+	delete(s.memories, m.id)
+	s.done += m.source.pages
+	// The keeper's duplicate may still be open, and epoll watches as long.
+	err := unix.EpollCtl(s.poll, unix.EPOLL_CTL_DEL, m.fd, nil)
+	return errors.Join(err, unix.Close(m.fd), m.journal.remove())
+}
+
+// tell sends the keeper a message. A keeper that has gone is no error: the server
+// goes on alone.
+func (s *server) tell(m message, fd int) {
+	if s.sock < 0 {
+		return
+	}
+	if err := send(s.sock, m, fd, 0); err != nil {
+		s.log.Warn("fault server: the keeper is gone; going on alone", "error", err)
+		s.abandon()
+	}
+}
+
+func (s *server) abandon() {
+	unix.Close(s.sock)
+	s.sock = -1
+}
+
+// reportEvery is how often the keeper hears of progress.
+const reportEvery = 20 * time.Millisecond
+
+func (s *server) report(now bool) {
+	if s.sock < 0 || !s.ready {
+		return
+	}
+	if t := time.Now(); !now && t.Sub(s.reported) < reportEvery {
+		return
+	} else {
+		s.reported = t
+	}
+	p := &s.progress
+	p.Filled, p.Memories = s.done, 0
+	for _, m := range s.memories {
+		p.Filled += m.source.pages - m.done.left
+		if m.done.left > 0 {
+			p.Memories++
+		}
+	}
+	// If the keeper does not read, it hears of it the next time.
+	_ = send(s.sock, message{kind: progressMsg, filled: p.Filled, total: p.Total, faults: p.Faults,
+		memories: uint64(p.Memories), lost: uint64(p.Lost)}, -1, unix.MSG_DONTWAIT)
+}
+
+// listen takes what the keeper has said.
+func (s *server) listen() error {
+	for s.sock >= 0 {
+		m, fd, err := receive(s.sock, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+			if !s.ready || !s.finished {
+				return errors.New("the keeper is gone before the restore has finished")
+			}
+			s.log.Warn("fault server: the keeper is gone; going on alone")
+			s.abandon()
+			return s.endAsked()
+		case err != nil:
+			return fmt.Errorf("listen to the keeper: %w", err)
+		}
+		if err := s.heard(m, fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endAsked closes memories that wait for a keeper which is gone.
+func (s *server) endAsked() error {
+	for _, m := range s.memories {
+		if m.asked {
+			if err := s.end(m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *server) heard(m message, fd int) error {
+	switch m.kind {
+	case memoryMsg, endedMsg:
+		if s.ready && m.kind == memoryMsg {
+			return s.fresh(handed{m, fd})
+		}
+		s.handed = append(s.handed, handed{m, fd})
+	case readyMsg:
+		s.ready = true
+		return s.adopt()
+	case finishedMsg:
+		s.finished = true
+	case closedMsg:
+		if x := s.memories[m.id]; x != nil && x.asked {
+			return s.end(x)
+		}
+	default:
+		return fmt.Errorf("message of kind %d from the keeper: %w", m.kind, errMessage)
+	}
+	return nil
+}
+
+// source is what the images have of a process.
+func (s *server) source(pid int32) (*source, error) {
+	if src := s.sources[pid]; src != nil {
+		return src, nil
+	}
+	return nil, fmt.Errorf("CRIU restores a process %d of which there is no pagemap: %w", pid, images.ErrFormat)
+}
+
+// fresh takes a memory in as CRIU made it.
+func (s *server) fresh(h handed) error {
+	src, err := s.source(h.pid)
+	if err != nil {
+		unix.Close(h.fd)
+		return err
+	}
+	m := &memory{id: h.id, fd: h.fd, source: src, where: newTranslation(src.hull())}
+	m.resetDone()
+	return s.take(m)
+}

@@ -1,0 +1,209 @@
+package lazy
+
+import (
+	"fmt"
+	"math/bits"
+	"os"
+	"slices"
+
+	"godwit.dev/godwit/pagestream/images"
+	"godwit.dev/godwit/pagestream/store"
+	"golang.org/x/sys/unix"
+)
+
+// piece is a run of pages that a restore leaves to the fault server.
+type piece struct {
+	img   uint64 // address in the images
+	pages uint64
+	data  []byte // nil: all zero
+	first uint64 // number of the first page among all pages of the source
+}
+
+func (p piece) end() uint64 { return p.img + p.pages*pageSize }
+
+// source is the pages of one process of the images, in ascending pieces. It is
+// read-only and shared by the process and its forked children.
+type source struct {
+	pid    int32
+	pieces []piece
+	pages  uint64
+	wiped  []images.VMA // areas in which a forked child finds zeros
+	files  [][]byte     // mapped pages files
+}
+
+// loadSource reads which pages of a process are lazy, and where their content is:
+// in its pages file if CRIU wrote it, else in the store. One that is in neither
+// makes the error wrap store.ErrMissing: it would read as zero.
+func loadSource(dir string, pid uint64, sp *store.SealedSpace) (*source, error) {
+	path := images.PagemapPath(dir, pid)
+	id, entries, err := images.ReadPagemapFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &source{pid: int32(pid)}
+	var offset uint64 // in the pages file
+	for _, e := range entries {
+		switch {
+		case e.Lazy() && e.Present():
+			data, err := s.pagesFile(images.PagesPath(dir, id), offset, e.Range().Bytes())
+			if err != nil {
+				return nil, err
+			}
+			s.add(e.Vaddr, e.Pages, data)
+		case e.Lazy():
+			if err := s.addStored(e, sp); err != nil {
+				return nil, fmt.Errorf("pagemap %s: %w", path, err)
+			}
+		}
+		if e.Present() {
+			offset += e.Range().Bytes()
+		}
+	}
+	vmas, err := images.ReadMMFile(images.MMPath(dir, pid))
+	if err != nil {
+		return nil, err
+	}
+	s.wiped = slices.DeleteFunc(vmas, func(v images.VMA) bool { return !v.WipedOnFork() })
+	return s, nil
+}
+
+func (s *source) add(img, pages uint64, data []byte) {
+	s.pieces = append(s.pieces, piece{img, pages, data, s.pages})
+	s.pages += pages
+}
+
+func (s *source) addStored(e images.Entry, sp *store.SealedSpace) error {
+	at := e.Vaddr
+	for x := range sp.Extents(e.Vaddr) {
+		if x.Vaddr > at {
+			break
+		}
+		end := min(x.End(), e.End())
+		var data []byte
+		if x.Data != nil {
+			data = x.Data[at-x.Vaddr : end-x.Vaddr : end-x.Vaddr]
+		}
+		s.add(at, (end-at)/pageSize, data)
+		if at = end; at == e.End() {
+			return nil
+		}
+	}
+	return fmt.Errorf("process %d: the page at %#x is not in the store: %w", s.pid, at, store.ErrMissing)
+}
+
+// pagesFile maps a part of the pages file.
+func (s *source) pagesFile(path string, offset, n uint64) ([]byte, error) {
+	if len(s.files) == 0 {
+		f, err := images.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		b, err := mapWhole(f)
+		if err != nil {
+			return nil, err
+		}
+		s.files = append(s.files, b)
+	}
+	b := s.files[0]
+	if n > uint64(len(b)) || offset > uint64(len(b))-n {
+		return nil, fmt.Errorf("pages file %s has %d bytes, its pagemap needs %d more at %d: %w", path, len(b), n, offset, images.ErrFormat)
+	}
+	return b[offset : offset+n : offset+n], nil
+}
+
+func mapWhole(f *os.File) ([]byte, error) {
+	st, err := f.Stat()
+	if err != nil || st.Size() == 0 {
+		return nil, err
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
+	}
+	return b, nil
+}
+
+func (s *source) close() {
+	for _, b := range s.files {
+		unix.Munmap(b)
+	}
+	s.files = nil
+}
+
+// behind returns the first piece that ends behind an address of the images.
+func (s *source) behind(img uint64) int {
+	i, _ := slices.BinarySearchFunc(s.pieces, img, func(p piece, a uint64) int {
+		if p.end() <= a {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+// hull is the window from the first lazy page to behind the last.
+func (s *source) hull() []window {
+	if len(s.pieces) == 0 {
+		return nil
+	}
+	first, last := s.pieces[0], s.pieces[len(s.pieces)-1]
+	return []window{{first.img, last.end(), first.img}}
+}
+
+// each calls f for the parts of pieces that lie between two addresses of the
+// images, as runs of page numbers.
+func (s *source) each(start, end uint64, f func(first, n uint64)) {
+	for i := s.behind(start); i < len(s.pieces) && s.pieces[i].img < end; i++ {
+		p := s.pieces[i]
+		from, to := max(start, p.img), min(end, p.end())
+		f(p.first+(from-p.img)/pageSize, (to-from)/pageSize)
+	}
+}
+
+// bitmap has a bit for each page of a source: done, that is in place or no longer
+// wanted.
+type bitmap struct {
+	words []uint64
+	left  uint64 // bits that are not set
+}
+
+func newBitmap(n uint64) bitmap {
+	return bitmap{words: make([]uint64, (n+63)/64), left: n}
+}
+
+func (b *bitmap) clone() bitmap { return bitmap{slices.Clone(b.words), b.left} }
+
+// set sets n bits.
+func (b *bitmap) set(first, n uint64) {
+	for end := first + n; first < end; {
+		i, k := first%64, min(64-first%64, end-first)
+		mask := (^uint64(0) >> (64 - k)) << i
+		w := &b.words[first/64]
+		b.left -= uint64(bits.OnesCount64(mask &^ *w))
+		*w |= mask
+		first += k
+	}
+}
+
+// next returns the first bit from i on that is not set, or end.
+func (b *bitmap) next(i, end uint64) uint64 {
+	for i < end {
+		if free := ^b.words[i/64] >> (i % 64); free != 0 {
+			return min(i+uint64(bits.TrailingZeros64(free)), end)
+		}
+		i = (i/64 + 1) * 64
+	}
+	return end
+}
+
+// run returns how many bits from i on, which is not set, are not set, up to end.
+func (b *bitmap) run(i, end uint64) uint64 {
+	for j := i; j < end; {
+		if set := b.words[j/64] >> (j % 64); set != 0 {
+			return min(j+uint64(bits.TrailingZeros64(set)), end) - i
+		}
+		j = (j/64 + 1) * 64
+	}
+	return end - i
+}
