@@ -1,13 +1,18 @@
+// Command containerd-shim-godwit-v2 is the containerd runtime shim
+// io.containerd.godwit.v2.
 package main
 
 import (
 	"context"
+	"os"
 
-	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
-	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task/plugin"
-	"github.com/containerd/containerd/v2/pkg/shim"
+	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
+
+	"godwit.dev/godwit/shim"
 )
 
 func main() {
-	shim.Run(context.Background(), manager.NewShimManager("io.containerd.godwit.v2"))
+	shim.RunHelper(os.Args)
+	shim.Register()
+	containerdshim.Run(context.Background(), shim.NewManager())
 }

@@ -19,3 +19,23 @@ func SocketPath(sandboxID string) string {
 // daemon sets it on the containers it makes; with it, the shim restores where
 // it would have created.
 const Annotation = "godwit.dev/migration"
+
+// Tree is one of the file trees that travel beside the pages.
+type Tree uint8
+
+const (
+	// TreeImages holds CRIU's images of a container.
+	TreeImages Tree = iota
+	// TreeRootfs is a container's root file system: what differs from its image.
+	TreeRootfs
+	// TreeShm is the sandbox's /dev/shm; it travels with container 0.
+	TreeShm
+)
+
+// Channel is the wire channel on which a container's tree travels.
+func Channel(container uint16, tree Tree) uint32 { return uint32(container)<<8 | uint32(tree) }
+
+// SplitChannel is the inverse of Channel.
+func SplitChannel(channel uint32) (container uint16, tree Tree) {
+	return uint16(channel >> 8), Tree(channel)
+}

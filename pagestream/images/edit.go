@@ -1,0 +1,103 @@
+package images
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Numbers of the fields that EditMMFile knows (images/mm.proto, images/vma.proto).
+const (
+	fieldMMVMAs   = 14
+	fieldVMAFlags = 6
+)
+
+// EditMMFile gives areas of mm-PID.img other flags (MAP_*): flags is asked for
+// each area and says what they are to be. Everything else in the image, also
+// what this package does not know, stays as it is. It returns how many areas
+// changed; with none the file is not touched.
+func EditMMFile(path string, flags func(VMA) uint32) (changed int, err error) {
+	f, err := Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	rs, err := newRecords(f, magicMM, maxMMRecord)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	msg, err := rs.read()
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	out, changed, err := editMM(msg, flags)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, rs.bad("%v", err))
+	}
+	if changed == 0 {
+		return 0, nil
+	}
+	var image bytes.Buffer
+	if err := writeMagic(&image, magicMM); err != nil {
+		return 0, err
+	}
+	if err := writeRecord(&image, out); err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(path, image.Bytes(), 0o600); err != nil {
+		return 0, fmt.Errorf("rewrite memory areas: %w", err)
+	}
+	return changed, nil
+}
+
+// editMM copies an mm message with other flags in some areas.
+func editMM(msg []byte, flags func(VMA) uint32) (out []byte, changed int, err error) {
+	out = make([]byte, 0, len(msg)+16)
+	for len(msg) > 0 {
+		num, typ, n := protowire.ConsumeField(msg)
+		if n < 0 {
+			return nil, 0, protowire.ParseError(n)
+		}
+		field := msg[:n]
+		msg = msg[n:]
+		if num != fieldMMVMAs || typ != protowire.BytesType {
+			out = append(out, field...)
+			continue
+		}
+		_, _, tag := protowire.ConsumeTag(field)
+		area, _ := protowire.ConsumeBytes(field[tag:])
+		v, err := decodeVMA(area)
+		if err != nil {
+			return nil, 0, err
+		}
+		want := flags(v)
+		if want == v.Flags {
+			out = append(out, field...)
+			continue
+		}
+		changed++
+		out = protowire.AppendTag(out, fieldMMVMAs, protowire.BytesType)
+		out = protowire.AppendBytes(out, withFlags(area, want))
+	}
+	return out, changed, nil
+}
+
+// withFlags copies an area's message with other flags.
+func withFlags(area []byte, flags uint32) []byte {
+	out := make([]byte, 0, len(area)+4)
+	for len(area) > 0 {
+		num, _, n := protowire.ConsumeField(area)
+		if num == fieldVMAFlags {
+			out = protowire.AppendTag(out, num, protowire.VarintType)
+			out = protowire.AppendVarint(out, uint64(flags))
+		} else {
+			out = append(out, area[:n]...)
+		}
+		area = area[n:]
+	}
+	return out
+}

@@ -1,0 +1,130 @@
+package criu
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/images"
+	"godwit.dev/godwit/pagestream/pagemap"
+)
+
+// scanRegions is how many regions one scan may return.
+const scanRegions = 4096
+
+// Present lists the pages that a frozen process has in the areas that are ours:
+// those which CRIU would have found (criu/pagemap-cache.c, pmc_fill): in memory
+// or in swap, and not the page of zeros.
+func (v *View) Present() ([]pagestream.Range, error) {
+	f, err := pagemap.Open(v.PID)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var present []pagestream.Range
+	buf := make([]pagemap.Region, scanRegions)
+	for _, area := range v.owned {
+		err := f.Walk(pagemap.Query{
+			Start: area.Start, End: area.End(),
+			Inverted: pagemap.ZeroPage, Mask: pagemap.ZeroPage, AnyOf: pagemap.Present | pagemap.Swapped,
+		}, buf, func(found []pagemap.Region) {
+			for _, r := range found {
+				present = join(present, pagestream.Range{Start: r.Start, Pages: r.Pages()})
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return present, nil
+}
+
+// join appends a range, to the last one if they touch.
+func join(ranges []pagestream.Range, r pagestream.Range) []pagestream.Range {
+	if n := len(ranges); n > 0 && ranges[n-1].End() == r.Start {
+		ranges[n-1].Pages += r.Pages
+		return ranges
+	}
+	return append(ranges, r)
+}
+
+// Complete puts the truth back into a container's images: the areas that CRIU
+// was told are droppable become private again, and their present pages are
+// listed, for the fault server to bring. Images that are not complete must
+// never be restored: such memory would read as zeros.
+func (v *View) Complete(dir string, present []pagestream.Range) error {
+	hidden := map[uint64]bool{}
+	_, err := images.EditMMFile(images.MMPath(dir, uint64(v.VPID)), func(a images.VMA) uint32 {
+		if a.Flags&(mapDroppable|mapPrivate) != mapDroppable || !v.owns(a) {
+			return a.Flags
+		}
+		hidden[a.Start] = true
+		return a.Flags&^mapDroppable | mapPrivate
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a zombie has no memory
+	}
+	if err != nil {
+		return fmt.Errorf("complete images: %w", err)
+	}
+	return v.list(dir, hidden, present)
+}
+
+// owns says whether an area of the image is one of ours.
+func (v *View) owns(a images.VMA) bool {
+	i, found := slices.BinarySearchFunc(v.owned, a.Start, func(r pagestream.Range, start uint64) int {
+		switch {
+		case r.Start < start:
+			return -1
+		case r.Start > start:
+			return 1
+		}
+		return 0
+	})
+	return found && v.owned[i].End() == a.End
+}
+
+// list adds the present pages of hidden areas to the process' pagemap.
+func (v *View) list(dir string, hidden map[uint64]bool, present []pagestream.Range) error {
+	path := images.PagemapPath(dir, uint64(v.VPID))
+	id, entries, err := images.ReadPagemapFile(path)
+	if err != nil {
+		return fmt.Errorf("complete images: %w", err)
+	}
+	i := 0
+	for _, area := range v.owned {
+		for i < len(present) && present[i].End() <= area.Start {
+			i++
+		}
+		for ; hidden[area.Start] && i < len(present) && present[i].Start < area.End(); i++ {
+			r := clip(present[i], area)
+			entries = append(entries, images.Entry{Vaddr: r.Start, Pages: r.Pages, Flags: images.Lazy})
+			if present[i].End() > area.End() {
+				break // the rest belongs to the next area
+			}
+		}
+	}
+	slices.SortFunc(entries, func(a, b images.Entry) int {
+		if a.Vaddr < b.Vaddr {
+			return -1
+		}
+		return 1
+	})
+	var image bytes.Buffer
+	if err := images.WritePagemap(&image, id, entries); err != nil {
+		return fmt.Errorf("complete images: %w", err)
+	}
+	if err := os.WriteFile(path, image.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("complete images: %w", err)
+	}
+	return nil
+}
+
+// clip is the part of r that lies in area.
+func clip(r, area pagestream.Range) pagestream.Range {
+	start, end := max(r.Start, area.Start), min(r.End(), area.End())
+	return pagestream.Range{Start: start, Pages: (end - start) / pagestream.PageSize}
+}

@@ -1,0 +1,65 @@
+package criu
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// ConfigAnnotation names, in a container's OCI annotations, the configuration
+// file that runc hands to CRIU; what it says wins over what runc says
+// (criu/cr-service.c, setup_opts_from_req). A missing file is ignored.
+const ConfigAnnotation = "org.criu.config"
+
+// systemConfig is what runc names when there is no annotation
+// (runc: libcontainer/criu_linux.go, handleCriuConfigurationFile).
+const systemConfig = "/etc/criu/runc.conf"
+
+// ghostLimit bounds the content of one file that is open and deleted: CRIU
+// carries it in its images, its own limit of 1 MiB is too small for databases.
+const ghostLimit = "1G"
+
+// commonConfig holds for both sides of a move. Cgroups are ignored because the
+// new container is in its own already, and reading them costs 5 to 43 ms;
+// established connections are closed on restore so that peers reconnect. (An
+// option whose value may be left out needs the equals sign.)
+var commonConfig = []string{
+	"manage-cgroups=ignore",
+	"network-lock skip",
+	"tcp-close",
+	"file-locks",
+}
+
+func dumpConfig(script string) []string {
+	return append([]string{
+		"action-script " + script,
+		"link-remap",
+		"ghost-limit " + ghostLimit,
+	}, commonConfig...)
+}
+
+func restoreConfig(script string, lazy bool) []string {
+	lines := append([]string{"action-script " + script}, commonConfig...)
+	if lazy {
+		lines = append(lines, "lazy-pages")
+	}
+	return lines
+}
+
+// writeConfig writes a configuration: the machine's own for runc first, which
+// the annotation would otherwise hide, then lines.
+func writeConfig(path string, lines []string) error {
+	own, err := os.ReadFile(systemConfig)
+	if err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("read CRIU's configuration for runc: %w", err)
+	}
+	text := string(own)
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	text += strings.Join(lines, "\n") + "\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("write CRIU configuration: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package criu
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stage is a point at which CRIU calls its action script and waits for it
+// (criu/action-scripts.c, action_names).
+type Stage string
+
+const (
+	// PreDump comes before CRIU looks at any process: nothing needs to be
+	// frozen until here.
+	PreDump Stage = "pre-dump"
+	// PostDump comes when the images are complete and the processes are still
+	// stopped. A verdict other than Go lets them run on.
+	PostDump Stage = "post-dump"
+	// PostRestore comes when all processes exist again and wait inside CRIU's
+	// restorer. They run only if CRIU goes on: if it dies here, or gets a
+	// verdict other than Go, they never run. (At the later stage pre-resume the
+	// verdict is only logged, and a dying CRIU would let them go.)
+	PostRestore Stage = "post-restore"
+)
+
+// Verdict is what the action script exits with.
+type Verdict int
+
+const (
+	// Go lets CRIU continue.
+	Go Verdict = 0
+	// Stop makes CRIU undo what it did.
+	Stop Verdict = 1
+)
+
+// gateScript reports each stage and its parent, which is CRIU, and waits for
+// the verdict. Without an answer, when the other end has died, it says Stop.
+// It always stops CRIU where that would begin to serve the pages of a lazy dump
+// (criu/util.c, status_ready): that comes only after a Stop at PostDump, and
+// makes CRIU let go of the processes instead.
+const gateScript = `#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" != status-ready ] || exit 1
+case " %s " in *" $CRTOOLS_SCRIPT_ACTION "*) ;; *) exit 0 ;; esac
+exec 3<'%s' || exit 1
+echo "$CRTOOLS_SCRIPT_ACTION $PPID" >'%s' || exit 1
+read -r verdict <&3 || exit 1
+exit "$verdict"
+`
+
+// Arrival says that CRIU waits at a stage.
+type Arrival struct {
+	Stage Stage
+	// PID of the CRIU process that waits.
+	PID int
+}
+
+// Gate holds CRIU at stages until a verdict is given. It lives in a directory
+// of its own: an action script and two FIFOs.
+type Gate struct {
+	dir      string
+	up, down *os.File
+	arrivals chan Arrival
+
+	closing sync.Once
+	reader  sync.WaitGroup
+}
+
+// NewGate makes a gate in dir, which must exist and belong to the caller, that
+// stops CRIU at the given stages and lets it pass all others.
+func NewGate(dir string, stages ...Stage) (*Gate, error) {
+	g := &Gate{dir: dir, arrivals: make(chan Arrival, len(stages))}
+	upPath, downPath := filepath.Join(dir, "stage"), filepath.Join(dir, "verdict")
+	names := make([]string, len(stages))
+	for i, s := range stages {
+		names[i] = string(s)
+	}
+	script := fmt.Sprintf(gateScript, strings.Join(names, " "), downPath, upPath)
+	if err := os.WriteFile(g.Script(), []byte(script), 0o700); err != nil {
+		return nil, fmt.Errorf("write action script: %w", err)
+	}
+	var err error
+	if g.up, err = openFIFO(upPath); err != nil {
+		return nil, err
+	}
+	if g.down, err = openFIFO(downPath); err != nil {
+		g.up.Close()
+		return nil, err
+	}
+	g.reader.Add(1)
+	go g.read()
+	return g, nil
+}
+
+// openFIFO makes a FIFO and opens both its ends, so that neither opening nor
+// reading depends on when the script comes.
+func openFIFO(path string) (*os.File, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove old fifo: %w", err)
+	}
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		return nil, fmt.Errorf("make fifo %s: %w", path, err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open fifo: %w", err)
+	}
+	return f, nil
+}
+
+// Script is the path to give to CRIU as its action script.
+func (g *Gate) Script() string { return filepath.Join(g.dir, "action") }
+
+func (g *Gate) read() {
+	defer g.reader.Done()
+	defer close(g.arrivals)
+	lines := bufio.NewScanner(g.up)
+	for lines.Scan() {
+		stage, pid, ok := strings.Cut(lines.Text(), " ")
+		n, err := strconv.Atoi(pid)
+		if !ok || err != nil {
+			continue
+		}
+		g.arrivals <- Arrival{Stage: Stage(stage), PID: n}
+	}
+}
+
+// Wait returns when CRIU has arrived at the stage. It fails when ctx ends, with
+// its cause, and when CRIU arrives elsewhere first.
+func (g *Gate) Wait(ctx context.Context, stage Stage) (Arrival, error) {
+	select {
+	case a, ok := <-g.arrivals:
+		if !ok {
+			return Arrival{}, fmt.Errorf("wait for CRIU at %s: gate is closed", stage)
+		}
+		if a.Stage != stage {
+			return a, fmt.Errorf("CRIU arrived at %s where %s was awaited", a.Stage, stage)
+		}
+		return a, nil
+	case <-ctx.Done():
+		return Arrival{}, fmt.Errorf("wait for CRIU at %s: %w", stage, context.Cause(ctx))
+	}
+}
+
+// Answer gives the verdict that the waiting script exits with.
+func (g *Gate) Answer(v Verdict) error {
+	if _, err := fmt.Fprintf(g.down, "%d\n", v); err != nil {
+		return fmt.Errorf("answer CRIU: %w", err)
+	}
+	return nil
+}
+
+// Close takes the gate down; a script that still waits says Stop. The
+// directory stays.
+func (g *Gate) Close() {
+	g.closing.Do(func() {
+		g.up.Close()
+		g.down.Close()
+		g.reader.Wait()
+	})
+}

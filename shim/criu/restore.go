@@ -1,0 +1,75 @@
+package criu
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// restoreLog is the name runc gives CRIU's log in the work directory.
+const restoreLog = "restore.log"
+
+// RestoreConfig says how a container's restore is held.
+type RestoreConfig struct {
+	// ID of the container.
+	ID string
+	// Config is the file that the container's ConfigAnnotation names.
+	Config string
+	// Gate is an existing directory for the gate.
+	Gate string
+	// Work is where runc has CRIU work.
+	Work string
+	// Lazy leaves private memory to the fault server, which listens on
+	// LazySocket in Work.
+	Lazy bool
+}
+
+// LazySocket is where CRIU, as client, expects the fault server: a unix socket
+// in its work directory (criu/uffd.c, prepare_lazy_pages_socket).
+const LazySocket = "lazy-pages.socket"
+
+// Restore is a restore that somebody else starts, by `runc restore`, and that
+// is held when all processes exist and none has run.
+type Restore struct {
+	config RestoreConfig
+	gate   *Gate
+}
+
+// PrepareRestore sets the gate and the configuration for a coming restore.
+func PrepareRestore(config RestoreConfig) (*Restore, error) {
+	gate, err := NewGate(config.Gate, PostRestore)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeConfig(config.Config, restoreConfig(gate.Script(), config.Lazy)); err != nil {
+		gate.Close()
+		return nil, err
+	}
+	return &Restore{config: config, gate: gate}, nil
+}
+
+// Held returns when all processes of the container exist and wait. ctx must
+// end, with a cause, when the restore has failed.
+func (r *Restore) Held(ctx context.Context) error {
+	_, err := r.gate.Wait(ctx, PostRestore)
+	if err != nil {
+		return r.WithLog(fmt.Errorf("restore container %s: %w", r.config.ID, err))
+	}
+	return nil
+}
+
+// Answer lets the held processes run, or has CRIU kill them.
+func (r *Restore) Answer(v Verdict) error { return r.gate.Answer(v) }
+
+// WithLog adds CRIU's own account to an error.
+func (r *Restore) WithLog(err error) error {
+	return withLog(err, r.config.Work, restoreLog)
+}
+
+// Close removes gate and configuration. A restore still held is told to stop.
+func (r *Restore) Close() {
+	r.gate.Close()
+	os.Remove(r.config.Config)
+	os.Remove(filepath.Join(r.config.Work, LazySocket))
+}

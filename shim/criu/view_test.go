@@ -1,0 +1,157 @@
+package criu
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/images"
+	"godwit.dev/godwit/pagestream/pagemap"
+)
+
+// area is one area of an smaps file.
+func area(header, flags string) string {
+	return header + "\nRss:                   4 kB\nVmFlags: " + flags + " \n"
+}
+
+func TestShowMarksOnlyPlainBigPrivateMemory(t *testing.T) {
+	for _, c := range []struct {
+		name, header, flags string
+		ours                bool
+	}{
+		{"big", "10000000-10400000 rw-p 00000000 00:00 0 ", "rd wr mr mw me ac sd", true},
+		{"heap", "10000000-10400000 rw-p 00000000 00:00 0                          [heap]", "rd wr mr mw me ac sd", true},
+		{"named", "10000000-10400000 rw-p 00000000 00:00 0                          [anon:jemalloc]", "rd wr mr mw me ac sd", true},
+		{"small", "10000000-10001000 rw-p 00000000 00:00 0 ", "rd wr mr mw me ac sd", false},
+		{"stack", "10000000-10400000 rw-p 00000000 00:00 0                          [stack]", "rd wr mr mw me gd ac", false},
+		{"locked", "10000000-10400000 rw-p 00000000 00:00 0 ", "rd wr mr mw me lo ac sd", false},
+		{"guarded", "10000000-10400000 rw-p 00000000 00:00 0 ", "rd wr mr mw me ac sd gu", false},
+		{"huge pages", "10000000-10400000 rw-p 00000000 00:0f 77                         /anon_hugepage", "rd wr mr mw me ht", false},
+		{"droppable already", "10000000-10400000 rw-p 00000000 00:00 0 ", "rd wr mr mw me dp", false},
+		{"shared", "10000000-10400000 rw-s 00000000 00:01 9                          /dev/zero (deleted)", "rd wr sh mr mw me ms sd", false},
+		{"read-only", "10000000-10400000 r--p 00000000 00:00 0 ", "rd mr mw me ac sd", false},
+		{"file", "10000000-10400000 rw-p 00000000 fe:00 55                         /lib/big.so", "rd wr mr mw me ac sd", false},
+	} {
+		text := []byte(area(c.header, c.flags) + area("7ffff7fc0000-7ffff7fc4000 r--p 00000000 00:00 0                          [vvar]", "rd mr pf io"))
+		areas, err := pagemap.ParseSmaps(nil, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown, headers, owned := show(text, areas)
+		if got := len(owned) == 1; got != c.ours {
+			t.Errorf("%s: ours is %v", c.name, got)
+		}
+		if got := strings.Count(string(shown), " dp ") > strings.Count(string(text), " dp "); got != c.ours {
+			t.Errorf("%s: marked is %v in\n%s", c.name, got, shown)
+		}
+		if lines := bytes.Count(headers, []byte("\n")); lines != 2 {
+			t.Errorf("%s: %d lines of maps", c.name, lines)
+		}
+		if c.ours && strings.ReplaceAll(string(shown), " dp \n", " \n") != string(text) {
+			t.Errorf("%s: more than the flag differs:\n%s", c.name, shown)
+		}
+	}
+}
+
+// sleeper starts a process that stays as it is.
+func sleeper(t *testing.T) int {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	for {
+		exe, err := os.Readlink(filepath.Join("/proc", itoa(cmd.Process.Pid), "exe"))
+		if err == nil && strings.Contains(exe, "sleep") || err != nil {
+			break
+		}
+	}
+	return cmd.Process.Pid
+}
+
+func itoa(n int) string { return string(appendInt(nil, n)) }
+
+func appendInt(b []byte, n int) []byte {
+	if n >= 10 {
+		b = appendInt(b, n/10)
+	}
+	return append(b, byte('0'+n%10))
+}
+
+func TestViewHeadersAreTheProcessMaps(t *testing.T) {
+	if unix.Geteuid() != 0 {
+		t.Skip("needs root to read another process' memory map")
+	}
+	pid := sleeper(t)
+	v, err := NewView(t.TempDir(), pid, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 { // the process may still have been starting
+		changed, err := v.Refresh()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !changed {
+			return
+		}
+	}
+	t.Error("a process that does nothing seems to change its areas all the time")
+}
+
+// writeImage writes an image of one kind for a test.
+func pagemapOf(t *testing.T, dir string, entries ...images.Entry) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := images.WritePagemap(&b, 1, entries); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(images.PagemapPath(dir, 5), b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestListAddsPagesOfHiddenAreasOnly(t *testing.T) {
+	dir := t.TempDir()
+	pagemapOf(t, dir,
+		images.Entry{Vaddr: 0x1000, Pages: 1, Flags: images.Present},
+		images.Entry{Vaddr: 0x900000, Pages: 2, Flags: images.Lazy})
+	v := &View{VPID: 5, owned: []pagestream.Range{
+		{Start: 0x100000, Pages: 256}, {Start: 0x200000, Pages: 256}, {Start: 0x400000, Pages: 256},
+	}}
+	present := []pagestream.Range{
+		{Start: 0x100000, Pages: 1},
+		{Start: 0x1ff000, Pages: 2},  // over the border of two areas
+		{Start: 0x400000, Pages: 10}, // of an area that CRIU dumped itself
+	}
+	hidden := map[uint64]bool{0x100000: true, 0x200000: true}
+	if err := v.list(dir, hidden, present); err != nil {
+		t.Fatal(err)
+	}
+	_, got, err := images.ReadPagemapFile(images.PagemapPath(dir, 5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []images.Entry{
+		{Vaddr: 0x1000, Pages: 1, Flags: images.Present},
+		{Vaddr: 0x100000, Pages: 1, Flags: images.Lazy},
+		{Vaddr: 0x1ff000, Pages: 1, Flags: images.Lazy},
+		{Vaddr: 0x200000, Pages: 1, Flags: images.Lazy},
+		{Vaddr: 0x900000, Pages: 2, Flags: images.Lazy},
+	}
+	if len(got) != len(want) {
+		t.Fatalf("got %v, want %v", got, want)
+	}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("entry %d: got %v, want %v", i, got[i], want[i])
+		}
+	}
+}

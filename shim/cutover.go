@@ -1,0 +1,195 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"godwit.dev/godwit/pagestream/precopy"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// cutOver freezes the pod and brings everything that is left to the
+// destination. After an error the pod runs on.
+func (s *source) cutOver(ctx context.Context) (*shimv1.CutOverResponse, error) {
+	if err := s.beginCutOver(); err != nil {
+		return nil, err
+	}
+	both, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
+	defer stop()
+	resp, err := s.cut(both)
+	s.running.Done()
+	if err == nil {
+		err = s.move(shimv1.State_STATE_CUT_OVER)
+	}
+	if err != nil {
+		s.end(shimv1.State_STATE_FAILED, err)
+		return nil, err
+	}
+	s.log.Info("pod is cut over", "frozen_us", resp.GetTotalUs(), "dump_us", resp.GetDumpUs(),
+		"pages_us", resp.GetPagesUs(), "files_us", resp.GetFilesUs(), "pages", resp.GetPages())
+	return resp, nil
+}
+
+// beginCutOver moves on and counts the cutover as work, in one step, so that an
+// end that comes meanwhile waits for it.
+func (s *source) beginCutOver() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.moveLocked(shimv1.State_STATE_CUTTING_OVER); err != nil {
+		return err
+	}
+	s.running.Add(1)
+	return nil
+}
+
+// frozenWindow measures the parts of the time that the pod stands still.
+type frozenWindow struct {
+	began time.Time
+	resp  *shimv1.CutOverResponse
+}
+
+// since is the time from the freeze until now, microseconds.
+func (w *frozenWindow) since() uint64 { return uint64(time.Since(w.began).Microseconds()) }
+
+// cut does the cutover: CRIU is started and the files are brought up to date
+// while the pod still runs; then everything at once.
+func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
+	if err := s.approach(ctx); err != nil {
+		return nil, err
+	}
+	w := &frozenWindow{began: time.Now(), resp: &shimv1.CutOverResponse{}}
+	w.resp.FrozenUnixNano = w.began.UnixNano()
+	if err := s.freeze(ctx); err != nil {
+		return nil, err
+	}
+	w.resp.FreezeUs = w.since()
+	work, all := errgroup.WithContext(ctx)
+	work.Go(func() error { return s.dumpAll(all, w) })
+	work.Go(func() error { return s.lastPages(all, w) })
+	if err := work.Wait(); err != nil {
+		return nil, err
+	}
+	if err := s.link.session.Flush(ctx); err != nil {
+		return nil, fmt.Errorf("last files: %w", err)
+	}
+	w.resp.TotalUs = w.since()
+	return w.resp, nil
+}
+
+// approach does what can be done before the freeze.
+func (s *source) approach(ctx context.Context) error {
+	var work errgroup.Group
+	for _, c := range s.containers {
+		work.Go(func() error { return c.startDump(ctx) })
+	}
+	if !s.request.GetPolicy().GetCold() {
+		work.Go(func() error { return s.syncFiles(ctx) })
+	}
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	s.link.stopKeeping()
+	select {
+	case <-s.link.kept:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// freeze stops all containers together, and starts the clock that thaws them.
+func (s *source) freeze(ctx context.Context) error {
+	limit := defaultMaxFrozen
+	if ms := s.request.GetPolicy().GetMaxFrozenMs(); ms > 0 {
+		limit = time.Duration(ms) * time.Millisecond
+	}
+	s.mu.Lock()
+	s.thaw = time.AfterFunc(limit, func() {
+		s.end(shimv1.State_STATE_ABORTED, fmt.Errorf("%w (%v)", errFrozenTooLong, limit))
+	})
+	s.mu.Unlock()
+	var all errgroup.Group
+	for _, c := range s.containers {
+		all.Go(func() error {
+			if err := c.freezer.freeze(ctx); err != nil {
+				return fmt.Errorf("container %s: %w", c.id, err)
+			}
+			return nil
+		})
+	}
+	return all.Wait()
+}
+
+// dumpAll has CRIU dump all containers at once and sends files and images.
+func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
+	work, ctx := errgroup.WithContext(ctx)
+	for _, c := range s.containers {
+		work.Go(func() error {
+			if err := c.dumpFrozen(ctx); err != nil {
+				return err
+			}
+			w.noteDump(s)
+			skip, _, err := s.link.rounds.FinishShared(ctx, c.index, c.images)
+			if err != nil {
+				return err
+			}
+			return s.sendImages(ctx, c, skip)
+		})
+	}
+	work.Go(func() error { return s.syncFrozen(ctx) })
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	if err := s.sendRemaps(ctx); err != nil {
+		return err
+	}
+	w.resp.FilesUs = w.since()
+	return nil
+}
+
+// noteDump notes when the last container's images were complete.
+func (w *frozenWindow) noteDump(s *source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.resp.DumpUs = w.since()
+}
+
+// sendRemaps sends the files again if CRIU made names for deleted ones while it
+// dumped (criu/files-reg.c, create_link_remap: link_remap.N beside the file).
+func (s *source) sendRemaps(ctx context.Context) error {
+	for _, c := range s.containers {
+		info, err := os.Stat(filepath.Join(c.images, "remap-fpath.img"))
+		if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() <= imageHeader {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("images of container %s: %w", c.id, err)
+		}
+		return s.syncFrozen(ctx)
+	}
+	return nil
+}
+
+// imageHeader is the size of an image without entries: two magic numbers.
+const imageHeader = 8
+
+// lastPages sends what is dirty.
+func (s *source) lastPages(ctx context.Context, w *frozenWindow) error {
+	var final precopy.FinalStat
+	final, err := s.link.rounds.Final(ctx)
+	if err != nil {
+		return err
+	}
+	w.resp.PagesUs = w.since()
+	w.resp.Pages = final.Copied.Sent
+	w.resp.Bytes = final.Copied.Sent * 4096
+	return nil
+}

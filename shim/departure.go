@@ -1,0 +1,186 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	gorunc "github.com/containerd/go-runc"
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/shim/criu"
+)
+
+// letGoLimit is how long CRIU may take to let go of a container before it is
+// killed, which sets the container free as well.
+const letGoLimit = 5 * time.Second
+
+// departure is one container of a pod that leaves.
+type departure struct {
+	*container
+	// index is the container's number on the wire.
+	index   uint16
+	pid     int
+	freezer *freezer
+	runc    *gorunc.Runc
+	files   *tree
+	// dump exists from the cutover on, images and views with it.
+	dump   *criu.Dump
+	images string
+	views  []*criu.View
+}
+
+// newDeparture checks that a container runs and can be frozen.
+func newDeparture(c *container, index uint16) (*departure, error) {
+	if c.terminal {
+		return nil, fmt.Errorf("container %s has a terminal, which cannot be moved; run it without tty", c.id)
+	}
+	d := &departure{container: c, index: index}
+	var err error
+	if d.pid, err = c.pid(); err != nil {
+		return nil, err
+	}
+	if err := unix.Kill(d.pid, 0); err != nil {
+		return nil, fmt.Errorf("container %s is not running: %w", c.id, err)
+	}
+	if d.freezer, err = openFreezer(d.pid); err != nil {
+		return nil, err
+	}
+	frozen, err := d.freezer.frozen()
+	if err != nil {
+		return nil, err
+	}
+	if frozen {
+		return nil, fmt.Errorf("container %s is paused; resume it first", c.id)
+	}
+	d.runc, err = c.runtime()
+	return d, err
+}
+
+// sourceDir is where a leaving container keeps its images: a tmpfs of its own
+// in the bundle.
+func sourceDir(bundle string) string { return filepath.Join(bundle, "godwit", "source") }
+
+// startDump starts CRIU, which then waits for the freeze.
+func (d *departure) startDump(ctx context.Context) error {
+	work, err := workDir(d.container, "dump")
+	if err != nil {
+		return err
+	}
+	clearSourceDir(d.bundle)
+	d.images = sourceDir(d.bundle)
+	if err := os.MkdirAll(d.images, 0o700); err != nil {
+		return fmt.Errorf("make images directory: %w", err)
+	}
+	if err := unix.Mount("godwit", d.images, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount tmpfs for images: %w", err)
+	}
+	if d.views, err = d.makeViews(work); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the shim's own binary: %w", err)
+	}
+	d.dump, err = criu.StartDump(ctx, criu.DumpConfig{
+		Runtime: d.runc, ID: d.id, Config: d.criuConfig(), Images: d.images, Work: work,
+		Views: d.views, Showing: []string{self, helperShow}, Run: runReaped,
+	})
+	if err != nil {
+		return err
+	}
+	return d.dump.Ready(ctx)
+}
+
+// makeViews prepares what CRIU is to see of each process. One that comes later
+// has no view: CRIU then looks at all its pages.
+func (d *departure) makeViews(dir string) ([]*criu.View, error) {
+	pids, err := d.freezer.processes()
+	if err != nil {
+		return nil, err
+	}
+	var views []*criu.View
+	for _, pid := range pids {
+		id, err := vpid(pid)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		v, err := criu.NewView(dir, pid, id)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		views = append(views, v)
+	}
+	return views, nil
+}
+
+// refreshViews brings the views of the frozen processes up to date.
+func (d *departure) refreshViews() error {
+	for _, v := range d.views {
+		_, err := v.Refresh()
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// dumpFrozen lets CRIU dump the frozen container and completes its images.
+func (d *departure) dumpFrozen(ctx context.Context) error {
+	if err := d.refreshViews(); err != nil {
+		return err
+	}
+	if err := d.dump.Release(); err != nil {
+		return err
+	}
+	present := make([][]pagestream.Range, len(d.views))
+	scan := func(i int) error {
+		var err error
+		present[i], err = d.views[i].Present()
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			return nil // it had ended before the freeze
+		}
+		return err
+	}
+	for i := range d.views {
+		if err := scan(i); err != nil {
+			return err
+		}
+	}
+	if err := d.dump.Images(ctx); err != nil {
+		return err
+	}
+	for i, v := range d.views {
+		if err := v.Complete(d.images, present[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// letGo has CRIU release the container and thaws it.
+func (d *departure) letGo() error {
+	var err error
+	if d.dump != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), letGoLimit)
+		defer cancel()
+		err = d.dump.Abort(ctx)
+		d.dump = nil
+	}
+	return errors.Join(err, d.freezer.thaw())
+}
+
+// clearSourceDir removes what a container of this bundle kept as a source.
+func clearSourceDir(bundle string) {
+	dir := sourceDir(bundle)
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err == nil || errors.Is(err, unix.EINVAL) {
+		os.Remove(dir)
+	}
+}

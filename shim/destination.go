@@ -1,0 +1,441 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
+	"golang.org/x/sys/unix"
+
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+	"godwit.dev/godwit/shim/criu"
+	"godwit.dev/godwit/shim/sysvipc"
+)
+
+// startFunc is the stock service's Start of one container.
+type startFunc func() (*taskAPI.StartResponse, error)
+
+// errAborted fails the starts of a migration that was called off.
+var errAborted = errors.New("the migration was aborted")
+
+// arrivalState is where one container of a destination stands.
+type arrivalState int
+
+const (
+	// arrivalExpected: asked about, but its start has not come.
+	arrivalExpected arrivalState = iota
+	// arrivalParked: its start waits for the order to restore.
+	arrivalParked
+	// arrivalRestoring: CRIU is at work.
+	arrivalRestoring
+	// arrivalHeld: its processes exist and wait for the commit.
+	arrivalHeld
+	// arrivalRunning: let go.
+	arrivalRunning
+	// arrivalEnded: failed, aborted or deleted.
+	arrivalEnded
+)
+
+// arrivalMoves are the legal moves; every other is an error.
+var arrivalMoves = map[arrivalState][]arrivalState{
+	arrivalExpected:  {arrivalParked, arrivalEnded},
+	arrivalParked:    {arrivalRestoring, arrivalEnded},
+	arrivalRestoring: {arrivalHeld, arrivalEnded},
+	arrivalHeld:      {arrivalRunning, arrivalEnded},
+	arrivalRunning:   {arrivalEnded},
+}
+
+func (s arrivalState) String() string {
+	return [...]string{"expected", "parked", "restoring", "held", "running", "ended"}[s]
+}
+
+// arrival is one container of the destination.
+type arrival struct {
+	container *container
+	state     arrivalState
+	// parked is closed when the start has come, or never will.
+	parked chan struct{}
+	// order has the stock start run.
+	order chan struct{}
+	// ended is done, with a cause, when there will be no running container.
+	ended context.Context
+	end   context.CancelCauseFunc
+	// started is closed when the stock start has returned.
+	started chan struct{}
+	// restore and fill exist from the order to restore on.
+	restore *criu.Restore
+	fill    *fill
+}
+
+// destination is the receiving side of a migration in the new pod's shim.
+type destination struct {
+	id  string
+	log *slog.Logger
+
+	mu       sync.Mutex
+	arrivals map[string]*arrival // by container id, guarded by mu
+	aborted  bool                // guarded by mu
+	resumed  time.Time           // guarded by mu; zero before the commit
+
+	// ipc restores the sandbox's System V objects with the first container that
+	// needs them: each container's images have all of them.
+	ipc    sync.Once
+	ipcErr error // set by ipc
+
+	changed *broadcast
+}
+
+func newDestination(id string, log *slog.Logger) *destination {
+	return &destination{
+		id: id, log: log.With("migration", id),
+		arrivals: map[string]*arrival{}, changed: newBroadcast(),
+	}
+}
+
+// arrival returns the record of a container, making it if the start has not
+// come yet.
+func (d *destination) arrival(id string) *arrival {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a, ok := d.arrivals[id]
+	if !ok {
+		a = &arrival{parked: make(chan struct{}), order: make(chan struct{}), started: make(chan struct{})}
+		a.ended, a.end = context.WithCancelCause(context.Background())
+		d.arrivals[id] = a
+	}
+	return a
+}
+
+// move takes a container from one state to the next.
+func (d *destination) move(a *arrival, to arrivalState) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.moveLocked(a, to)
+}
+
+// moveLocked is move with mu held.
+func (d *destination) moveLocked(a *arrival, to arrivalState) error {
+	if d.aborted && to != arrivalEnded {
+		return errAborted
+	}
+	for _, legal := range arrivalMoves[a.state] {
+		if legal == to {
+			a.state = to
+			d.changed.signal()
+			return nil
+		}
+	}
+	return fmt.Errorf("container is %v, it can not become %v", a.state, to)
+}
+
+// start parks a container's start until it is ordered to restore, and returns
+// what the stock start returns: after the commit, or with an error.
+func (d *destination) start(ctx context.Context, c *container, run startFunc) (*taskAPI.StartResponse, error) {
+	a := d.arrival(c.id)
+	a.container = c
+	defer close(a.started)
+	if err := d.move(a, arrivalParked); err != nil {
+		return nil, fmt.Errorf("migration %s: %w", d.id, err)
+	}
+	close(a.parked)
+	d.log.Info("container parked", "container", c.id)
+	select {
+	case <-a.order:
+	case <-a.ended.Done():
+		return nil, fmt.Errorf("migration %s: %w", d.id, context.Cause(a.ended))
+	case <-ctx.Done():
+		d.finish(a, ctx.Err())
+		return nil, fmt.Errorf("migration %s: wait to be restored: %w", d.id, ctx.Err())
+	}
+	resp, err := run()
+	if err != nil {
+		err = a.restore.WithLog(err)
+		d.finish(a, err)
+	}
+	return resp, err
+}
+
+// finish ends a container's arrival.
+func (d *destination) finish(a *arrival, cause error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.moveLocked(a, arrivalEnded) != nil {
+		return
+	}
+	a.end(cause)
+}
+
+// waitParked returns the root file system of a container whose start is parked.
+func (d *destination) waitParked(ctx context.Context, id string) (string, error) {
+	a := d.arrival(id)
+	select {
+	case <-a.parked:
+		return a.container.rootfs(), nil
+	case <-a.ended.Done():
+		return "", context.Cause(a.ended)
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// restoreContainer restores a parked container and returns when it is held.
+func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreRequest) error {
+	a := d.arrival(r.GetContainer())
+	if err := d.move(a, arrivalRestoring); err != nil {
+		return err
+	}
+	if err := d.prepare(ctx, a, r); err != nil {
+		d.finish(a, err)
+		return err
+	}
+	close(a.order)
+	both, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(a.ended, func() { cancel(context.Cause(a.ended)) })
+	defer stop()
+	if err := a.restore.Held(both); err != nil {
+		d.abandon(a, err)
+		return err
+	}
+	return d.move(a, arrivalHeld)
+}
+
+// prepare sets everything that a container's restore needs: the link to its
+// images, the gate, and the fault server.
+func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.RestoreRequest) error {
+	c := a.container
+	link := checkpointLink(c)
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove old link to images: %w", err)
+	}
+	if err := os.Symlink(r.GetImagesDir(), link); err != nil {
+		return fmt.Errorf("link images: %w", err)
+	}
+	if err := d.restoreIPC(c, r.GetImagesDir()); err != nil {
+		return err
+	}
+	gate, err := workDir(c, "restore")
+	if err != nil {
+		return err
+	}
+	work, err := restoreWorkDir(c)
+	if err != nil {
+		return err
+	}
+	fill, err := startFill(ctx, d.log, fillConfig{
+		work: work, store: r.GetStoreDir(), container: uint16(r.GetIndex()),
+		changed: d.changed.signal, lost: func(err error) { d.endContainer(a, err) },
+	})
+	if err != nil {
+		return err
+	}
+	restore, err := criu.PrepareRestore(criu.RestoreConfig{
+		ID: c.id, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
+	})
+	if err != nil {
+		fill.stop()
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a.state != arrivalRestoring {
+		restore.Close()
+		fill.stop()
+		return context.Cause(a.ended)
+	}
+	a.restore, a.fill = restore, fill
+	return nil
+}
+
+// restoreIPC makes the pod's System V objects in the new sandbox.
+func (d *destination) restoreIPC(c *container, images string) error {
+	if c.ipc == "" {
+		return nil // CRIU makes the namespace and what is in it
+	}
+	d.ipc.Do(func() { d.ipcErr = sysvipc.Restore(images, c.ipc) })
+	return d.ipcErr
+}
+
+// resume lets all held containers run. It is the destination's side of the
+// commit and may be asked again.
+func (d *destination) resume(ctx context.Context) (time.Time, error) {
+	held, at, err := d.release()
+	if err != nil || len(held) == 0 {
+		return at, err
+	}
+	for _, a := range held {
+		if e := a.restore.Answer(criu.Go); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
+	for _, a := range held {
+		select {
+		case <-a.started:
+		case <-ctx.Done():
+			return at, errors.Join(err, fmt.Errorf("wait for resumed containers: %w", ctx.Err()))
+		}
+		if a.ended.Err() != nil {
+			err = errors.Join(err, context.Cause(a.ended))
+		}
+		a.restore.Close()
+	}
+	return at, err
+}
+
+// release marks all held containers as running, in one step: either all of the
+// pod is let go or none of it.
+func (d *destination) release() ([]*arrival, time.Time, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.resumed.IsZero() {
+		return nil, d.resumed, nil
+	}
+	var held []*arrival
+	for id, a := range d.arrivals {
+		if a.state != arrivalHeld {
+			return nil, time.Time{}, fmt.Errorf("container %s is %v, not held", id, a.state)
+		}
+		held = append(held, a)
+	}
+	for _, a := range held {
+		if err := d.moveLocked(a, arrivalRunning); err != nil {
+			return nil, time.Time{}, err
+		}
+	}
+	d.resumed = time.Now()
+	return held, d.resumed, nil
+}
+
+// abort ends the migration before its commit: parked starts fail, held
+// processes are killed without having run.
+func (d *destination) abort(reason string) error {
+	d.mu.Lock()
+	if !d.resumed.IsZero() {
+		d.mu.Unlock()
+		return errors.New("the pod runs here already")
+	}
+	d.aborted = true
+	var all []*arrival
+	for _, a := range d.arrivals {
+		all = append(all, a)
+	}
+	d.mu.Unlock()
+	for _, a := range all {
+		d.abandon(a, fmt.Errorf("%w: %s", errAborted, reason))
+	}
+	d.changed.signal()
+	return nil
+}
+
+// abandon ends one container, whatever it is doing.
+func (d *destination) abandon(a *arrival, cause error) {
+	d.mu.Lock()
+	state := a.state
+	if state == arrivalRunning || state == arrivalEnded {
+		d.mu.Unlock()
+		return
+	}
+	d.moveLocked(a, arrivalEnded)
+	restore, fill := a.restore, a.fill
+	d.mu.Unlock()
+	a.end(cause)
+	if restore == nil {
+		return
+	}
+	restore.Answer(criu.Stop)
+	if state == arrivalRestoring {
+		killRestore(a.container.id)
+	}
+	<-a.started
+	restore.Close()
+	fill.stop()
+}
+
+// endContainer kills a running container whose memory cannot be completed: it
+// must not go on with zeros where its data was.
+func (d *destination) endContainer(a *arrival, cause error) {
+	d.mu.Lock()
+	running := a.state == arrivalRunning
+	d.mu.Unlock()
+	if !running {
+		return // its restore has failed, and says so itself
+	}
+	d.log.Error("container is killed: its memory is lost", "container", a.container.id, "error", cause)
+	if pid, err := a.container.pid(); err == nil {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	d.finish(a, cause)
+}
+
+func (d *destination) cancelParked(id string, cause error) {
+	d.mu.Lock()
+	a, ok := d.arrivals[id]
+	waiting := ok && a.state == arrivalParked
+	d.mu.Unlock()
+	if waiting {
+		d.finish(a, cause)
+	}
+}
+
+// forget drops a deleted container.
+func (d *destination) forget(id string) {
+	d.mu.Lock()
+	a, ok := d.arrivals[id]
+	delete(d.arrivals, id)
+	d.mu.Unlock()
+	if ok && a.fill != nil {
+		a.fill.stop()
+	}
+	d.changed.signal()
+}
+
+// over says whether a new migration may begin.
+func (d *destination) over() bool {
+	switch d.progress().GetState() {
+	case shimv1.State_STATE_ABORTED, shimv1.State_STATE_FILLED:
+		return true
+	}
+	return false
+}
+
+// progress sums up all containers.
+func (d *destination) progress() *shimv1.Progress {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := &shimv1.Progress{State: shimv1.State_STATE_PARKED}
+	if d.aborted {
+		p.State = shimv1.State_STATE_ABORTED
+		return p
+	}
+	filled, held := true, len(d.arrivals) > 0
+	for _, a := range d.arrivals {
+		if a.state == arrivalEnded && p.Error == "" {
+			p.Error = context.Cause(a.ended).Error()
+		}
+		if a.state == arrivalRestoring {
+			p.State = shimv1.State_STATE_RESTORING
+		}
+		held = held && a.state == arrivalHeld
+		if a.fill != nil {
+			s := a.fill.stats()
+			p.FilledPages += s.filled
+			p.FillPages += s.total
+			p.Faults += s.faults
+			filled = filled && s.done
+		}
+	}
+	switch {
+	case !d.resumed.IsZero() && filled:
+		p.State = shimv1.State_STATE_FILLED
+	case !d.resumed.IsZero():
+		p.State = shimv1.State_STATE_FILLING
+	case held:
+		p.State = shimv1.State_STATE_HELD
+	}
+	return p
+}

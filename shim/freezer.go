@@ -1,0 +1,220 @@
+package shim
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/cgroups/v3"
+	"golang.org/x/sys/unix"
+)
+
+// freezer stops and thaws all processes of one container through its cgroup:
+// cgroup v1's freezer, or cgroup.freeze of v2.
+type freezer struct {
+	// dir is the container's cgroup directory in the hierarchy that freezes.
+	dir     string
+	unified bool
+}
+
+// freezeLimit bounds how long the kernel may take to stop a cgroup: a task in
+// an uninterruptible wait (a dead NFS server, say) delays it without end.
+const freezeLimit = 5 * time.Second
+
+// openFreezer finds the cgroup of a container by its init process.
+func openFreezer(pid int) (*freezer, error) {
+	unified := cgroups.Mode() == cgroups.Unified
+	path, err := cgroupPath(pid, unified)
+	if err != nil {
+		return nil, err
+	}
+	f := &freezer{unified: unified, dir: filepath.Join("/sys/fs/cgroup/freezer", path)}
+	if unified {
+		f.dir = filepath.Join("/sys/fs/cgroup", path)
+	}
+	if _, err := os.Stat(f.control()); err != nil {
+		return nil, fmt.Errorf("freezer of process %d: %w; mount the cgroup freezer", pid, err)
+	}
+	return f, nil
+}
+
+// cgroupPath reads a process' path in the hierarchy that freezes.
+func cgroupPath(pid int, unified bool) (string, error) {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", fmt.Errorf("cgroup of process %d: %w", pid, err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		// hierarchy-ID:controller-list:path
+		f := strings.SplitN(lines.Text(), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		if unified && f[0] == "0" || !unified && hasController(f[1], "freezer") {
+			return f[2], nil
+		}
+	}
+	return "", fmt.Errorf("process %d is in no cgroup that can freeze it; enable the freezer controller", pid)
+}
+
+func hasController(list, name string) bool {
+	for _, c := range strings.Split(list, ",") {
+		if c == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *freezer) control() string {
+	if f.unified {
+		return filepath.Join(f.dir, "cgroup.freeze")
+	}
+	return filepath.Join(f.dir, "freezer.state")
+}
+
+// freeze asks for the freeze and returns when every process has stopped.
+func (f *freezer) freeze(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, freezeLimit)
+	defer cancel()
+	word := "FROZEN"
+	if f.unified {
+		word = "1"
+	}
+	if err := os.WriteFile(f.control(), []byte(word), 0); err != nil {
+		return fmt.Errorf("freeze: %w", err)
+	}
+	for {
+		frozen, err := f.frozen()
+		if err != nil || frozen {
+			return err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("freeze %s: not all processes stopped within %v; one may be stuck in the kernel: %w",
+				f.dir, freezeLimit, ctx.Err())
+		}
+		f.waitChange()
+	}
+}
+
+// frozen says whether every process has stopped. On cgroup v1 the reading
+// itself is what moves a FREEZING group on (kernel: kernel/cgroup/
+// legacy_freezer.c, update_if_frozen), so it has to be polled.
+func (f *freezer) frozen() (bool, error) {
+	if !f.unified {
+		b, err := os.ReadFile(f.control())
+		return strings.TrimSpace(string(b)) == "FROZEN", err
+	}
+	b, err := os.ReadFile(filepath.Join(f.dir, "cgroup.events"))
+	return strings.Contains(string(b), "frozen 1"), err
+}
+
+// waitChange waits a moment for the state to change: on v2 for the event, on
+// v1, which has none, for a fraction of a millisecond.
+func (f *freezer) waitChange() {
+	if !f.unified {
+		time.Sleep(100 * time.Microsecond)
+		return
+	}
+	fd, err := unix.Open(filepath.Join(f.dir, "cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, 1)
+}
+
+// thaw lets the processes go on.
+func (f *freezer) thaw() error {
+	word := "THAWED"
+	if f.unified {
+		word = "0"
+	}
+	err := os.WriteFile(f.control(), []byte(word), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // the container is gone, and so is what was frozen
+	}
+	if err != nil {
+		return fmt.Errorf("thaw: %w", err)
+	}
+	return nil
+}
+
+// processes lists all processes of the container, also those in cgroups that
+// it made below its own.
+func (f *freezer) processes() ([]int, error) {
+	var pids []int
+	err := filepath.WalkDir(f.dir, func(path string, d os.DirEntry, err error) error {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // removed while we looked
+		}
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+				return nil
+			}
+			return err
+		}
+		for _, line := range strings.Fields(string(b)) {
+			pid, err := strconv.Atoi(line)
+			if err != nil {
+				return err
+			}
+			pids = append(pids, pid)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list processes of %s: %w", f.dir, err)
+	}
+	return pids, nil
+}
+
+// kill sends SIGKILL to every process. In a frozen cgroup all of them have it
+// pending before any can run again.
+func (f *freezer) kill() error {
+	pids, err := f.processes()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if e := unix.Kill(pid, unix.SIGKILL); e != nil && !errors.Is(e, unix.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("kill process %d: %w", pid, e))
+		}
+	}
+	return err
+}
+
+// vpid is a process' pid in its innermost pid namespace, which is how CRIU's
+// images name it.
+func vpid(pid int) (int, error) {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("status of process %d: %w", pid, err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		ids, ok := strings.CutPrefix(lines.Text(), "NSpid:")
+		if !ok {
+			continue
+		}
+		f := strings.Fields(ids)
+		if len(f) == 0 {
+			break
+		}
+		return strconv.Atoi(f[len(f)-1])
+	}
+	return 0, fmt.Errorf("process %d has no NSpid in its status", pid)
+}

@@ -1,0 +1,68 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"syscall"
+
+	"godwit.dev/godwit/shim/criu"
+)
+
+// Names of the shim binary's helpers: processes of their own, for what a shim
+// cannot do itself. They are its first argument.
+const (
+	// helperShow executes a command that sees some files of /proc replaced.
+	helperShow = "godwit-show"
+	// helperInject makes userfaultfds inside the pod's processes: the shim
+	// collects every child that stops, so it can trace none.
+	helperInject = "godwit-inject"
+	// helperFill serves the faults of a restored container, so that memory goes
+	// on arriving whatever becomes of the shim.
+	helperFill = "godwit-fill"
+)
+
+// RunHelper runs the helper that the arguments of the process name, and does
+// not return from it; it returns at once if they name none.
+func RunHelper(args []string) {
+	if len(args) < 2 {
+		return
+	}
+	var err error
+	switch args[1] {
+	case helperShow:
+		err = runShow(args[2:])
+	case helperInject:
+		err = runInject()
+	case helperFill:
+		err = runFill(args[2:])
+	default:
+		return
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", args[1], err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// runShow is the helper that executes runc with views of its processes.
+func runShow(args []string) error {
+	runtime.LockOSThread()
+	split := slices.Index(args, "--")
+	if split < 0 || split+1 == len(args) {
+		return errors.New("want PATH TARGET ... -- COMMAND ARGUMENT ...")
+	}
+	if err := criu.ShowViews(args[:split]); err != nil {
+		return err
+	}
+	command := args[split+1:]
+	path, err := exec.LookPath(command[0])
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(path, command, os.Environ())
+}

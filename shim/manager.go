@@ -1,0 +1,31 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
+	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
+
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// starter starts shims and clears up after dead ones: runc's way, plus what a
+// migration may have left.
+type starter struct{ containerdshim.Manager }
+
+// NewManager returns what containerd's shim framework starts and stops shims by.
+func NewManager() containerdshim.Manager {
+	return starter{manager.NewShimManager(RuntimeName)}
+}
+
+// Stop is called, in the dead shim's stead, for each of its containers.
+func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus, error) {
+	if cwd, err := os.Getwd(); err == nil {
+		clearSourceDir(filepath.Join(filepath.Dir(cwd), id))
+	}
+	killRestore(id)
+	os.Remove(shimv1.SocketPath(id))
+	return s.Manager.Stop(ctx, id)
+}

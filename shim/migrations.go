@@ -1,0 +1,183 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// migrations serves the Migration service. A shim takes part in one migration
+// at a time, as its source or as its destination.
+type migrations struct {
+	pod *pod
+	log *slog.Logger
+
+	mu          sync.Mutex
+	server      *ttrpc.Server // guarded by mu; nil until the pod is known
+	socket      string        // guarded by mu
+	source      *source       // the last source migration, guarded by mu
+	destination *destination  // the last destination migration, guarded by mu
+}
+
+func newMigrations(p *pod) *migrations {
+	// The shim framework has set up where this shim's log goes.
+	out := log.L.Logger.Out
+	return &migrations{pod: p, log: slog.New(slog.NewTextHandler(out, nil))}
+}
+
+// listen opens the service's socket once the pod's id is known.
+func (m *migrations) listen(ctx context.Context, podID string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.server != nil {
+		return nil
+	}
+	if err := os.MkdirAll(shimv1.SocketDir, 0o700); err != nil {
+		return fmt.Errorf("make directory of shim sockets: %w", err)
+	}
+	path := shimv1.SocketPath(podID)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove stale shim socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("listen for the node daemon: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		listener.Close()
+		return fmt.Errorf("protect shim socket: %w", err)
+	}
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	if err != nil {
+		listener.Close()
+		return fmt.Errorf("migration service: %w", err)
+	}
+	shimv1.RegisterMigrationService(server, &service{m})
+	m.server, m.socket = server, path
+	go server.Serve(context.WithoutCancel(ctx), listener) // ends with close
+	return nil
+}
+
+// close ends the service with the shim.
+func (m *migrations) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.server != nil {
+		m.server.Close()
+		os.Remove(m.socket)
+	}
+}
+
+// errNoMigration answers a call about a migration that this shim has no part in.
+func errNoMigration(id string) error {
+	return errgrpc.ToGRPCf(errdefs.ErrNotFound, "migration %s: this pod's shim has no part in it", id)
+}
+
+func (m *migrations) getSource(id string) (*source, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.source == nil || m.source.id != id {
+		return nil, errNoMigration(id)
+	}
+	return m.source, nil
+}
+
+func (m *migrations) getDestination(id string) (*destination, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.destination == nil || m.destination.id != id {
+		return nil, errNoMigration(id)
+	}
+	return m.destination, nil
+}
+
+// begin makes this shim a source, unless it takes part in something already.
+func (m *migrations) begin(r *shimv1.BeginRequest) (*source, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.source; s != nil && !s.over() {
+		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "migration %s of this pod is under way", s.id)
+	}
+	if d := m.destination; d != nil && !d.over() {
+		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition,
+			"the pod is still arriving with migration %s; wait until all its memory is here", d.id)
+	}
+	s, err := newSource(m.pod, m.log, r)
+	if err != nil {
+		return nil, refuse(r.GetMigration(), err)
+	}
+	m.source = s
+	return s, nil
+}
+
+// startDestination parks and restores one container.
+func (m *migrations) startDestination(ctx context.Context, c *container, start startFunc) (*taskAPI.StartResponse, error) {
+	m.mu.Lock()
+	if m.destination == nil || m.destination.id != c.migration {
+		m.destination = newDestination(c.migration, m.log)
+	}
+	d := m.destination
+	m.mu.Unlock()
+	return d.start(ctx, c, start)
+}
+
+// expectDestination returns the destination, which a daemon may ask about
+// before the first container has got here.
+func (m *migrations) expectDestination(id string) (*destination, error) {
+	if !migrationID.MatchString(id) {
+		return nil, errgrpc.ToGRPCf(errdefs.ErrInvalidArgument, "malformed migration id")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d := m.destination; d != nil && d.id != id && !d.over() {
+		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "the pod is the destination of migration %s", d.id)
+	}
+	if m.destination == nil || m.destination.id != id {
+		m.destination = newDestination(id, m.log)
+	}
+	return m.destination, nil
+}
+
+func (m *migrations) cancelParked(container string, cause error) {
+	m.mu.Lock()
+	d := m.destination
+	m.mu.Unlock()
+	if d != nil {
+		d.cancelParked(container, cause)
+	}
+}
+
+func (m *migrations) forget(container string) {
+	m.mu.Lock()
+	d := m.destination
+	m.mu.Unlock()
+	if d != nil {
+		d.forget(container)
+	}
+}
+
+// workDir is a container's private directory for one migration, root-only, in
+// its bundle and so gone with it.
+func workDir(c *container, name string) (string, error) {
+	dir := filepath.Join(c.bundle, "godwit", name)
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fmt.Errorf("clear work directory: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make work directory: %w", err)
+	}
+	return dir, nil
+}

@@ -1,0 +1,79 @@
+package shim
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
+	"golang.org/x/sys/unix"
+)
+
+// restoreWorkDir is where the stock service has CRIU work
+// (containerd: cmd/containerd-shim-runc-v2/runc/container.go, newInit).
+func restoreWorkDir(c *container) (string, error) {
+	opts, err := runc.ReadOptions(c.bundle)
+	if err != nil {
+		return "", fmt.Errorf("read runc options: %w", err)
+	}
+	if opts != nil && opts.CriuWorkPath != "" {
+		return opts.CriuWorkPath, nil
+	}
+	return filepath.Join(c.bundle, "work"), nil
+}
+
+// killRestore ends the `runc restore` of a container and the CRIU below it,
+// which otherwise wait for a fault server without end when they fail late.
+func killRestore(id string) {
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return
+	}
+	for _, path := range procs {
+		cmdline, err := os.ReadFile(path)
+		if err != nil || !isRestoreOf(bytes.Split(bytes.TrimRight(cmdline, "\x00"), []byte{0}), id) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			continue
+		}
+		for _, child := range children(pid) {
+			unix.Kill(child, unix.SIGKILL)
+		}
+		unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// isRestoreOf recognises `runc ... restore ... ID`.
+func isRestoreOf(args [][]byte, id string) bool {
+	if len(args) < 3 || string(args[len(args)-1]) != id {
+		return false
+	}
+	for _, a := range args[1:] {
+		if string(a) == "restore" {
+			return true
+		}
+	}
+	return false
+}
+
+// children lists the child processes of all threads of a process.
+func children(pid int) []int {
+	var out []int
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, path := range lists {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		for _, f := range bytes.Fields(b) {
+			if n, err := strconv.Atoi(string(f)); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,224 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/precopy"
+	"godwit.dev/godwit/pagestream/track"
+	"godwit.dev/godwit/pagestream/wire"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// defaultStreams is how many streams carry pages: with fewer, encryption is the
+// bottleneck; more only cost memory.
+const defaultStreams = 2
+
+// link is what a source holds while it is connected to its destination.
+type link struct {
+	session *wire.Session
+	// files carries all file trees, in order, on the session's last stream.
+	files    *fileStream
+	tracker  *track.Tracker
+	injector *track.Helper
+	shared   *precopy.Shared
+	rounds   *precopy.Rounds
+	shm      *tree
+	// stopKeeping ends the rounds that go on until the cutover, kept is closed
+	// when they have ended.
+	stopKeeping context.CancelFunc
+	kept        chan struct{}
+}
+
+// pageSession lets the rounds use all streams of a session but the last.
+type pageSession struct{ *wire.Session }
+
+func (s pageSession) Streams() int { return s.Session.Streams() - 1 }
+
+func (s pageSession) Stream(i int) precopy.Stream { return s.Session.Stream(i) }
+
+// connect opens everything that a source needs before its first round.
+func (s *source) connect(ctx context.Context) error {
+	r := s.request
+	credentials, err := wire.LoadCredentials(r.GetPkiDir())
+	if err != nil {
+		return err
+	}
+	if len(r.GetToken()) != 32 {
+		return fmt.Errorf("token has %d bytes instead of 32", len(r.GetToken()))
+	}
+	compression := wire.Auto
+	if name := r.GetCompression(); name != "" {
+		if compression, err = wire.ParseCompression(name); err != nil {
+			return err
+		}
+	}
+	streams := int(r.GetStreams())
+	if streams == 0 {
+		streams = defaultStreams
+	}
+	l := &link{kept: make(chan struct{})}
+	s.link = l
+	l.session, err = wire.Dial(ctx, wire.DialOptions{
+		Address: r.GetPeerAddress(), ServerName: r.GetPeerName(), Credentials: credentials,
+		Migration: s.id, Token: [32]byte(r.GetToken()), Streams: streams + 1,
+		Compression: compression, Bandwidth: int64(r.GetBandwidth()),
+	})
+	if err != nil {
+		return fmt.Errorf("connect to node %s: %w", r.GetPeerName(), err)
+	}
+	l.files = newFileStream(l.session)
+	if err := s.openTrees(); err != nil {
+		return err
+	}
+	l.injector = newInjector()
+	l.tracker = track.New(track.Options{List: s.processes, Inject: l.injector.Inject, Log: s.log})
+	if l.shared, err = precopy.NewShared(s.log); err != nil {
+		return err
+	}
+	l.rounds, err = precopy.New(precopy.Config{
+		Policy: policy(r.GetPolicy()), Tracker: l.tracker, Session: pageSession{l.session},
+		Shared: l.shared, Progress: s.note, Log: s.log,
+	})
+	return err
+}
+
+func policy(p *shimv1.Policy) precopy.Policy {
+	out := precopy.Policy{
+		MaxRounds: precopy.DefaultMaxRounds, MaxTime: precopy.DefaultMaxTime, DirtyLimit: p.GetDirtyLimit(),
+	}
+	if n := p.GetMaxRounds(); n > 0 {
+		out.MaxRounds = int(n)
+	}
+	if ms := p.GetMaxTimeMs(); ms > 0 {
+		out.MaxTime = time.Duration(ms) * time.Millisecond
+	}
+	return out
+}
+
+// engine names what finds dirty pages, and why.
+func (s *source) engine() (name, why string) {
+	if s.request.GetPolicy().GetCold() {
+		return "None", "stop-and-copy was asked for"
+	}
+	return "WriteProtect", "the kernel has PAGEMAP_SCAN and userfaultfd write-protection"
+}
+
+// processes lists the pod's processes for the tracker. A process that ends
+// while it is listed is left out.
+func (s *source) processes() ([]track.Process, error) {
+	var out []track.Process
+	for _, c := range s.containers {
+		pids, err := c.freezer.processes()
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range pids {
+			id, err := vpid(pid)
+			if err != nil {
+				continue
+			}
+			out = append(out, track.Process{PID: pid, Space: pagestream.Space{
+				Container: c.index, Kind: pagestream.Process, ID: uint64(id),
+			}})
+		}
+	}
+	return out, nil
+}
+
+// rounds copies files and memory until the cutover begins, or until ctx ends.
+func (s *source) rounds(ctx context.Context) error {
+	l := s.link
+	defer close(l.kept)
+	keep, stop := context.WithCancel(ctx)
+	defer stop()
+	l.stopKeeping = stop
+	if err := s.syncFiles(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	if _, err := l.rounds.Run(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	if err := s.syncFiles(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	if err := s.converge(ctx); err != nil {
+		return err
+	}
+	return ended(ctx, l.rounds.Keep(keep))
+}
+
+// converge says that the cutover may come.
+func (s *source) converge(ctx context.Context) error {
+	return ended(ctx, s.move(shimv1.State_STATE_CONVERGED))
+}
+
+// ended forgives errors of work that was called off.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// note keeps what the rounds report for the watchers.
+func (s *source) note(p precopy.Progress) {
+	stats := s.link.session.Stats()
+	out := &shimv1.Progress{
+		Round: uint32(p.Round), RoundPages: p.RoundPages, RoundPagesDone: p.RoundPagesDone,
+		PagesSent: stats.Pages, ZeroPages: stats.ZeroPages, BytesSent: p.Bytes, WireBytesSent: stats.WireBytes,
+		FileBytesSent: s.link.files.bytes(),
+		Rate:          uint64(p.Rate), DirtyRate: uint64(p.DirtyRate), EtaMs: uint64(p.ETA.Milliseconds()),
+		StopReason: string(p.Reason), MemoryBytes: p.MemoryBytes,
+	}
+	for _, r := range p.Rounds {
+		out.Rounds = append(out.Rounds, &shimv1.Round{
+			Number: uint32(r.Number), DirtyPages: r.Pages, Bytes: r.Copied.Sent * pagestream.PageSize,
+			DurationUs: uint64((r.Scan + r.Copy).Microseconds()), ScanUs: uint64(r.Scan.Microseconds()),
+		})
+	}
+	s.mu.Lock()
+	s.progress = out
+	s.mu.Unlock()
+	s.changed.signal()
+}
+
+// hangUp ends the session: cleanly after a commit, with the cause otherwise.
+func (l *link) hangUp(cause error) {
+	if errors.Is(cause, errCommitted) {
+		l.session.Close()
+		return
+	}
+	l.session.Abort(cause)
+}
+
+// release gives up the connection and what tracked the pod. Closing the
+// tracker takes 50 ms for each GB, so it comes last, when the pod runs again
+// or is gone.
+func (s *source) release() {
+	for _, c := range s.containers {
+		clearSourceDir(c.bundle)
+	}
+	l := s.link
+	if l == nil {
+		return
+	}
+	if l.session != nil {
+		l.hangUp(context.Cause(s.work))
+	}
+	if l.rounds != nil {
+		l.rounds.Close()
+	}
+	if l.shared != nil {
+		l.shared.Close()
+	}
+	if l.tracker != nil {
+		l.tracker.Close()
+	}
+	if l.injector != nil {
+		l.injector.Close()
+	}
+}

@@ -1,0 +1,282 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// Limits of a source, by which a daemon that died can not leave a pod frozen
+// or tracked for ever.
+const (
+	// firstWatch is how soon after Begin somebody has to watch.
+	firstWatch = 10 * time.Second
+	// defaultMaxFrozen is how long the pod stays frozen at most, if the
+	// daemon asks for nothing else.
+	defaultMaxFrozen = 60 * time.Second
+)
+
+var (
+	// errUnwatched aborts a migration whose daemon has gone.
+	errUnwatched = errors.New("the node daemon no longer watches the migration")
+	// errFrozenTooLong aborts a migration that is not decided.
+	errFrozenTooLong = errors.New("the pod was frozen for too long without a commit")
+	// errCommitted ends the work of a source whose pod has moved.
+	errCommitted = errors.New("the migration is committed")
+)
+
+// sourceMoves are the legal moves of a source; every other is an error. What
+// leads back to a running pod is legal everywhere before the commit, and
+// nowhere after it.
+var sourceMoves = map[shimv1.State][]shimv1.State{
+	shimv1.State_STATE_UNSPECIFIED:  {shimv1.State_STATE_ROUNDS, shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED},
+	shimv1.State_STATE_ROUNDS:       {shimv1.State_STATE_CONVERGED, shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED},
+	shimv1.State_STATE_CONVERGED:    {shimv1.State_STATE_CUTTING_OVER, shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED},
+	shimv1.State_STATE_CUTTING_OVER: {shimv1.State_STATE_CUT_OVER, shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED},
+	shimv1.State_STATE_CUT_OVER:     {shimv1.State_STATE_COMMITTED, shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED},
+}
+
+// source is the sending side of a migration in the shim of the pod that moves.
+type source struct {
+	id      string
+	log     *slog.Logger
+	request *shimv1.BeginRequest
+	// containers in the order of the pod.
+	containers []*departure
+	link       *link
+	changed    *broadcast
+
+	// work is done, with a cause, when rounds and cutover have to stop.
+	work   context.Context
+	cancel context.CancelCauseFunc
+	// running counts what works for this migration: the rounds, the cutover.
+	running sync.WaitGroup
+	// undone is closed when everything has been put back or cleared away.
+	undone chan struct{}
+
+	mu       sync.Mutex
+	state    shimv1.State     // guarded by mu
+	err      error            // why it aborted or failed, guarded by mu
+	watchers int              // guarded by mu
+	thaw     *time.Timer      // ends a freeze that lasts too long, guarded by mu
+	progress *shimv1.Progress // what the rounds last said, guarded by mu
+}
+
+// newSource checks that the pod can be moved; nothing happens to it yet.
+func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error) {
+	if !migrationID.MatchString(r.GetMigration()) {
+		return nil, errors.New("malformed migration id")
+	}
+	s := &source{
+		id: r.GetMigration(), log: log.With("migration", r.GetMigration()), request: r,
+		changed: newBroadcast(), undone: make(chan struct{}), progress: &shimv1.Progress{},
+	}
+	s.work, s.cancel = context.WithCancelCause(context.Background())
+	if have := len(p.workloads()); have != len(r.GetContainers()) {
+		return nil, fmt.Errorf("the pod has %d containers, %d were named: all of them move together", have, len(r.GetContainers()))
+	}
+	for i, id := range r.GetContainers() {
+		c, ok := p.get(id)
+		if !ok || c.sandbox {
+			return nil, fmt.Errorf("the pod has no container %s", id)
+		}
+		d, err := newDeparture(c, uint16(i))
+		if err != nil {
+			return nil, err
+		}
+		s.containers = append(s.containers, d)
+	}
+	return s, nil
+}
+
+// move takes the migration from one state to the next.
+func (s *source) move(to shimv1.State) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.moveLocked(to)
+}
+
+// moveLocked is move with mu held.
+func (s *source) moveLocked(to shimv1.State) error {
+	for _, legal := range sourceMoves[s.state] {
+		if legal != to {
+			continue
+		}
+		s.log.Info("migration moved on", "from", s.state, "to", to)
+		s.state = to
+		s.changed.signal()
+		return nil
+	}
+	if s.err != nil {
+		return fmt.Errorf("migration is %v (%w), it can not become %v", s.state, s.err, to)
+	}
+	return fmt.Errorf("migration is %v, it can not become %v", s.state, to)
+}
+
+// begin connects to the destination, tracks the pod and starts the rounds.
+func (s *source) begin(ctx context.Context) error {
+	both, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
+	defer stop()
+	if err := s.connect(both); err != nil {
+		s.end(shimv1.State_STATE_FAILED, err)
+		return err
+	}
+	if err := s.move(shimv1.State_STATE_ROUNDS); err != nil {
+		return err
+	}
+	time.AfterFunc(firstWatch, s.checkWatched)
+	if s.request.GetPolicy().GetCold() {
+		s.link.stopKeeping = func() {}
+		close(s.link.kept)
+		return s.move(shimv1.State_STATE_CONVERGED)
+	}
+	s.running.Go(func() {
+		if err := s.rounds(s.work); err != nil {
+			go s.end(shimv1.State_STATE_FAILED, err)
+		}
+	})
+	return nil
+}
+
+// watch counts a watcher until the returned function is called.
+func (s *source) watch() (unwatch func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchers++
+	return func() {
+		s.mu.Lock()
+		s.watchers--
+		s.mu.Unlock()
+		s.checkWatched()
+	}
+}
+
+// checkWatched aborts when nobody watches.
+func (s *source) checkWatched() {
+	s.mu.Lock()
+	unwatched := s.watchers == 0
+	s.mu.Unlock()
+	if unwatched {
+		s.end(shimv1.State_STATE_ABORTED, errUnwatched)
+	}
+}
+
+// commit records the one decision, after which the source never runs again.
+func (s *source) commit() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == shimv1.State_STATE_COMMITTED {
+		return nil
+	}
+	if err := s.moveLocked(shimv1.State_STATE_COMMITTED); err != nil {
+		return err
+	}
+	s.thaw.Stop()
+	go s.leave()
+	return nil
+}
+
+// leave kills the frozen pod and clears away what the migration needed.
+func (s *source) leave() {
+	defer close(s.undone)
+	for _, c := range s.containers {
+		// All processes have SIGKILL pending before any of them is thawed.
+		if err := c.freezer.kill(); err != nil {
+			s.log.Error("kill the committed pod", "container", c.id, "error", err)
+		}
+	}
+	for _, c := range s.containers {
+		c.dump.Commit()
+		if err := c.freezer.thaw(); err != nil {
+			s.log.Error("thaw the killed pod", "container", c.id, "error", err)
+		}
+	}
+	s.cancel(errCommitted)
+	s.running.Wait()
+	s.release()
+	s.log.Info("source pod is gone")
+}
+
+// abort ends the migration before its commit.
+func (s *source) abort(reason string) error {
+	s.end(shimv1.State_STATE_ABORTED, errors.New(reason))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == shimv1.State_STATE_COMMITTED {
+		return errors.New("the migration is committed: the pod belongs to the destination")
+	}
+	return nil
+}
+
+// end puts everything back as it was before the migration, whoever asks first,
+// and returns when it is done. After the commit it does nothing.
+func (s *source) end(to shimv1.State, cause error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = cause
+	}
+	if err := s.moveLocked(to); err != nil {
+		committed := s.state == shimv1.State_STATE_COMMITTED
+		s.mu.Unlock()
+		if !committed {
+			<-s.undone
+		}
+		return
+	}
+	if s.thaw != nil {
+		s.thaw.Stop()
+	}
+	s.mu.Unlock()
+	defer close(s.undone)
+	s.cancel(cause)
+	s.running.Wait()
+	s.letGo()
+	s.release()
+	s.log.Info("migration ended, the pod runs on", "cause", cause)
+}
+
+// letGo has CRIU release the processes and thaws them, all containers at once.
+func (s *source) letGo() {
+	var all sync.WaitGroup
+	for _, c := range s.containers {
+		all.Go(func() {
+			if err := c.letGo(); err != nil {
+				s.log.Error("let the pod run on", "container", c.id, "error", err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// over says whether a new migration may begin.
+func (s *source) over() bool {
+	select {
+	case <-s.undone:
+		return true
+	default:
+		return false
+	}
+}
+
+// report is what a watcher is told.
+func (s *source) report() (*shimv1.Progress, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := cloneProgress(s.progress)
+	p.State = s.state
+	switch s.state {
+	case shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED:
+		p.Error = s.err.Error()
+		return p, true
+	case shimv1.State_STATE_COMMITTED:
+		return p, true
+	}
+	return p, false
+}

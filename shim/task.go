@@ -1,0 +1,123 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+)
+
+// recordDir holds one root-only file for each migration that the node daemon
+// has agreed to take part in. A container whose annotation names another one is
+// refused: annotations come from whoever may create pods.
+const recordDir = "/run/godwit/migrations"
+
+var migrationID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// errUnknownMigration refuses a container that claims to be a destination.
+var errUnknownMigration = errors.New("no such migration is expected on this node")
+
+// tasks is the runc shim's task service; it notes the containers of the pod and
+// restores those that are a migration's destination.
+type tasks struct {
+	taskAPI.TTRPCTaskService
+	pod        *pod
+	migrations *migrations
+}
+
+// RegisterTTRPC puts the service on the shim's own server, as containerd's
+// shim package asks of a plugin.
+func (t *tasks) RegisterTTRPC(server *ttrpc.Server) error {
+	taskAPI.RegisterTTRPCTaskService(server, t)
+	return nil
+}
+
+// Create notes the container, and for a destination has the stock service take
+// it for one that starts from a checkpoint.
+func (t *tasks) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*taskAPI.CreateTaskResponse, error) {
+	namespace, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	if r.Options, err = runcOptions(r.Options); err != nil {
+		return nil, errgrpc.ToGRPCf(errdefs.ErrInvalidArgument, "%v", err)
+	}
+	c, err := openBundle(r.ID, namespace, r.Bundle)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	if c.migration != "" && !c.sandbox {
+		if err := admit(c); err != nil {
+			return nil, errgrpc.ToGRPCf(errdefs.ErrPermissionDenied, "%v", err)
+		}
+		r.Checkpoint = checkpointLink(c)
+	}
+	if err := t.migrations.listen(ctx, c.podID); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	resp, err := t.TTRPCTaskService.Create(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	t.pod.add(c)
+	return resp, nil
+}
+
+// admit checks that the node daemon expects the migration that a container's
+// annotation names.
+func admit(c *container) error {
+	if !migrationID.MatchString(c.migration) {
+		return fmt.Errorf("container %s: malformed migration id in annotation", c.id)
+	}
+	info, err := os.Lstat(filepath.Join(recordDir, c.migration+".json"))
+	if err != nil || !info.Mode().IsRegular() {
+		return fmt.Errorf("container %s, migration %s: %w", c.id, c.migration, errUnknownMigration)
+	}
+	return nil
+}
+
+// checkpointLink is where the stock service is told that the checkpoint is. It
+// becomes a link to the images when the restore is ordered.
+func checkpointLink(c *container) string { return filepath.Join(c.bundle, "checkpoint") }
+
+// Start starts a process; a destination's container is parked first and then
+// restored.
+func (t *tasks) Start(ctx context.Context, r *taskAPI.StartRequest) (*taskAPI.StartResponse, error) {
+	start := func() (*taskAPI.StartResponse, error) { return t.TTRPCTaskService.Start(ctx, r) }
+	c, ok := t.pod.get(r.ID)
+	if !ok || r.ExecID != "" || c.migration == "" || c.sandbox {
+		return start()
+	}
+	resp, err := t.migrations.startDestination(ctx, c, start)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return resp, nil
+}
+
+// Kill signals a process; killing a container that is parked ends its wait.
+func (t *tasks) Kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Empty, error) {
+	if r.ExecID == "" {
+		t.migrations.cancelParked(r.ID, errors.New("killed while waiting to be restored"))
+	}
+	return t.TTRPCTaskService.Kill(ctx, r)
+}
+
+// Delete removes a process, and forgets the container if it was its init.
+func (t *tasks) Delete(ctx context.Context, r *taskAPI.DeleteRequest) (*taskAPI.DeleteResponse, error) {
+	resp, err := t.TTRPCTaskService.Delete(ctx, r)
+	if err == nil && r.ExecID == "" {
+		t.pod.remove(r.ID)
+		t.migrations.forget(r.ID)
+	}
+	return resp, err
+}
