@@ -2,18 +2,20 @@ package cri
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
-	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -95,50 +97,67 @@ func (c *Client) Export(ctx context.Context, i Image, w io.Writer) error {
 }
 
 // Import reads an OCI archive and keeps the image under names that bear its
-// digest: no tag of this node changes its meaning. It returns when CRI knows
-// the image by its id. ErrWrongImage is wrapped if the archive holds another.
+// digest. Nothing that the archive says of names counts: no tag of this node
+// changes its meaning. It returns when CRI knows the image by its id.
+// ErrWrongImage is wrapped if the archive holds another.
 func (c *Client) Import(ctx context.Context, i Image, r io.Reader) error {
-	names := digestNames(i)
-	imported, err := c.containerd.Import(ctx, r,
-		containerd.WithImageRefTranslator(func(string) string { return "" }),
-		containerd.WithDigestRef(func(d digest.Digest) string {
-			if d.String() != i.Target {
-				return ""
-			}
-			return names[0]
-		}),
-		containerd.WithImportPlatform(platforms.DefaultStrict()),
-		containerd.WithSkipMissing())
+	// What the archive brings is kept from garbage collection until named.
+	ctx, done, err := c.containerd.WithLease(ctx)
 	if err != nil {
 		return fmt.Errorf("import image %s: %w", i.ID, err)
 	}
-	if len(imported) != 1 {
-		return fmt.Errorf("import image %s: archive holds no manifest %s: %w", i.ID, i.Target, ErrWrongImage)
-	}
-	img := containerd.NewImageWithPlatform(c.containerd, imported[0], platforms.DefaultStrict())
-	config, err := img.Config(ctx)
-	if err == nil && config.Digest.String() != i.ID {
-		err = fmt.Errorf("its id is %s: %w", config.Digest, ErrWrongImage)
-	}
-	if err == nil {
-		err = c.addNames(ctx, imported[0], names[1:])
-	}
+	defer done(context.WithoutCancel(ctx))
+	index, err := archive.ImportIndex(ctx, c.containerd.ContentStore(), r)
 	if err != nil {
-		_ = c.containerd.ImageService().Delete(context.WithoutCancel(ctx), imported[0].Name)
 		return fmt.Errorf("import image %s: %w", i.ID, err)
+	}
+	target, err := c.adopt(ctx, index, i)
+	if err != nil {
+		return fmt.Errorf("import image %s: %w", i.ID, err)
+	}
+	for _, name := range digestNames(i) {
+		_, err := c.containerd.ImageService().Create(ctx, images.Image{Name: name, Target: target})
+		if err != nil && !errdefs.IsAlreadyExists(err) {
+			return fmt.Errorf("import image %s: name %s: %w", i.ID, name, err)
+		}
 	}
 	return c.awaitImage(ctx, i.ID)
 }
 
-// addNames keeps an image under more names.
-func (c *Client) addNames(ctx context.Context, img images.Image, names []string) error {
-	for _, name := range names {
-		img.Name = name
-		if _, err := c.containerd.ImageService().Create(ctx, img); err != nil && !errdefs.IsAlreadyExists(err) {
-			return fmt.Errorf("name %s: %w", name, err)
-		}
+// adopt finds the image's target in an archive's index, sees that it is the
+// image, whole, and ties its parts together.
+func (c *Client) adopt(ctx context.Context, index ocispec.Descriptor, i Image) (ocispec.Descriptor, error) {
+	store := c.containerd.ContentStore()
+	blob, err := content.ReadBlob(ctx, store, index)
+	if err != nil {
+		return ocispec.Descriptor{}, err
 	}
-	return nil
+	var idx ocispec.Index
+	if err := json.Unmarshal(blob, &idx); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("index of the archive: %w", err)
+	}
+	at := slices.IndexFunc(idx.Manifests, func(d ocispec.Descriptor) bool { return d.Digest.String() == i.Target })
+	if at < 0 {
+		return ocispec.Descriptor{}, fmt.Errorf("archive holds no %s: %w", i.Target, ErrWrongImage)
+	}
+	target := ocispec.Descriptor{MediaType: idx.Manifests[at].MediaType, Digest: idx.Manifests[at].Digest, Size: idx.Manifests[at].Size}
+	platform := platforms.DefaultStrict()
+	config, err := images.Config(ctx, store, target, platform)
+	if err != nil {
+		return target, err
+	}
+	if config.Digest.String() != i.ID {
+		return target, fmt.Errorf("its id is %s: %w", config.Digest, ErrWrongImage)
+	}
+	parts := images.SetChildrenLabels(store, images.FilterPlatforms(images.ChildrenHandler(store), platform))
+	if err := images.WalkNotEmpty(ctx, parts, target); err != nil {
+		return target, err
+	}
+	_, _, _, missing, err := images.Check(ctx, store, target, platform)
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("archive lacks %d parts of it: %w", len(missing), ErrWrongImage)
+	}
+	return target, err
 }
 
 // unnamed is the repository of an image that has no name at its source.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -20,6 +21,7 @@ import (
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/wire"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
 // stopGrace is how long a daemon that stops waits for its outgoing migrations.
@@ -33,10 +35,15 @@ type Daemon struct {
 	config  *Config
 	peers   *peerTable
 	creds   *wire.Credentials
-	cri     *cri.Client
+	cri     podRuntime
 	journal *journal
 	self    *peerv1.Node
 	log     *slog.Logger
+
+	// shimSocket is where a sandbox's shim listens; startContainers begins the
+	// starts of containers that will be parked.
+	shimSocket      func(sandbox string) string
+	startContainers func(containers []string) (*starts, error)
 
 	// life ends when the daemon stops; work are the migrations' goroutines.
 	life context.Context
@@ -72,19 +79,47 @@ func New(configFile string, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{
-		config:     config,
-		peers:      newPeerTable(configFile, config, log),
-		creds:      creds,
-		cri:        client,
-		journal:    j,
-		log:        log.With("node", config.NodeName),
-		outgoing:   make(map[string]*outgoing),
-		incoming:   make(map[string]*incoming),
-		recovering: make(map[string]record),
-	}
+	d := newDaemon(config, creds, client, j, newPeerTable(configFile, config, log), log)
 	d.self = describeNode(config)
 	return d, nil
+}
+
+func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *journal, peers *peerTable, log *slog.Logger) *Daemon {
+	return &Daemon{
+		config:          config,
+		peers:           peers,
+		creds:           creds,
+		cri:             pods,
+		journal:         j,
+		log:             log.With("node", config.NodeName),
+		shimSocket:      shimv1.SocketPath,
+		startContainers: func(ids []string) (*starts, error) { return startProcesses(config.Containerd, ids) },
+		outgoing:        make(map[string]*outgoing),
+		incoming:        make(map[string]*incoming),
+		recovering:      make(map[string]record),
+	}
+}
+
+// podRuntime is what the daemon asks of package cri's Client.
+type podRuntime interface {
+	Pods(context.Context) ([]cri.Pod, error)
+	Find(ctx context.Context, ref string) (cri.Pod, error)
+	Describe(context.Context, cri.Pod) (*cri.Description, error)
+	Recreate(context.Context, *cri.Description, cri.Node, map[string]string) (cri.Made, error)
+	Remove(ctx context.Context, sandbox string) error
+	Annotated(ctx context.Context, key, value string) ([]string, error)
+	IP(ctx context.Context, sandbox string) (string, error)
+	Memory(context.Context) (map[string]uint64, error)
+	SharedMemory(ctx context.Context, container string) (string, error)
+	Image(ctx context.Context, id string) (cri.Image, error)
+	Pull(context.Context, cri.Image) error
+	Export(context.Context, cri.Image, io.Writer) error
+	Import(context.Context, cri.Image, io.Reader) error
+	ImageInUse(ctx context.Context, id string) (bool, error)
+	RemoveImage(ctx context.Context, id string) error
+	Version(context.Context) (string, error)
+	Runtimes(context.Context) (map[string]cri.Runtime, error)
+	Close() error
 }
 
 // Run serves until ctx ends. ready is called when both services listen. It

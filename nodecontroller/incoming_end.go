@@ -66,7 +66,7 @@ func (m *incoming) settle(ctx context.Context, word peerv1.Outcome) bool {
 	default:
 	}
 	r := m.current()
-	shim, err := askShim(ctx, r.Sandbox, m.id)
+	shim, err := m.d.askShim(ctx, r.Sandbox, m.id)
 	if err != nil {
 		m.log.Warn("the shim hangs, asking again", "error", err)
 		return false
@@ -99,7 +99,7 @@ func (m *incoming) act(ctx context.Context, action destinationAction, source pee
 		m.clean(ctx)
 		return true
 	case destinationResume:
-		if _, err := resumeShim(ctx, m.current().Sandbox, m.id); err != nil {
+		if _, err := m.d.resumeShim(ctx, m.current().Sandbox, m.id); err != nil {
 			m.log.Error("the pod is not resumed yet", "error", plain(err))
 			return false
 		}
@@ -123,7 +123,7 @@ func (m *incoming) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		shim, aerr := askShim(ctx, m.current().Sandbox, m.id)
+		shim, aerr := m.d.askShim(ctx, m.current().Sandbox, m.id)
 		if aerr == nil && shim != shimRunning {
 			m.log.Warn("the pod ended before it had all its memory", "error", err)
 			break
@@ -138,7 +138,7 @@ func (m *incoming) follow(ctx context.Context) {
 
 // awaitFilled watches the shim until its fault servers have nothing left to do.
 func (m *incoming) awaitFilled(ctx context.Context) error {
-	s, err := dialShim(ctx, m.current().Sandbox)
+	s, err := m.d.dialShim(ctx, m.current().Sandbox)
 	if err != nil {
 		return err
 	}
@@ -226,7 +226,7 @@ func (m *incoming) removePod(ctx context.Context, r record, why error) error {
 	for _, sandbox := range sandboxes {
 		// The starts must fail before the sandbox can go. A shim that is gone
 		// has none.
-		if err := abortShim(ctx, sandbox, m.id, fmt.Sprint(why)); err != nil && !errors.Is(err, errShimGone) && !isCode(err, errdefs.IsNotFound) {
+		if err := m.d.abortShim(ctx, sandbox, m.id, fmt.Sprint(why)); err != nil && !errors.Is(err, errShimGone) && !isCode(err, errdefs.IsNotFound) {
 			m.log.Warn("the shim does not abort, removing the sandbox anyway", "error", plain(err))
 		}
 		if err := m.d.cri.Remove(ctx, sandbox); err != nil {

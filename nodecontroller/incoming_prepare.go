@@ -27,7 +27,10 @@ func (m *incoming) prepare(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	m.store = s
-	m.receiver = newReceiver(s, len(m.description.Containers))
+	m.receiver = newReceiver(s, len(m.description.Containers), int64(m.memory))
+	if err := m.receiver.openImages(); err != nil {
+		return nil, err
+	}
 	var missing []string
 	for _, i := range m.images {
 		have, err := m.getImage(ctx, i)
@@ -80,10 +83,12 @@ func (m *incoming) create(ctx context.Context) (*peerv1.CreateResponse, error) {
 	if m.podIP, err = m.d.cri.IP(ctx, made.Sandbox); err != nil {
 		return nil, err
 	}
-	if m.starts, err = startContainers(m.d.config.Containerd, made.Containers); err != nil {
+	if m.starts, err = m.d.startContainers(made.Containers); m.starts != nil {
+		m.starts.whenOneEnds(func(err error) { m.startEnded(err) })
+	}
+	if err != nil {
 		return nil, err
 	}
-	m.starts.whenOneEnds(func(err error) { m.startEnded(err) })
 	if err := m.park(ctx); err != nil {
 		return nil, err
 	}
@@ -110,13 +115,13 @@ func (m *incoming) startEnded(err error) {
 
 // park waits until every container's start has reached the shim, and has the
 // receiver write into their root file systems from then on.
-func (m *incoming) park(ctx context.Context) error {
-	shim, err := dialShim(ctx, m.made.Sandbox)
+func (m *incoming) park(parent context.Context) error {
+	shim, err := m.d.dialShim(parent, m.made.Sandbox)
 	if err != nil {
 		return err
 	}
 	defer shim.close()
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(parent)
 	for i, container := range m.made.Containers {
 		group.Go(func() error {
 			r, err := shim.WaitParked(ctx, &shimv1.WaitParkedRequest{Migration: m.id, Container: container})
@@ -129,7 +134,7 @@ func (m *incoming) park(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return m.openSharedMemory(m.alive)
+	return m.openSharedMemory(parent)
 }
 
 // openSharedMemory has the receiver write into the sandbox's /dev/shm.

@@ -82,7 +82,7 @@ func listMissing(missing []store.Missing) string {
 
 // restoreContainers has the shim restore all containers side by side.
 func (m *incoming) restoreContainers(ctx context.Context) error {
-	shim, err := dialShim(ctx, m.made.Sandbox)
+	shim, err := m.d.dialShim(ctx, m.made.Sandbox)
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 	m.mu.Lock()
 	m.doubt = false
 	m.mu.Unlock()
-	resumed, err := resumeShim(ctx, m.current().Sandbox, m.id)
+	resumed, err := m.d.resumeShim(ctx, m.current().Sandbox, m.id)
 	if err != nil {
 		return nil, m.notResumed(ctx, plain(err))
 	}
@@ -135,7 +135,7 @@ func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 // notResumed says whether telling the commit again can help.
 func (m *incoming) notResumed(ctx context.Context, why error) error {
 	kind := error(errdefs.ErrUnavailable)
-	shim, err := askShim(ctx, m.current().Sandbox, m.id)
+	shim, err := m.d.askShim(ctx, m.current().Sandbox, m.id)
 	if err == nil && decideCommitted(shim) == destinationForget {
 		kind = errdefs.ErrDataLoss
 	}
@@ -146,21 +146,4 @@ func (m *incoming) current() record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.record
-}
-
-// resumeShim has the held containers run.
-func resumeShim(ctx context.Context, sandbox, migration string) (int64, error) {
-	// Once begun it is not to be given up because a caller went away.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	s, err := dialShim(ctx, sandbox)
-	if err != nil {
-		return 0, err
-	}
-	defer s.close()
-	r, err := s.Resume(ctx, &shimv1.ResumeRequest{Migration: migration})
-	if err != nil {
-		return 0, err
-	}
-	return r.ResumedUnixNano, nil
 }

@@ -91,7 +91,7 @@ func (m *outgoing) run(ctx context.Context) {
 	case errors.Is(err, errInDoubt):
 		m.leaveInDoubt(err)
 	case err != nil:
-		m.rollBack(err)
+		m.rollBack(ctx, err)
 	default:
 		m.finish(ctx)
 	}

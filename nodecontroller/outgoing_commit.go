@@ -26,14 +26,16 @@ func (m *outgoing) commit(ctx context.Context) error {
 		return err
 	}
 	// The destination is told while the decision goes to the disk.
-	m.goroutines.Go(func() {
-		if err := m.save(sourceCommitted, throughReboot); err != nil {
-			m.log.Error("the commit stands, but is not in the journal", "error", err)
-		}
-	})
-	r, err := m.peer.Commit(ctx, &peerv1.CommitRequest{Migration: m.id})
+	saved := make(chan error, 1)
+	go func() { saved <- m.save(sourceCommitted, throughReboot) }()
+	cctx, cancel := context.WithTimeout(ctx, commitDeadline)
+	r, err := m.peer.Commit(cctx, &peerv1.CommitRequest{Migration: m.id})
+	cancel()
 	if err == nil {
 		m.measure(r)
+	}
+	if err := <-saved; err != nil {
+		m.log.Error("the commit stands, but is not in the journal", "error", err)
 	}
 	m.move(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed", m.request.To+" owns the pod")
 	if err != nil {
@@ -106,20 +108,32 @@ func (m *outgoing) finish(ctx context.Context) {
 // rollBack lets the source run on and has the destination drop everything. It
 // returns when both is done, or when the destination cannot be reached: that
 // asks for the outcome by itself.
-func (m *outgoing) rollBack(why error) {
+func (m *outgoing) rollBack(ctx context.Context, why error) {
 	defer m.release()
 	m.breakOff(why)
 	m.tell("note", "breaking off: "+why.Error())
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.undecided), rollBackTimeout)
-	defer cancel()
 	to := nodev1.Phase_PHASE_FAILED
 	if errors.Is(why, ErrCancelled) || errors.Is(why, errStopping) {
 		to = nodev1.Phase_PHASE_CANCELLED
 	}
-	if err := m.d.abortSource(ctx, m.current(), why.Error(), m.log); err != nil {
-		why = fmt.Errorf("%w (and then: %w)", why, err)
+	for {
+		err := m.d.abortSource(ctx, m.current(), why.Error(), m.log)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, ErrCommitted) {
+			m.log.Error("the shim says that it committed", "after", why)
+			m.move(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed", m.request.To+" owns the pod")
+			m.finish(ctx)
+			return
+		}
+		m.tell("note", "the abort fails, trying again: "+err.Error())
+		if pause(ctx, askAgain) != nil {
+			m.close(fmt.Errorf("%w (and then: %w)", why, err))
+			return // the journal hands it to the next daemon
+		}
 	}
-	m.move(to, "ended", why.Error())
+	m.move(to, "rolledback", "the pod runs on "+m.d.config.NodeName)
 	m.close(why)
 }
 
@@ -163,7 +177,10 @@ func (m *outgoing) close(failure error) {
 		r.Error = failure.Error()
 	}
 	m.result = r
-	detail := m.detail
 	m.mu.Unlock()
-	m.tell("ended", detail)
+	last := "done"
+	if failure != nil {
+		last = failure.Error()
+	}
+	m.tell("ended", last)
 }

@@ -39,7 +39,7 @@ func (m *outgoing) copyMemory() error {
 // begin connects to the shim, has it begin, and watches it from then on: the
 // shim aborts when nobody does.
 func (m *outgoing) begin(ctx context.Context) error {
-	shim, err := dialShim(ctx, m.pod.ID)
+	shim, err := m.d.dialShim(ctx, m.pod.ID)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"sync/atomic"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
@@ -80,8 +83,8 @@ func (m *outgoing) connect(ctx context.Context) error {
 }
 
 // heartbeat breaks the migration off when the destination says that it failed,
-// or says nothing.
-func (m *outgoing) heartbeat(ctx context.Context) {
+// or says nothing. Before it is prepared it may not know the migration yet.
+func (m *outgoing) heartbeat(ctx context.Context, prepared *atomic.Bool) {
 	tick := time.NewTicker(heartbeatInterval)
 	defer tick.Stop()
 	for {
@@ -96,6 +99,7 @@ func (m *outgoing) heartbeat(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case !prepared.Load() && isCode(err, errdefs.IsNotFound):
 		case err != nil:
 			_ = m.abort(fmt.Errorf("node %s: %w: %w", m.request.To, ErrPeerSilent, err))
 			return
@@ -142,11 +146,13 @@ func (m *outgoing) askToPrepare(ctx context.Context, images []cri.Image) (map[st
 	for _, i := range images {
 		req.Images = append(req.Images, &peerv1.Image{Id: i.ID, Target: i.Target, Names: i.Names, RepoDigests: i.RepoDigests})
 	}
+	var prepared atomic.Bool
+	m.goroutines.Go(func() { m.heartbeat(m.undecided, &prepared) })
 	r, err := m.peer.Prepare(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("node %s does not take the pod in: %w", m.request.To, plain(err))
 	}
-	m.goroutines.Go(func() { m.heartbeat(m.undecided) })
+	prepared.Store(true)
 	missing := make(map[string]bool)
 	for _, id := range r.MissingImages {
 		missing[id] = true

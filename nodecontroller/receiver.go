@@ -14,12 +14,19 @@ import (
 // errChannel is wrapped by the error for a blob that belongs to no tree.
 var errChannel = errors.New("no such tree")
 
+// Bounds of one tree that a peer fills.
+const (
+	maxRootfs  = 256 << 30 // bytes
+	maxEntries = 16 << 20  // names
+)
+
 // receiver takes in what the source's shim sends: pages into the store, records
 // of files into their trees. What comes is a peer's: package wire has checked
 // spaces and ranges, filetree's appliers check every record.
 type receiver struct {
 	store      *store.Store
 	containers int
+	memory     int64 // that the pod's /dev/shm may take, bytes
 
 	mu     sync.Mutex
 	trees  map[uint32]*receivedTree // by channel, guarded by mu
@@ -32,32 +39,32 @@ type receivedTree struct {
 	applier *filetree.Applier
 }
 
-func newReceiver(s *store.Store, containers int) *receiver {
-	return &receiver{store: s, containers: containers, trees: make(map[uint32]*receivedTree)}
+func newReceiver(s *store.Store, containers int, memory int64) *receiver {
+	return &receiver{store: s, containers: containers, memory: memory, trees: make(map[uint32]*receivedTree)}
 }
 
 // openRootfs makes the place for the files of a container's root file system.
 func (r *receiver) openRootfs(container int, dir string) error {
-	return r.open(shimv1.Channel(uint16(container), shimv1.TreeRootfs), dir)
+	return r.open(shimv1.Channel(uint16(container), shimv1.TreeRootfs), dir, maxRootfs)
 }
 
 // openSharedMemory makes the place for the sandbox's /dev/shm.
 func (r *receiver) openSharedMemory(dir string) error {
-	return r.open(shimv1.Channel(0, shimv1.TreeShm), dir)
+	return r.open(shimv1.Channel(0, shimv1.TreeShm), dir, r.memory)
 }
 
 // openImages makes the places for CRIU's images.
 func (r *receiver) openImages() error {
 	for i := range r.containers {
-		if err := r.open(shimv1.Channel(uint16(i), shimv1.TreeImages), r.store.ImagesDir(uint16(i))); err != nil {
+		if err := r.open(shimv1.Channel(uint16(i), shimv1.TreeImages), r.store.ImagesDir(uint16(i)), r.memory); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *receiver) open(channel uint32, dir string) error {
-	a, err := filetree.NewApplier(dir, filetree.ApplyOptions{})
+func (r *receiver) open(channel uint32, dir string, bytes int64) error {
+	a, err := filetree.NewApplier(dir, filetree.ApplyOptions{MaxBytes: bytes, MaxEntries: maxEntries})
 	if err != nil {
 		return fmt.Errorf("tree %s: %w", dir, err)
 	}

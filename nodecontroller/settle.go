@@ -10,12 +10,14 @@ import (
 	"github.com/containerd/errdefs"
 
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
-	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
 const (
-	// rollBackTimeout bounds the end of a migration that was broken off.
-	rollBackTimeout = 3 * time.Minute
+	// abortDeadline is what the destination may take to drop everything.
+	abortDeadline = 3 * time.Minute
+	// commitDeadline is how long the destination's acknowledgement is waited
+	// for before the commit is told again.
+	commitDeadline = 15 * time.Second
 	// askAgain is the pause between two attempts at something that has to
 	// succeed one day.
 	askAgain = time.Second
@@ -70,7 +72,7 @@ func (d *Daemon) settleSource(ctx context.Context, r record, log *slog.Logger) e
 // askSource asks the shim, and the destination if the shim is gone, and says
 // what to do.
 func (d *Daemon) askSource(ctx context.Context, r record) (sourceAction, error) {
-	shim, err := askShim(ctx, r.Sandbox, r.Migration)
+	shim, err := d.askShim(ctx, r.Sandbox, r.Migration)
 	if err != nil {
 		return sourceAskAgain, err
 	}
@@ -92,7 +94,7 @@ func (d *Daemon) addressOf(r record) string {
 // abortSource lets the source run on, tells the destination, and forgets the
 // migration. It returns ErrCommitted if the shim knows better.
 func (d *Daemon) abortSource(ctx context.Context, r record, reason string, log *slog.Logger) error {
-	if err := abortShim(ctx, r.Sandbox, r.Migration, reason); err != nil {
+	if err := d.abortShim(ctx, r.Sandbox, r.Migration, reason); err != nil {
 		if isCode(err, errdefs.IsFailedPrecondition) {
 			return fmt.Errorf("migration %s: %w", r.Migration, ErrCommitted)
 		}
@@ -107,26 +109,15 @@ func (d *Daemon) abortSource(ctx context.Context, r record, reason string, log *
 	return d.journal.remove(r.Migration)
 }
 
-// abortShim asks the shim of a sandbox to end its part.
-func abortShim(ctx context.Context, sandbox, migration, reason string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	s, err := dialShim(ctx, sandbox)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	_, err = s.Abort(ctx, &shimv1.AbortRequest{Migration: migration, Reason: reason})
-	return err
-}
-
 // tellAbort has the destination drop everything; it tries for a while.
 func (d *Daemon) tellAbort(ctx context.Context, r record, reason string) error {
 	var err error
 	for range 3 {
 		var p *peerClient
 		if p, err = d.dialPeer(ctx, r.Peer, d.addressOf(r)); err == nil {
-			_, err = p.Abort(ctx, &peerv1.AbortRequest{Migration: r.Migration, Reason: reason})
+			actx, cancel := context.WithTimeout(ctx, abortDeadline)
+			_, err = p.Abort(actx, &peerv1.AbortRequest{Migration: r.Migration, Reason: reason})
+			cancel()
 			p.close()
 		}
 		if err == nil {
@@ -147,7 +138,9 @@ func (d *Daemon) tellCommit(ctx context.Context, r record, log *slog.Logger) (*p
 		p, err := d.dialPeer(ctx, r.Peer, d.addressOf(r))
 		if err == nil {
 			var resp *peerv1.CommitResponse
-			resp, err = p.Commit(ctx, &peerv1.CommitRequest{Migration: r.Migration})
+			cctx, cancel := context.WithTimeout(ctx, commitDeadline)
+			resp, err = p.Commit(cctx, &peerv1.CommitRequest{Migration: r.Migration})
+			cancel()
 			p.close()
 			switch {
 			case err == nil:

@@ -25,9 +25,9 @@ type shimClient struct {
 }
 
 // dialShim connects to the shim of a sandbox. Its error wraps errShimGone.
-func dialShim(ctx context.Context, sandbox string) (*shimClient, error) {
-	d := net.Dialer{Timeout: 5 * time.Second}
-	conn, err := d.DialContext(ctx, "unix", shimv1.SocketPath(sandbox))
+func (d *Daemon) dialShim(ctx context.Context, sandbox string) (*shimClient, error) {
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	conn, err := dialer.DialContext(ctx, "unix", d.shimSocket(sandbox))
 	if err != nil {
 		return nil, fmt.Errorf("shim of pod sandbox %.12s: %w: %w", sandbox, errShimGone, err)
 	}
@@ -39,13 +39,13 @@ func (s *shimClient) close() { s.conn.Close() }
 
 // askShim returns what the shim of a sandbox says of a migration. An error is
 // returned only if ctx ended first.
-func askShim(ctx context.Context, sandbox, migration string) (shimAnswer, error) {
+func (d *Daemon) askShim(ctx context.Context, sandbox, migration string) (shimAnswer, error) {
 	if sandbox == "" {
 		return shimUnreachable, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s, err := dialShim(ctx, sandbox)
+	s, err := d.dialShim(ctx, sandbox)
 	if err != nil {
 		return shimUnreachable, nil
 	}
@@ -69,4 +69,34 @@ func askShim(ctx context.Context, sandbox, migration string) (shimAnswer, error)
 // isCode says whether a call over ttrpc failed for the reason that is tests.
 func isCode(err error, is func(error) bool) bool {
 	return err != nil && is(errgrpc.ToNative(err))
+}
+
+// abortShim asks the shim of a sandbox to end its part.
+func (d *Daemon) abortShim(ctx context.Context, sandbox, migration, reason string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	s, err := d.dialShim(ctx, sandbox)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	_, err = s.Abort(ctx, &shimv1.AbortRequest{Migration: migration, Reason: reason})
+	return err
+}
+
+// resumeShim has the held containers run, and returns when they did.
+func (d *Daemon) resumeShim(ctx context.Context, sandbox, migration string) (int64, error) {
+	// Once begun it is not to be given up because a caller went away.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	s, err := d.dialShim(ctx, sandbox)
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	r, err := s.Resume(ctx, &shimv1.ResumeRequest{Migration: migration})
+	if err != nil {
+		return 0, err
+	}
+	return r.ResumedUnixNano, nil
 }

@@ -19,17 +19,16 @@ import (
 const StartCommand = "start-container"
 
 // starts are the starts of a destination's containers, which last from the
-// parking to the resume. Each is a process of its own, in a session of its own:
-// containerd undoes a start whose caller goes away, and a daemon that restarts
-// between the vote and the commit would take the pod with it.
+// parking to the resume.
 type starts struct {
-	commands []*exec.Cmd
-	output   []*bytes.Buffer
-	ended    sync.WaitGroup
+	waits []func() error // one for each container, returns when its start has ended
+	ended sync.WaitGroup
 }
 
-// startContainers begins the starts.
-func startContainers(socket string, containers []string) (*starts, error) {
+// startProcesses begins the starts. Each is a process of its own, in a session
+// of its own: containerd undoes a start whose caller goes away, and a daemon
+// that restarts between the vote and the commit would take the pod with it.
+func startProcesses(socket string, containers []string) (*starts, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("start containers: %w", err)
@@ -41,32 +40,23 @@ func startContainers(socket string, containers []string) (*starts, error) {
 		cmd.Stderr = out
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		if err := cmd.Start(); err != nil {
-			s.kill()
-			return nil, fmt.Errorf("start container %.12s: %w", id, err)
+			// Those that did begin end when the sandbox is removed.
+			return s, fmt.Errorf("start container %.12s: %w", id, err)
 		}
-		s.commands, s.output = append(s.commands, cmd), append(s.output, out)
+		s.waits = append(s.waits, func() error {
+			if err := cmd.Wait(); err != nil {
+				return fmt.Errorf("%s (%w)", bytes.TrimSpace(out.Bytes()), err)
+			}
+			return nil
+		})
 	}
 	return s, nil
 }
 
 // whenOneEnds calls f once for each start, when it has ended. It is called once.
 func (s *starts) whenOneEnds(f func(error)) {
-	for i, cmd := range s.commands {
-		s.ended.Go(func() {
-			err := cmd.Wait()
-			if err != nil {
-				err = fmt.Errorf("%s (%w)", bytes.TrimSpace(s.output[i].Bytes()), err)
-			}
-			f(err)
-		})
-	}
-}
-
-// kill has containerd undo the starts. It is for the time before whenOneEnds.
-func (s *starts) kill() {
-	for _, cmd := range s.commands {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+	for _, wait := range s.waits {
+		s.ended.Go(func() { f(wait()) })
 	}
 }
 

@@ -9,6 +9,9 @@ import (
 	"godwit.dev/godwit/pagestream/wire/pki"
 )
 
+// authorityDir is where an authority is made unless it is told otherwise.
+const authorityDir = "/etc/godwit/ca"
+
 func newPKI() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pki",
@@ -19,41 +22,43 @@ func newPKI() *cobra.Command {
 }
 
 func newPKIInit() *cobra.Command {
-	return &cobra.Command{
-		Use:   "init DIR",
-		Short: "Make an authority: DIR/ca.crt, and DIR/ca.key, which stays where it is",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := pki.Init(args[0]); err != nil {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Make an authority: ca.crt, and ca.key, which stays where it is",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := pki.Init(dir); err != nil {
 				return &exitError{ExitFailure, err}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "authority made in %s\n", args[0])
+			fmt.Fprintf(cmd.OutOrStdout(), "authority made in %s\n", dir)
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&dir, "dir", authorityDir, "the authority's directory")
+	return cmd
 }
 
 func newPKIIssue() *cobra.Command {
-	var ca, node, out string
+	var dir, name, out string
 	var ips []net.IP
 	cmd := &cobra.Command{
-		Use:   "issue --ca DIR --node NAME --ip ADDRESS --out DIR",
-		Short: "Issue a node's certificate: ca.crt, node.crt and node.key in a directory to be copied to the node's pki_dir",
+		Use:   "issue --name NODE --ip ADDRESS --out DIR",
+		Short: "Issue a node's certificate: ca.crt, node.crt and node.key, to be copied to the node's pki_dir",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := pki.Issue(ca, node, ips, out); err != nil {
+			if err := pki.Issue(dir, name, ips, out); err != nil {
 				return &exitError{ExitFailure, err}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "certificate of node %s issued in %s\n", node, out)
+			fmt.Fprintf(cmd.OutOrStdout(), "certificate of node %s issued in %s\n", name, out)
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&ca, "ca", "", "the authority's directory")
-	cmd.Flags().StringVar(&node, "node", "", "the node's name, as in its node_name")
+	cmd.Flags().StringVar(&dir, "dir", authorityDir, "the authority's directory")
+	cmd.Flags().StringVar(&name, "name", "", "the node's name, as in its node_name")
 	cmd.Flags().IPSliceVar(&ips, "ip", nil, "the node's addresses")
-	cmd.Flags().StringVar(&out, "out", "", "where to write")
-	for _, name := range []string{"ca", "node", "out"} {
-		_ = cmd.MarkFlagRequired(name)
-	}
+	cmd.Flags().StringVar(&out, "out", "", "the directory to write to")
+	_ = cmd.MarkFlagRequired("name")
+	_ = cmd.MarkFlagRequired("out")
 	return cmd
 }

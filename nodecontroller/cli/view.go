@@ -21,6 +21,9 @@ type lineView struct {
 
 func (v *lineView) event(e *nodev1.Event) {
 	at := time.Unix(0, e.UnixNano)
+	if e.Kind == "ended" {
+		return // close says it
+	}
 	if e.Kind != "progress" {
 		fmt.Fprintf(v.w, "%s  %s\n", at.Format("15:04:05.000"), e.Message)
 		return
@@ -82,6 +85,9 @@ func (v *barView) step(e *nodev1.Event) {
 	if e.Kind == "freezing" || e.Kind == "ended" {
 		v.drop()
 	}
+	if e.Kind == "ended" {
+		return // close says it
+	}
 	fmt.Fprintf(v.bars, "%s  %s\n", time.Unix(0, e.UnixNano).Format("15:04:05.000"), e.Message)
 }
 
@@ -118,8 +124,7 @@ func (v *barView) close(last *nodev1.Event) {
 // printResult is a migration's figures, for people.
 func printResult(w io.Writer, r *nodev1.Result) {
 	if !r.Succeeded {
-		fmt.Fprintf(w, "failed: %s\n", r.Error)
-		return
+		return // the command ends with the error
 	}
 	t := r.Totals
 	fmt.Fprintf(w, "\n%s moved from %s to %s: sandbox %s, address %s\n", r.Pod, r.From, r.Destination.GetNode(), short(r.Destination.GetSandbox()), r.Destination.GetPodIp())

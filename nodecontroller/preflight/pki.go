@@ -17,7 +17,7 @@ import (
 const soon = 14 * 24 * time.Hour
 
 func certificates(_ context.Context, n *Node) []Finding {
-	const feature, remedy = "certificates", "godwitctl pki issue --ca CA_DIR --node NAME --ip ADDRESS --out PKI_DIR"
+	const feature, remedy = "certificates", "godwitctl pki issue --dir CA_DIR --name NODE --ip ADDRESS --out PKI_DIR"
 	creds, err := wire.LoadCredentials(n.PKIDir)
 	if err != nil {
 		return missing(feature, err.Error(), remedy)

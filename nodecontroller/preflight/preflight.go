@@ -37,8 +37,14 @@ type Node struct {
 	Name     string
 	PKIDir   string
 	StateDir string
-	CRI      *cri.Client
+	CRI      Containerd
 	Now      time.Time // what certificates are compared with
+}
+
+// Containerd is what the probes ask of package cri's Client.
+type Containerd interface {
+	Version(context.Context) (string, error)
+	Runtimes(context.Context) (map[string]cri.Runtime, error)
 }
 
 // probe asks one thing. Several findings may come of it.

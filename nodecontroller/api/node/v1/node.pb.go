@@ -875,7 +875,7 @@ type Event struct {
 	Phase     Phase                  `protobuf:"varint,3,opt,name=phase,proto3,enum=godwit.node.v1.Phase" json:"phase,omitempty"`
 	// One word that says what happened: accepted, prepared, image, created,
 	// tracking, progress, converged, freezing, cutover, held, committed, resumed,
-	// cleaned, ended, note.
+	// cleaned, rolledback, note, and at last ended.
 	Kind     string    `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
 	Message  string    `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
 	Progress *Progress `protobuf:"bytes,6,opt,name=progress,proto3" json:"progress,omitempty"`
