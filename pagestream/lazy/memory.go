@@ -58,6 +58,8 @@ const (
 	short
 	// gone: the process is.
 	gone
+	// paced: it is not time yet.
+	paced
 )
 
 // resetDone counts as done what no window shows.

@@ -28,7 +28,10 @@ type Config struct {
 	// Journal is a directory of this server's own, on a tmpfs. It is the same
 	// for all servers that the keeper starts.
 	Journal string
-	Log     *slog.Logger
+	// Rate bounds the background, in bytes a second; 0 does not. What a process
+	// faults on is served at once in any case.
+	Rate uint64
+	Log  *slog.Logger
 }
 
 // Serve answers faults and fills in pages until all is in or ctx is done. It ends with nil only if all is in. Images of the container are read
@@ -81,7 +84,8 @@ type server struct {
 	nextID   uint64
 
 	progress Progress
-	done     uint64 // pages of memories that have ended
+	done     uint64    // pages of memories that have ended
+	pause    time.Time // when the background may go on
 	reported time.Time
 }
 
@@ -216,6 +220,8 @@ func (s *server) run() error {
 		switch {
 		case res == filled && worked:
 			wait = 0
+		case res == paced && !waiting:
+			wait = 1
 		case waiting || res == again || res == short:
 			// The process is on its way to the event that ends this, or past it and
 			// about to run on; nothing tells when.
@@ -363,8 +369,15 @@ const childTurn = 16
 // fill fills in a batch of one memory, if CRIU has restored all of them: before that
 // some areas are not registered, and what is filled in there is lost.
 func (s *server) fill() (res result, worked bool, err error) {
-	if !s.finished || !s.ready {
+	if !s.finished || !s.ready || len(s.order) == 0 {
 		return filled, false, nil
+	}
+	if s.cfg.Rate > 0 {
+		now := time.Now()
+		if now.Before(s.pause) {
+			return paced, false, nil
+		}
+		s.pause = now.Add(batchPages * pageSize * time.Second / time.Duration(s.cfg.Rate))
 	}
 	roots := 0
 	for roots < len(s.order) && !s.order[roots].forked {

@@ -152,8 +152,12 @@ static void operate(struct area *a)
 			a->page[k].state = UNMAPPED;
 		break;
 	case 8 ... 13:
-		if (mremap(p->now, n * PAGE, n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, a->elsewhere) != a->elsewhere)
-			die("mremap");
+		/* Areas that mprotect has torn cannot be moved as one. */
+		if (mremap(p->now, n * PAGE, n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, a->elsewhere) != a->elsewhere) {
+			n = 1;
+			if (errno != EFAULT || mremap(p->now, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, a->elsewhere) != a->elsewhere)
+				die("mremap");
+		}
 		for (long k = i; k < i + n; k++, a->elsewhere += PAGE)
 			a->page[k].now = a->elsewhere;
 		a->elsewhere += 16 * PAGE;
