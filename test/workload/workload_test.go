@@ -1,0 +1,200 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// built is the image's root file system, compiled once.
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "godwit-workload-test-")
+	if err != nil {
+		return "", err
+	}
+	builtDir = dir
+	return dir, Build(context.Background(), dir)
+})
+
+// builtDir is what TestMain removes; empty if no test built the image.
+var builtDir string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if builtDir != "" {
+		os.RemoveAll(builtDir)
+	}
+	os.Exit(code)
+}
+
+// start runs a program of the image outside of any pod, its root file system the image's.
+func start(t *testing.T, args ...string) (address string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a program gets the image as its root file system: needs root")
+	}
+	root := t.TempDir()
+	image, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(root, os.DirFS(image)); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"dev/shm", "proc"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("/"+args[0], args[1:]...)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Dir = "/"
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait()
+	})
+	return "127.0.0.1:" + args[1]
+}
+
+// Two checks with work in between: a program that were wrong at rest, or after it changed something, would say so.
+func TestProgramsAreRightWhenNobodyMovesThem(t *testing.T) {
+	for _, args := range [][]string{
+		{SharedPair, "17101", "8"},
+		{Storm, "17102"},
+		{Filer, "17103"},
+		{Ticker, "17104", "/lines"},
+		{Printer, "17105"},
+	} {
+		t.Run(args[0], func(t *testing.T) {
+			address := start(t, args...)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			for range 3 {
+				figures, err := Check(ctx, address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Log(figures)
+				time.Sleep(300 * time.Millisecond)
+			}
+		})
+	}
+}
+
+// A check that cannot fail proves nothing: one byte is changed behind the program's back.
+func TestSharedPairNoticesOneWrongByte(t *testing.T) {
+	address := start(t, SharedPair, "17106", "4")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := Check(ctx, address); err != nil {
+		t.Fatal(err)
+	}
+	pid := listenerOf(t, "/"+SharedPair)
+	mem, err := os.OpenFile(filepath.Join("/proc", pid, "mem"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	if _, err := mem.WriteAt([]byte{0x5a}, int64(sharedArea(t, pid))+3<<20+77); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Check(ctx, address); !errors.Is(err, ErrWrong) {
+		t.Fatalf("a byte was changed, and the program says: %v", err)
+	}
+}
+
+// listenerOf finds the first process of a program.
+func listenerOf(t *testing.T, arg0 string) string {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), arg0+"\x0017106\x00") {
+			return filepath.Base(filepath.Dir(f))
+		}
+	}
+	t.Fatalf("no process of %s", arg0)
+	return ""
+}
+
+// sharedArea is where the anonymous shared memory of a process begins.
+func sharedArea(t *testing.T, pid string) uint64 {
+	t.Helper()
+	maps, err := os.ReadFile(filepath.Join("/proc", pid, "maps"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		if f := strings.Fields(line); len(f) >= 6 && f[1] == "rw-s" && f[5] == "/dev/zero" {
+			from, _, _ := strings.Cut(f[0], "-")
+			var at uint64
+			for _, c := range from {
+				at = at<<4 | uint64(strings.IndexRune("0123456789abcdef", c))
+			}
+			return at
+		}
+	}
+	t.Fatalf("process %s has no anonymous shared memory:\n%s", pid, maps)
+	return 0
+}
+
+func TestAppendedLinesAreOneSequence(t *testing.T) {
+	line := func(n string) string { return n + " 1234567890123456789\n" }
+	for _, c := range []struct {
+		name, text string
+		lines      uint64
+		right      bool
+	}{
+		{"whole", line("000000000001") + line("000000000002"), 2, true},
+		{"empty", "", 0, true},
+		{"lost", line("000000000001") + line("000000000003"), 1, false},
+		{"doubled", line("000000000001") + line("000000000001"), 1, false},
+		{"torn", line("000000000001") + "00000000", 1, false},
+		{"begins late", line("000000000002"), 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n, err := CheckAppended(strings.NewReader(c.text))
+			if n != c.lines || (err == nil) != c.right {
+				t.Fatalf("%d lines, error %v", n, err)
+			}
+		})
+	}
+}
+
+func TestLogsOfTwoContainersAreOneSequence(t *testing.T) {
+	p := Printed{}
+	for _, log := range []string{
+		"2026-01-01T00:00:00.0Z stdout F out 000000000001 0123456789abcdef\n2026-01-01T00:00:00.0Z stdout P out 00000\n" +
+			"2026-01-01T00:00:00.0Z stderr F err 000000000001\n2026-01-01T00:00:00.0Z stdout F 0000002 0123456789abcdef\n",
+		"2026-01-01T00:00:00.0Z stderr F err 000000000002\n",
+	} {
+		if err := p.ReadLog(strings.NewReader(log)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, stream := range []string{"stdout", "stderr"} {
+		if err := p.Whole(stream, 2); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := p.Whole("stdout", 3); !errors.Is(err, ErrSequence) {
+		t.Errorf("a lost end is not noticed: %v", err)
+	}
+	p["stdout"] = []uint64{1, 2, 2, 3}
+	if err := p.Whole("stdout", 3); !errors.Is(err, ErrSequence) {
+		t.Errorf("a doubled line is not noticed: %v", err)
+	}
+}
