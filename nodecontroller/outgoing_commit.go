@@ -22,9 +22,11 @@ func (m *outgoing) commit(ctx context.Context) error {
 	if err := m.decide(); err != nil {
 		return err
 	}
+	asked := time.Now()
 	if err := m.commitShim(ctx); err != nil {
 		return err
 	}
+	decided := time.Now()
 	// The destination is told while the decision goes to the disk.
 	saved := make(chan error, 1)
 	go func() { saved <- m.save(sourceCommitted, throughReboot) }()
@@ -33,6 +35,8 @@ func (m *outgoing) commit(ctx context.Context) error {
 	cancel()
 	if err == nil {
 		m.measure(r)
+		m.downtime.CommitUs = uint64(decided.Sub(asked).Microseconds())
+		m.downtime.ResumeUs = uint64(time.Since(decided).Microseconds())
 	}
 	if err := <-saved; err != nil {
 		m.log.Error("the commit stands, but is not in the journal", "error", err)

@@ -70,6 +70,8 @@ type jsonDowntime struct {
 	CutoverMS float64 `json:"cutover_ms"`
 	SealMS    float64 `json:"seal_ms"`
 	RestoreMS float64 `json:"restore_ms"`
+	CommitMS  float64 `json:"commit_ms"`
+	ResumeMS  float64 `json:"resume_ms"`
 	// Freeze to resume by the two nodes' clocks.
 	ClocksMS float64 `json:"clocks_ms"`
 }
@@ -204,6 +206,8 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 			CutoverMS: ms(d.CutoverUs),
 			SealMS:    ms(d.SealUs),
 			RestoreMS: ms(d.RestoreUs),
+			CommitMS:  ms(d.CommitUs),
+			ResumeMS:  ms(d.ResumeUs),
 			ClocksMS:  float64(d.ClocksUs) / 1000,
 		}
 	}

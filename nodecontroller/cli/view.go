@@ -135,8 +135,8 @@ func printResult(w io.Writer, r *nodev1.Result) {
 	}
 	fmt.Fprintf(w, "  total %.1f s", float64(r.TotalUs)/1e6)
 	if d := r.Downtime; d != nil {
-		fmt.Fprintf(w, ", downtime %.1f ms as the nodes see it (freeze %.1f, dump %.1f, pages %.1f, files %.1f; seal %.1f, restore %.1f)",
-			ms(d.MeasuredUs), ms(d.FreezeUs), ms(d.DumpUs), ms(d.PagesUs), ms(d.FilesUs), ms(d.SealUs), ms(d.RestoreUs))
+		fmt.Fprintf(w, ", downtime %.1f ms as the nodes see it (freeze %.1f, dump %.1f, pages %.1f, files %.1f; seal %.1f, restore %.1f; commit %.1f, resume %.1f)",
+			ms(d.MeasuredUs), ms(d.FreezeUs), ms(d.DumpUs), ms(d.PagesUs), ms(d.FilesUs), ms(d.SealUs), ms(d.RestoreUs), ms(d.CommitUs), ms(d.ResumeUs))
 	}
 	fmt.Fprintln(w)
 }

@@ -988,7 +988,11 @@ type Downtime struct {
 	MeasuredUs uint64 `protobuf:"varint,8,opt,name=measured_us,json=measuredUs,proto3" json:"measured_us,omitempty"`
 	// From the source's clock at the freeze to the destination's at the resume:
 	// as right as the two clocks agree.
-	ClocksUs      int64 `protobuf:"varint,9,opt,name=clocks_us,json=clocksUs,proto3" json:"clocks_us,omitempty"`
+	ClocksUs int64 `protobuf:"varint,9,opt,name=clocks_us,json=clocksUs,proto3" json:"clocks_us,omitempty"`
+	// The decision of the source's shim, and telling the destination until its
+	// answer that the pod runs.
+	CommitUs      uint64 `protobuf:"varint,10,opt,name=commit_us,json=commitUs,proto3" json:"commit_us,omitempty"`
+	ResumeUs      uint64 `protobuf:"varint,11,opt,name=resume_us,json=resumeUs,proto3" json:"resume_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1082,6 +1086,20 @@ func (x *Downtime) GetMeasuredUs() uint64 {
 func (x *Downtime) GetClocksUs() int64 {
 	if x != nil {
 		return x.ClocksUs
+	}
+	return 0
+}
+
+func (x *Downtime) GetCommitUs() uint64 {
+	if x != nil {
+		return x.CommitUs
+	}
+	return 0
+}
+
+func (x *Downtime) GetResumeUs() uint64 {
+	if x != nil {
+		return x.ResumeUs
 	}
 	return 0
 }
@@ -1950,7 +1968,7 @@ const file_node_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x124\n" +
 	"\bprogress\x18\x06 \x01(\v2\x18.godwit.node.v1.ProgressR\bprogress\x12=\n" +
 	"\vdestination\x18\a \x01(\v2\x1b.godwit.node.v1.DestinationR\vdestination\x12.\n" +
-	"\x06result\x18\b \x01(\v2\x16.godwit.node.v1.ResultR\x06result\"\x8b\x02\n" +
+	"\x06result\x18\b \x01(\v2\x16.godwit.node.v1.ResultR\x06result\"\xc5\x02\n" +
 	"\bDowntime\x12\x1b\n" +
 	"\tfreeze_us\x18\x01 \x01(\x04R\bfreezeUs\x12\x17\n" +
 	"\adump_us\x18\x02 \x01(\x04R\x06dumpUs\x12\x19\n" +
@@ -1963,7 +1981,10 @@ const file_node_proto_rawDesc = "" +
 	"restore_us\x18\a \x01(\x04R\trestoreUs\x12\x1f\n" +
 	"\vmeasured_us\x18\b \x01(\x04R\n" +
 	"measuredUs\x12\x1b\n" +
-	"\tclocks_us\x18\t \x01(\x03R\bclocksUs\"\xd8\x03\n" +
+	"\tclocks_us\x18\t \x01(\x03R\bclocksUs\x12\x1b\n" +
+	"\tcommit_us\x18\n" +
+	" \x01(\x04R\bcommitUs\x12\x1b\n" +
+	"\tresume_us\x18\v \x01(\x04R\bresumeUs\"\xd8\x03\n" +
 	"\x06Result\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
