@@ -34,13 +34,14 @@
 // break off. The keeper sees the death by the end of its connection, which comes
 // when the last thread has left its last system call.
 //
-// For FORK a gap of a few microseconds is left: the child's userfaultfd is
-// installed in the server by read(2) and reaches the keeper by the sendmsg(2) that
-// follows. A server that dies between the two takes the child's descriptor with
-// it, and what was missing in that child reads as zero. The next server sees it,
-// as the fork is in the journal and the keeper knows of no child: it counts the
-// child in Progress.Lost, and whoever started the keeper has to end the
-// container.
+// For FORK it takes more. The child's userfaultfd is installed in the server by the
+// same read(2), and closing it would end the child's faults: what was missing in it
+// would read as zero. So the server shares its table of descriptors with a process
+// that does nothing else, the holder, which lives on when the server is killed. The
+// next server finds the fork in the journal, sees that the keeper has not heard of
+// the child, and takes the descriptor out of the holder (pidfd_getfd(2), Linux 5.6).
+// Where that fails, the child counts as Progress.Lost, and whoever started the keeper
+// has to end the container.
 //
 // Faults that were read and not answered are not lost: the next server wakes all
 // waiting threads, and they fault again. Which pages are filled in need not be

@@ -27,8 +27,9 @@ import (
 //	    zeros up to a page boundary
 //	    slots of 32 bytes, each a struct uffd_msg or zero
 //
-// The kernel writes into the slots (read(2) of the userfaultfd). A slot that holds
-// a fault means nothing; the others count in their order. When the slots are used
+// The kernel writes into the slots (read(2) of the userfaultfd), and each server that
+// begins to read marks so with an event of its own kind. A slot that holds a fault
+// means nothing; the others count in their order. When the slots are used
 // up, a new file with a new snapshot is renamed over the old one.
 const (
 	journalMagic   = "GODWITEV"
@@ -114,7 +115,7 @@ func decodeJournal(b []byte) (s snapshot, events []event, used int, err error) {
 	for i := range slots {
 		switch e := decodeEvent(b[at+i*msgSize:]); e.kind {
 		case 0, eventFault:
-		case eventFork, eventRemap, eventRemove, eventUnmap:
+		case eventFork, eventRemap, eventRemove, eventUnmap, eventServer:
 			events = append(events, e)
 			used = i + 1
 		default:
@@ -135,14 +136,16 @@ func journalPath(dir string, id uint64) string {
 	return filepath.Join(dir, strconv.FormatUint(id, 10)+".journal")
 }
 
-// newJournal writes a snapshot in the place of the journal that was there.
-func newJournal(dir string, s snapshot) (*journal, error) {
+// newJournal writes a snapshot in the place of the journal that was there. The server
+// with this number is to read on.
+func newJournal(dir string, s snapshot, server uint64) (*journal, error) {
 	path := journalPath(dir, s.id)
 	b := s.encode()
+	mark(b[len(b)-slotsSize:], server)
 	if err := writeNew(path+".new", b); err != nil {
 		return nil, fmt.Errorf("write journal: %w", err)
 	}
-	j := &journal{path: path}
+	j := &journal{path: path, next: 1}
 	if err := j.mapSlots(path+".new", len(b)-slotsSize); err != nil {
 		return nil, err
 	}
@@ -202,8 +205,22 @@ func (j *journal) mapSlots(path string, at int) error {
 	return nil
 }
 
-// full says that there is no room for another batch.
-func (j *journal) full() bool { return j.next+readBatch > slots }
+// mark writes an eventServer, so that it is whole or not there.
+func mark(slot []byte, server uint64) {
+	binary.NativeEndian.PutUint64(slot[8:], server)
+	slot[0] = eventServer
+}
+
+// readBy notes that the server with this number is to read on. There has to be room.
+func (j *journal) readBy(server uint64) {
+	slot := j.mapped[j.next*msgSize:][:msgSize]
+	clear(slot) // it may have held a fault
+	mark(slot, server)
+	j.next++
+}
+
+// full says that there is no room for another batch, or none for a mark before it.
+func (j *journal) full() bool { return j.next+1+readBatch > slots }
 
 // read reads what the userfaultfd has to tell, up to readBatch events, which are
 // valid until the next call. The slots behind the last event that is not a fault

@@ -47,9 +47,19 @@ type Keeper struct {
 	// mu guards what follows.
 	mu       sync.Mutex
 	kept     map[uint64]*kept
-	sock     int // of the server at work; -1 if there is none
+	number   uint64 // of the newest server
+	sock     int    // of the server at work; -1 if there is none
+	servers  []serverEnd
 	finished bool
 	progress Progress
+}
+
+// serverEnd is the keeper's end of a server's connection. While it is open, the
+// server's holder lives.
+type serverEnd struct {
+	number uint64
+	sock   int
+	holder int // pidfd, -1 if there is none
 }
 
 // kept is a memory that the server has to serve; once it has ended it is remembered
@@ -122,7 +132,19 @@ func (k *Keeper) Close() error {
 		}
 		delete(k.kept, id)
 	}
+	k.dropServers(len(k.servers))
 	return err
+}
+
+// dropServers lets go of the first n servers, with mu held.
+func (k *Keeper) dropServers(n int) {
+	for _, s := range k.servers[:n] {
+		unix.Close(s.sock)
+		if s.holder >= 0 {
+			unix.Close(s.holder)
+		}
+	}
+	k.servers = append(k.servers[:0], k.servers[n:]...)
 }
 
 // restore listens to CRIU.
@@ -205,15 +227,24 @@ func (k *Keeper) serveOnce(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("socketpair: %w", err)
 	}
-	defer unix.Close(pair[0])
+	k.mu.Lock()
+	k.number++
+	k.servers = append(k.servers, serverEnd{k.number, pair[0], -1})
+	k.mu.Unlock()
 	theirs := os.NewFile(uintptr(pair[1]), "keeper")
 	proc, err := k.cfg.Start(theirs)
 	theirs.Close() // its end is the server's end
 	if err != nil {
 		return false, fmt.Errorf("start fault server: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { proc.Kill() })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { proc.Kill() })()
+	ended := make(chan error, 1)
+	go func() {
+		err := proc.Wait()
+		// The holder may keep the connection open. What was sent is still read.
+		unix.Shutdown(pair[0], unix.SHUT_RD)
+		ended <- err
+	}()
 	k.handOver(pair[0])
 	done, err = k.listen(pair[0])
 	k.mu.Lock()
@@ -223,7 +254,7 @@ func (k *Keeper) serveOnce(ctx context.Context) (done bool, err error) {
 		// It may be alive, talking nonsense.
 		proc.Kill()
 	}
-	return done, errors.Join(err, proc.Wait())
+	return done, errors.Join(err, <-ended)
 }
 
 // handOver tells a new server all that is known. What CRIU says from then on is passed
@@ -232,6 +263,11 @@ func (k *Keeper) handOver(sock int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.sock = sock
+	for _, s := range k.servers {
+		if s.holder >= 0 {
+			k.say(message{kind: heldMsg, id: s.number}, s.holder)
+		}
+	}
 	for _, m := range k.kept {
 		m.kind = memoryMsg
 		if m.fd < 0 {
@@ -242,11 +278,11 @@ func (k *Keeper) handOver(sock int) {
 	if k.finished {
 		k.say(message{kind: finishedMsg}, -1)
 	}
-	k.say(message{kind: readyMsg}, -1)
+	k.say(message{kind: readyMsg, id: k.number}, -1)
 }
 
-// listen takes what the server says until its connection ends, which it does when
-// the last thread of it has left its last system call.
+// listen takes what the server says until its connection ends, which it does when it
+// has ended: when the last thread of it has left its last system call.
 func (k *Keeper) listen(sock int) (done bool, err error) {
 	for {
 		m, fd, err := receive(sock, 0)
@@ -257,6 +293,14 @@ func (k *Keeper) listen(sock int) (done bool, err error) {
 			return false, fmt.Errorf("listen to the fault server: %w", err)
 		}
 		switch m.kind {
+		case holderMsg:
+			k.mu.Lock()
+			k.servers[len(k.servers)-1].holder = fd
+			k.mu.Unlock()
+		case adoptedMsg:
+			k.mu.Lock()
+			k.dropServers(len(k.servers) - 1)
+			k.mu.Unlock()
 		case forkedMsg:
 			k.hold(m, fd)
 		case doneMsg:

@@ -50,7 +50,7 @@ func serveProcess(dir, journal string) error {
 	if err != nil {
 		return err
 	}
-	return Serve(context.Background(), Config{Keeper: conn, Reader: r, Journal: journal, Rate: rate, Log: slog.Default()})
+	return Serve(context.Background(), Config{Keeper: conn, Reader: r, Journal: journal, Hold: true, Rate: rate, Log: slog.Default()})
 }
 
 func must(t testing.TB, err error) {
@@ -324,6 +324,7 @@ func TestMemoryIsAsInTheImagesAlthoughServersAreKilled(t *testing.T) {
 		t.Run(fmt.Sprint("rate ", rate), func(t *testing.T) {
 			l := newLab(t, sealedStore(t, 2, 6000, false), false)
 			l.rate = rate
+			_, _ = compile() // before the clock runs
 			stop := make(chan struct{})
 			var killer sync.WaitGroup
 			killer.Go(func() {

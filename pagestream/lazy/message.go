@@ -15,30 +15,37 @@ type kind uint32
 
 const (
 	// Keeper to server. memoryMsg hands over a memory, endedMsg names one that
-	// needs nothing more, finishedMsg says that CRIU has restored all, readyMsg
-	// that everything known at the start has been said, closedMsg that the
-	// keeper has closed its duplicate.
+	// needs nothing more, heldMsg hands over the pidfd of the holder of an earlier
+	// server, finishedMsg says that CRIU has restored all, readyMsg that everything
+	// known at the start has been said and which number the server has, closedMsg
+	// that the keeper has closed its duplicate.
 	memoryMsg kind = iota + 1
 	endedMsg
+	heldMsg
 	finishedMsg
 	readyMsg
 	closedMsg
-	// Server to keeper. forkedMsg hands over a child's userfaultfd, doneMsg
-	// says that a memory needs nothing more, progressMsg counts, allDoneMsg
-	// ends it.
+	// Server to keeper. holderMsg hands over the pidfd of its holder, adoptedMsg
+	// says that it needs those of earlier servers no more, forkedMsg hands over a
+	// child's userfaultfd, doneMsg says that a memory needs nothing more,
+	// progressMsg counts, allDoneMsg ends it.
+	holderMsg
+	adoptedMsg
 	forkedMsg
 	doneMsg
 	progressMsg
 	allDoneMsg
 )
 
-func (k kind) carriesFD() bool { return k == memoryMsg || k == forkedMsg }
+func (k kind) carriesFD() bool {
+	return k == memoryMsg || k == heldMsg || k == holderMsg || k == forkedMsg
+}
 
 // message is what they say. Which fields count depends on the kind.
 type message struct {
 	kind   kind
 	pid    int32  // of the process that the images have the memory of
-	id     uint64 // of the memory
+	id     uint64 // of the memory; of heldMsg and readyMsg a server's number
 	parent uint64 // its parent's id; 0 if CRIU made it
 	fork   uint64 // which of its parent's forks made it
 

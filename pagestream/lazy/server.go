@@ -28,6 +28,9 @@ type Config struct {
 	// Journal is a directory of this server's own, on a tmpfs. It is the same
 	// for all servers that the keeper starts.
 	Journal string
+	// Hold says that the server is a process of its own, as it should be. It then
+	// starts a second one that holds its descriptors if it is killed.
+	Hold bool
 	// Rate bounds the background, in bytes a second; 0 does not. What a process
 	// faults on is served at once in any case.
 	Rate uint64
@@ -37,11 +40,17 @@ type Config struct {
 // Serve answers faults and fills in pages until all is in or ctx is done. It ends with nil only if all is in. Images of the container are read
 // before the keeper hears of the server, so that CRIU's first fault finds it ready.
 func Serve(ctx context.Context, cfg Config) error {
-	s := &server{cfg: cfg, log: cfg.Log, sources: make(map[int32]*source), memories: make(map[uint64]*memory)}
+	s := &server{
+		cfg: cfg, log: cfg.Log,
+		sources: make(map[int32]*source), memories: make(map[uint64]*memory), held: make(map[uint64]int),
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	defer s.close()
+	// From a fault to its page nothing is handed to another thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := s.open(); err != nil {
 		return fmt.Errorf("fault server: %w", err)
 	}
@@ -55,12 +64,10 @@ func Serve(ctx context.Context, cfg Config) error {
 	}()
 	defer func() { cancel(); <-mapped }()
 
-	// From a fault to its page nothing is handed to another thread.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	if err := s.run(); err != nil {
 		return fmt.Errorf("fault server: %w", err)
 	}
+	s.holder.stop()
 	return nil
 }
 
@@ -78,7 +85,10 @@ type server struct {
 
 	poll, sock, stop int // sock is -1 when the keeper has gone
 
-	handed   []handed // what the keeper said before ready
+	holder   holder
+	number   uint64         // of this server among those of the keeper
+	held     map[uint64]int // pidfds of earlier servers' holders, by their number
+	handed   []handed       // what the keeper said before ready
 	ready    bool
 	finished bool
 	nextID   uint64
@@ -121,7 +131,26 @@ func (s *server) open() (err error) {
 	if s.sock, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err != nil {
 		return fmt.Errorf("connection of the keeper: %w", err)
 	}
+	if s.cfg.Hold {
+		if err := s.hold(); err != nil {
+			return err
+		}
+	}
 	return errors.Join(s.watch(s.sock, tagKeeper), s.watch(s.stop, tagStop))
+}
+
+// hold starts the holder and shows it to the keeper.
+func (s *server) hold() error {
+	var err error
+	if s.holder, err = startHolder(s.sock); err != nil {
+		return err
+	}
+	fd, err := s.holder.pidfd()
+	if err != nil {
+		return err
+	}
+	s.tell(message{kind: holderMsg}, fd)
+	return unix.Close(fd)
 }
 
 // Tags of descriptors in epoll; a memory's is its id.
@@ -171,6 +200,7 @@ func (s *server) close() {
 			unix.Close(h.fd)
 		}
 	}
+	s.closeHeld()
 	for _, src := range s.sources {
 		src.close()
 	}
@@ -288,7 +318,7 @@ func (s *server) events(m *memory) error {
 }
 
 func (s *server) renewJournal(m *memory) error {
-	j, err := newJournal(s.cfg.Journal, m.snapshot())
+	j, err := newJournal(s.cfg.Journal, m.snapshot(), s.number)
 	if err != nil {
 		return err
 	}
@@ -525,9 +555,15 @@ func (s *server) heard(m message, fd int) error {
 			return s.fresh(handed{m, fd})
 		}
 		s.handed = append(s.handed, handed{m, fd})
+	case heldMsg:
+		s.held[m.id] = fd
 	case readyMsg:
-		s.ready = true
-		return s.adopt()
+		s.ready, s.number = true, m.id
+		if err := s.adopt(); err != nil {
+			return err
+		}
+		s.closeHeld()
+		s.tell(message{kind: adoptedMsg}, -1)
 	case finishedMsg:
 		s.finished = true
 	case closedMsg:
@@ -538,6 +574,13 @@ func (s *server) heard(m message, fd int) error {
 		return fmt.Errorf("message of kind %d from the keeper: %w", m.kind, errMessage)
 	}
 	return nil
+}
+
+func (s *server) closeHeld() {
+	for number, fd := range s.held {
+		unix.Close(fd)
+		delete(s.held, number)
+	}
 }
 
 // source is what the images have of a process.

@@ -37,6 +37,9 @@ const (
 	eventRemap  = 0x14
 	eventRemove = 0x15
 	eventUnmap  = 0x16
+	// eventServer is the journal's own: the events behind it were read by the
+	// server with the number a.
+	eventServer = 0xf1
 )
 
 // msgSize is the size of struct uffd_msg.
