@@ -136,7 +136,7 @@ func (l *Lab) up(ctx context.Context, o Options, root string, pause imageRecord)
 	if err := writeJSON(l.configFile(), config{Rate: l.shape.Rate, Delay: l.shape.Delay, Bin: l.bin}); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
-	if err := l.ensureBridge(); err != nil {
+	if err := l.ensureBridge(ctx); err != nil {
 		return err
 	}
 	all := append(slices.Clone(kept), wanted...)
@@ -230,6 +230,7 @@ func Open(dir string) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{layout: lo, log: slog.New(slog.DiscardHandler)}
+	l.findBase()
 	var c config
 	if err := readJSON(l.configFile(), &c); err == nil {
 		l.bin, l.shape = c.Bin, Shape{Rate: c.Rate, Delay: c.Delay}

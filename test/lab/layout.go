@@ -32,7 +32,7 @@ type layout struct {
 	state string // state.json of each node, the lab's lock and certificate authority
 	data  string // disks of the nodes and layers of images
 	cache string // root file systems and layers that outlive the lab
-	base  int    // second octet of the management network; pods have the one after
+	base  int    // second octet of the management network, pods have the one after; 0 before there is a bridge
 }
 
 // newLayout gives the layout of the lab in dir, or, with an empty dir, of GODWIT_LAB_DIR or the machine's default lab.
@@ -45,7 +45,7 @@ func newLayout(dir string) (layout, error) {
 		cache = "/var/cache/godwit-lab"
 	}
 	if dir == "" {
-		return layout{id: "0", state: "/run/godwit-lab", data: "/var/lib/godwit-lab", cache: cache, base: 88}, nil
+		return layout{id: "0", state: "/run/godwit-lab", data: "/var/lib/godwit-lab", cache: cache}, nil
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -60,7 +60,6 @@ func newLayout(dir string) (layout, error) {
 		state: filepath.Join(abs, "run"),
 		data:  filepath.Join(abs, "data"),
 		cache: cache,
-		base:  100 + 2*(int(sum[3])%60),
 	}, nil
 }
 

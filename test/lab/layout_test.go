@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -26,7 +27,7 @@ func TestLabsOfDifferentDirectoriesDoNotMeet(t *testing.T) {
 	for i, pair := range [][2]layout{{def, one}, {one, two}, {def, two}} {
 		a, b := pair[0], pair[1]
 		if a.state == b.state || a.data == b.data || a.linkPrefix() == b.linkPrefix() || a.cgroup() == b.cgroup() ||
-			a.lockFile() == b.lockFile() || a.management().Overlaps(b.management()) {
+			a.lockFile() == b.lockFile() {
 			t.Errorf("pair %d: %+v and %+v", i, a, b)
 		}
 		if a.cache != b.cache {
@@ -34,6 +35,7 @@ func TestLabsOfDifferentDirectoriesDoNotMeet(t *testing.T) {
 		}
 	}
 	for _, l := range []layout{def, one, two} {
+		l.base = firstBase
 		if n := len(l.hostLink(MaxNodes)); n >= unix.IFNAMSIZ {
 			t.Errorf("link name of %d characters", n)
 		}
@@ -62,6 +64,31 @@ func TestNodesHaveNamesOfTheirOwn(t *testing.T) {
 	for _, bad := range []string{"", "A", "../x", "a/b", "a.b", "1a", strings.Repeat("a", 40)} {
 		if nodeName.MatchString(bad) {
 			t.Errorf("%q is a node name", bad)
+		}
+	}
+}
+
+func TestAddressesAreThoseThatNobodyHas(t *testing.T) {
+	prefixes := func(all ...string) []netip.Prefix {
+		var p []netip.Prefix
+		for _, s := range all {
+			p = append(p, netip.MustParsePrefix(s))
+		}
+		return p
+	}
+	tests := []struct {
+		used []netip.Prefix
+		want int // 0 for none
+	}{
+		{nil, 88},
+		{prefixes("192.168.0.0/16", "10.87.0.0/16", "10.90.0.0/15"), 88},
+		{prefixes("10.88.0.0/24"), 90},
+		{prefixes("10.89.7.0/24", "10.90.0.10/32"), 92},
+		{prefixes("10.0.0.0/8"), 0},
+	}
+	for _, tt := range tests {
+		if got, err := freeBase(tt.used); got != tt.want || (err == nil) != (tt.want != 0) {
+			t.Errorf("beside %v: %d, %v; want %d", tt.used, got, err, tt.want)
 		}
 	}
 }

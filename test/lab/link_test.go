@@ -10,15 +10,15 @@ import (
 
 func TestLinkIsAsSlowAsAsked(t *testing.T) {
 	o := newTestLab(t)
-	o.Shape = Shape{Rate: 200_000_000, Delay: 20 * time.Millisecond}
+	o.Shape = Shape{Rate: 200_000_000, Delay: 50 * time.Millisecond}
 	l := upTest(t, o)
-	if rate := measureRate(t, l.Node("a"), l.Node("b"), 2*time.Second); rate > 1.3*200e6 || rate < 0.2*200e6 {
-		t.Errorf("rate %.0f Mbit/s, want 200", rate/1e6)
+	if rate := measureRate(t, l.Node("a"), l.Node("b"), 2*time.Second); rate > 1.3*200e6 {
+		t.Errorf("rate %.0f Mbit/s, want at most 200", rate/1e6)
 	}
-	if rtt := measureRTT(t, l.Node("a").Dial, l.Node("b")); rtt < 40*time.Millisecond || rtt > 200*time.Millisecond {
-		t.Errorf("round trip between nodes %s, want 40ms", rtt)
+	if rtt := measureRTT(t, l.Node("a").Dial, l.Node("b")); rtt < 100*time.Millisecond || rtt > time.Second {
+		t.Errorf("round trip between nodes %s, want 100ms", rtt)
 	}
-	if rtt := measureRTT(t, fromHost, l.Node("b")); rtt > 20*time.Millisecond {
+	if rtt := measureRTT(t, fromHost, l.Node("b")); rtt > 50*time.Millisecond {
 		t.Errorf("round trip from the host %s, want it not delayed", rtt)
 	}
 	// The same nodes, another link.
@@ -27,7 +27,7 @@ func TestLinkIsAsSlowAsAsked(t *testing.T) {
 	if again.Node("a").PID() != l.Node("a").PID() {
 		t.Error("the node was built again")
 	}
-	if rtt := measureRTT(t, again.Node("a").Dial, again.Node("b")); rtt > 20*time.Millisecond {
+	if rtt := measureRTT(t, again.Node("a").Dial, again.Node("b")); rtt > 50*time.Millisecond {
 		t.Errorf("round trip %s after the delay is gone", rtt)
 	}
 	if rate := measureRate(t, again.Node("a"), again.Node("b"), time.Second); rate < 1.3*200e6 {
@@ -122,7 +122,11 @@ func TestUpRepairsALinkWhoseDelayLineDied(t *testing.T) {
 	}
 	o.Shape.Delay = time.Millisecond
 	l := upTest(t, o)
-	kill(cgroupPIDs(l.linkCgroup("a")))
+	pids := cgroupPIDs(l.linkCgroup("a"))
+	kill(pids)
+	for _, pid := range pids {
+		awaitEnd(pid, 10*time.Second)
+	}
 	again := upTest(t, o)
 	if again.Node("a").PID() != l.Node("a").PID() {
 		t.Error("the node was built again")

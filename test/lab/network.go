@@ -1,12 +1,14 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,17 +22,20 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// ensureBridge makes the bridge on which all nodes and the host meet.
-func (l layout) ensureBridge() error {
+// ensureBridge makes the bridge on which all nodes and the host meet, and settles the lab's addresses: those of the bridge
+// if there is one, else the first that nothing on the host uses.
+func (l *layout) ensureBridge(ctx context.Context) error {
+	// Labs that come up at the same time must not choose the same.
+	release, err := flock(ctx, filepath.Join(l.cache, "locks", "addresses"))
+	if err != nil {
+		return err
+	}
+	defer release()
 	br, err := netlink.LinkByName(l.bridge())
 	if missing(err) {
-		if err := l.addressesFree(); err != nil {
-			return err
-		}
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.HardwareAddr = l.bridge(), l.mac(0)
-		err = netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
-		if err != nil && !errors.Is(err, unix.EEXIST) {
+		attrs.Name = l.bridge()
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 			return fmt.Errorf("bridge %s: %w", l.bridge(), err)
 		}
 		br, err = netlink.LinkByName(l.bridge())
@@ -38,35 +43,70 @@ func (l layout) ensureBridge() error {
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", l.bridge(), err)
 	}
-	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(l.hostAddr(), l.management().Bits()))}
-	if err := netlink.AddrReplace(br, addr); err != nil {
-		return fmt.Errorf("bridge %s: address: %w", l.bridge(), err)
+	if l.base = bridgeBase(br); l.base == 0 {
+		routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+		if err != nil {
+			return fmt.Errorf("routes of the host: %w", err)
+		}
+		if l.base, err = freeBase(destinations(routes)); err != nil {
+			return err
+		}
+	}
+	if err := netlink.LinkSetHardwareAddr(br, l.mac(0)); err != nil {
+		return fmt.Errorf("bridge %s: %w", l.bridge(), err)
 	}
 	if err := netlink.LinkSetUp(br); err != nil {
 		return fmt.Errorf("bridge %s: %w", l.bridge(), err)
 	}
+	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(l.hostAddr(), l.management().Bits()))}
+	if err := netlink.AddrReplace(br, addr); err != nil {
+		return fmt.Errorf("bridge %s: address: %w", l.bridge(), err)
+	}
 	return nil
 }
 
-// addressesFree says in words what would otherwise be a lab that nobody reaches: its addresses are in use on this host.
-func (l layout) addressesFree() error {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return fmt.Errorf("routes of the host: %w", err)
+// findBase reads the lab's addresses off its bridge, if there is one.
+func (l *layout) findBase() {
+	if br, err := netlink.LinkByName(l.bridge()); err == nil {
+		l.base = bridgeBase(br)
 	}
-	pods := netip.PrefixFrom(l.podSubnet(0).Addr(), 16)
+}
+
+func bridgeBase(br netlink.Link) int {
+	addrs, err := netlink.AddrList(br, netlink.FAMILY_V4)
+	if err != nil || len(addrs) == 0 {
+		return 0
+	}
+	return int(addrs[0].IP.To4()[1])
+}
+
+func destinations(routes []netlink.Route) []netip.Prefix {
+	var all []netip.Prefix
 	for _, r := range routes {
 		if r.Dst == nil {
 			continue
 		}
 		ones, _ := r.Dst.Mask.Size()
-		addr, _ := netip.AddrFromSlice(r.Dst.IP.To4())
-		dst := netip.PrefixFrom(addr, ones)
-		if ones > 0 && (dst.Overlaps(l.management()) || dst.Overlaps(pods)) {
-			return fmt.Errorf("addresses %s and %s of the lab are in use: the host has a route to %s; choose another %s", l.management(), pods, dst, EnvDir)
+		if addr, ok := netip.AddrFromSlice(r.Dst.IP.To4()); ok && ones > 0 { // the default route is in nobody's way
+			all = append(all, netip.PrefixFrom(addr, ones))
 		}
 	}
-	return nil
+	return all
+}
+
+// firstBase is 10.88.0.0/24 for nodes and 10.89.0.0/16 for pods: what the only lab on a machine has.
+const firstBase = 88
+
+// freeBase finds addresses that no route of the host covers, so that no lab is cut off by another or by the host's network.
+func freeBase(used []netip.Prefix) (int, error) {
+	for base := firstBase; base < 254; base += 2 {
+		l := layout{base: base}
+		pods := netip.PrefixFrom(l.podSubnet(0).Addr(), 16)
+		if !slices.ContainsFunc(used, func(p netip.Prefix) bool { return p.Overlaps(l.management()) || p.Overlaps(pods) }) {
+			return base, nil
+		}
+	}
+	return 0, errors.New("no addresses are free for the lab: the host has routes to all of 10.88.0.0 to 10.253.255.255")
 }
 
 // attach gives a running node its uplink of the wanted kind.
