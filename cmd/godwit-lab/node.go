@@ -19,6 +19,10 @@ func newExec() *cobra.Command {
 		Short: "Run a command in a node, with its exit status",
 		Args:  cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			command := commandOf(args)
+			if len(command) == 0 {
+				return fmt.Errorf("no command for node %s", args[0])
+			}
 			l, err := lab.Open("")
 			if err != nil {
 				return err
@@ -29,7 +33,7 @@ func newExec() *cobra.Command {
 			}
 			// The terminal's signals go to the command itself, which is in our process group.
 			signal.Ignore(os.Interrupt)
-			c := n.Command(cmd.Context(), args[1:]...)
+			c := n.Command(cmd.Context(), command...)
 			c.SysProcAttr = nil
 			c.Cancel = nil
 			c.Env = append(c.Env, "TERM="+os.Getenv("TERM"))
@@ -45,6 +49,14 @@ func newExec() *cobra.Command {
 	}
 	cmd.Flags().SetInterspersed(false) // what follows the node is the command's
 	return cmd
+}
+
+// commandOf is what follows the node, with the dashes or without.
+func commandOf(args []string) []string {
+	if args[1] == "--" {
+		return args[2:]
+	}
+	return args[1:]
 }
 
 func newLogs() *cobra.Command {
