@@ -67,6 +67,10 @@ type arrival struct {
 	end   context.CancelCauseFunc
 	// started is closed when the stock start has returned.
 	started chan struct{}
+	// failed is closed when the container is known never to run: no process of
+	// it exists or ever did.
+	failed   chan struct{}
+	failedAt time.Time // set before failed is closed
 	// restore and fill exist from the order to restore on.
 	restore *criu.Restore
 	fill    *fill
@@ -104,7 +108,7 @@ func (d *destination) arrival(id string) *arrival {
 	defer d.mu.Unlock()
 	a, ok := d.arrivals[id]
 	if !ok {
-		a = &arrival{parked: make(chan struct{}), order: make(chan struct{}), started: make(chan struct{})}
+		a = &arrival{parked: make(chan struct{}), order: make(chan struct{}), started: make(chan struct{}), failed: make(chan struct{})}
 		a.ended, a.end = context.WithCancelCause(context.Background())
 		d.arrivals[id] = a
 	}
@@ -139,18 +143,30 @@ func (d *destination) start(ctx context.Context, c *container, run startFunc) (*
 	a := d.arrival(c.id)
 	a.container = c
 	defer close(a.started)
-	if err := d.move(a, arrivalParked); err != nil {
+	resp, err := d.parkAndRun(ctx, a, run)
+	if err != nil {
+		a.failedAt = time.Now()
+		close(a.failed)
 		return nil, fmt.Errorf("migration %s: %w", d.id, err)
+	}
+	return resp, nil
+}
+
+// parkAndRun is start without its end.
+func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
+	c := a.container
+	if err := d.move(a, arrivalParked); err != nil {
+		return nil, err
 	}
 	close(a.parked)
 	d.log.Info("container parked", "container", c.id)
 	select {
 	case <-a.order:
 	case <-a.ended.Done():
-		return nil, fmt.Errorf("migration %s: %w", d.id, context.Cause(a.ended))
+		return nil, context.Cause(a.ended)
 	case <-ctx.Done():
 		d.finish(a, ctx.Err())
-		return nil, fmt.Errorf("migration %s: wait to be restored: %w", d.id, ctx.Err())
+		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
 	resp, err := run()
 	if err != nil {
@@ -370,6 +386,14 @@ func (d *destination) endContainer(a *arrival, cause error) {
 		unix.Kill(pid, unix.SIGKILL)
 	}
 	d.finish(a, cause)
+}
+
+// find returns the arrival of a container, if it is one.
+func (d *destination) find(id string) (*arrival, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a, ok := d.arrivals[id]
+	return a, ok
 }
 
 func (d *destination) cancelParked(id string, cause error) {

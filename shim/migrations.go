@@ -123,6 +123,16 @@ func (m *migrations) begin(r *shimv1.BeginRequest) (*source, error) {
 	return s, nil
 }
 
+// expectArrival returns the record of a container that is to be a destination,
+// before its start has come.
+func (m *migrations) expectArrival(c *container) (*arrival, bool) {
+	d, err := m.expectDestination(c.migration)
+	if err != nil {
+		return nil, false
+	}
+	return d.arrival(c.id), true
+}
+
 // startDestination parks and restores one container.
 func (m *migrations) startDestination(ctx context.Context, c *container, start startFunc) (*taskAPI.StartResponse, error) {
 	m.mu.Lock()
@@ -149,6 +159,17 @@ func (m *migrations) expectDestination(id string) (*destination, error) {
 		m.destination = newDestination(id, m.log)
 	}
 	return m.destination, nil
+}
+
+// arrival returns what became of a container's start as a destination.
+func (m *migrations) arrival(container string) (*arrival, bool) {
+	m.mu.Lock()
+	d := m.destination
+	m.mu.Unlock()
+	if d == nil {
+		return nil, false
+	}
+	return d.find(container)
 }
 
 func (m *migrations) cancelParked(container string, cause error) {

@@ -7,13 +7,16 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // recordDir holds one root-only file for each migration that the node daemon
@@ -108,8 +111,70 @@ func (t *tasks) Start(ctx context.Context, r *taskAPI.StartRequest) (*taskAPI.St
 func (t *tasks) Kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Empty, error) {
 	if r.ExecID == "" {
 		t.migrations.cancelParked(r.ID, errors.New("killed while waiting to be restored"))
+		if _, ok := t.failed(r.ID); ok {
+			return &ptypes.Empty{}, nil
+		}
 	}
 	return t.TTRPCTaskService.Kill(ctx, r)
+}
+
+// failed says when the start of a destination's container failed. There is
+// then no process whose exit the stock service could report: it would call the
+// container created for ever, and containerd would never delete it.
+func (t *tasks) failed(id string) (time.Time, bool) {
+	a, ok := t.migrations.arrival(id)
+	if !ok {
+		return time.Time{}, false
+	}
+	select {
+	case <-a.failed:
+		return a.failedAt, true
+	default:
+		return time.Time{}, false
+	}
+}
+
+// failedStatus is the exit status of a container that never ran.
+const failedStatus = 255
+
+// State of a process; a container that never ran is stopped.
+func (t *tasks) State(ctx context.Context, r *taskAPI.StateRequest) (*taskAPI.StateResponse, error) {
+	resp, err := t.TTRPCTaskService.State(ctx, r)
+	if err != nil || r.ExecID != "" {
+		return resp, err
+	}
+	if at, ok := t.failed(r.ID); ok {
+		resp.Status, resp.ExitStatus, resp.ExitedAt = task.Status_STOPPED, failedStatus, timestamppb.New(at)
+	}
+	return resp, nil
+}
+
+// Wait for a process to end; a container that never ran has.
+func (t *tasks) Wait(ctx context.Context, r *taskAPI.WaitRequest) (*taskAPI.WaitResponse, error) {
+	a, ok := t.migrations.arrival(r.ID)
+	if !ok && r.ExecID == "" {
+		if c, known := t.pod.get(r.ID); known && c.migration != "" && !c.sandbox {
+			a, ok = t.migrations.expectArrival(c)
+		}
+	}
+	if !ok || r.ExecID != "" {
+		return t.TTRPCTaskService.Wait(ctx, r)
+	}
+	type answer struct {
+		resp *taskAPI.WaitResponse
+		err  error
+	}
+	stock := make(chan answer, 1)
+	go func() { // ends with the process, or with the shim
+		resp, err := t.TTRPCTaskService.Wait(ctx, r)
+		stock <- answer{resp, err}
+	}()
+	select {
+	case w := <-stock:
+		return w.resp, w.err
+	case <-a.failed:
+		return &taskAPI.WaitResponse{ExitStatus: failedStatus, ExitedAt: timestamppb.New(a.failedAt)}, nil
+	}
 }
 
 // Delete removes a process, and forgets the container if it was its init.
