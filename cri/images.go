@@ -52,13 +52,31 @@ func (c *Client) Image(ctx context.Context, id string) (Image, error) {
 	if r.Image == nil || r.Image.Id != id {
 		return Image{}, fmt.Errorf("image %s: %w", id, errdefs.ErrNotFound)
 	}
-	// containerd's CRI service keeps every image under its id as well
-	// (internal/cri/server/images, createOrUpdateImageReference).
-	stored, err := c.containerd.ImageService().Get(ctx, id)
+	i := Image{ID: id, Names: r.Image.RepoTags, RepoDigests: r.Image.RepoDigests}
+	stored, err := c.stored(ctx, i)
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", id, err)
 	}
-	return Image{ID: id, Target: stored.Target.Digest.String(), Names: r.Image.RepoTags, RepoDigests: r.Image.RepoDigests}, nil
+	i.Target = stored.Target.Digest.String()
+	return i, nil
+}
+
+// stored is the image as containerd keeps it. Its CRI service keeps every image
+// under its id as well (internal/cri/server/images, createOrUpdateImageReference),
+// except one that took over another's tag: UpdateImage there does nothing for a
+// name that bears CRI's label already.
+func (c *Client) stored(ctx context.Context, i Image) (images.Image, error) {
+	var first error
+	for _, name := range slices.Concat([]string{i.ID}, i.Names, i.RepoDigests) {
+		stored, err := c.containerd.ImageService().Get(ctx, name)
+		if err == nil {
+			return stored, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return images.Image{}, first
 }
 
 // Pull gets an image from a registry by one of its digests.
@@ -81,7 +99,7 @@ func (c *Client) Pull(ctx context.Context, i Image) error {
 
 // Export writes the image, for this platform, as an OCI archive.
 func (c *Client) Export(ctx context.Context, i Image, w io.Writer) error {
-	stored, err := c.containerd.ImageService().Get(ctx, i.ID)
+	stored, err := c.stored(ctx, i)
 	if err != nil {
 		return fmt.Errorf("export image %s: %w", i.ID, err)
 	}
