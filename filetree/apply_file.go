@@ -50,8 +50,14 @@ func (a *Applier) openRegular(at place, create bool) (int, error) {
 		}
 		return unix.Openat(at.dir, at.name, flags, 0)
 	}
-	if err := a.usage.room(); err != nil {
-		return -1, err
+	if a.usage.room() != nil {
+		// What the name holds now makes room.
+		if err := a.remove(at); err != nil {
+			return -1, err
+		}
+		if err := a.usage.room(); err != nil {
+			return -1, err
+		}
 	}
 	fd := -1
 	open := func() (err error) {

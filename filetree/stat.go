@@ -47,7 +47,10 @@ type statter struct {
 // at fills raw with what name in the directory dir is, a symbolic link itself; an empty name means dir itself.
 func (s *statter) at(dir int, name string) error {
 	s.name = append(append(s.name[:0], name...), 0)
-	flags := uintptr(unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_EMPTY_PATH)
+	flags := uintptr(unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT)
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
 	for {
 		_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(&s.name[0])), flags, statMask,
 			uintptr(unsafe.Pointer(&s.raw)), 0)
