@@ -86,6 +86,9 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 
 // approach does what can be done before the freeze.
 func (s *source) approach(ctx context.Context) error {
+	if _, err := s.sysvOwner(); err != nil {
+		return err
+	}
 	var work errgroup.Group
 	for _, c := range s.containers {
 		work.Go(func() error { return c.startDump(ctx) })
@@ -130,6 +133,10 @@ func (s *source) freeze(ctx context.Context) error {
 
 // dumpAll has CRIU dump all containers at once and sends files and images.
 func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
+	owner, err := s.sysvOwner()
+	if err != nil {
+		return err
+	}
 	work, ctx := errgroup.WithContext(ctx)
 	for _, c := range s.containers {
 		work.Go(func() error {
@@ -140,6 +147,11 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 			skip, _, err := s.link.rounds.FinishShared(ctx, c.index, c.images)
 			if err != nil {
 				return err
+			}
+			if c != owner {
+				if skip, err = c.withoutSysV(skip); err != nil {
+					return err
+				}
 			}
 			return s.sendImages(ctx, c, skip)
 		})

@@ -14,7 +14,6 @@ import (
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 	"godwit.dev/godwit/shim/criu"
-	"godwit.dev/godwit/shim/sysvipc"
 )
 
 // startFunc is the stock service's Start of one container.
@@ -85,11 +84,6 @@ type destination struct {
 	arrivals map[string]*arrival // by container id, guarded by mu
 	aborted  bool                // guarded by mu
 	resumed  time.Time           // guarded by mu; zero before the commit
-
-	// ipc restores the sandbox's System V objects with the first container that
-	// needs them: each container's images have all of them.
-	ipc    sync.Once
-	ipcErr error // set by ipc
 
 	changed *broadcast
 }
@@ -232,9 +226,6 @@ func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.Restore
 	if err := os.Symlink(r.GetImagesDir(), link); err != nil {
 		return fmt.Errorf("link images: %w", err)
 	}
-	if err := d.restoreIPC(c, r.GetImagesDir()); err != nil {
-		return err
-	}
 	gate, err := workDir(c, "restore")
 	if err != nil {
 		return err
@@ -266,15 +257,6 @@ func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.Restore
 	}
 	a.restore, a.fill = restore, fill
 	return nil
-}
-
-// restoreIPC makes the pod's System V objects in the new sandbox.
-func (d *destination) restoreIPC(c *container, images string) error {
-	if c.ipc == "" {
-		return nil // CRIU makes the namespace and what is in it
-	}
-	d.ipc.Do(func() { d.ipcErr = sysvipc.Restore(images, c.ipc) })
-	return d.ipcErr
 }
 
 // resume lets all held containers run. It is the destination's side of the

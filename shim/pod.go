@@ -40,9 +40,6 @@ type container struct {
 	// migration is the id that the container's annotation names, if any.
 	migration string
 	terminal  bool
-	// ipc is the path of the IPC namespace that the container joins; empty if
-	// it has one of its own.
-	ipc string
 }
 
 // rootfs is where the container's root file system is mounted.
@@ -93,13 +90,6 @@ func openBundle(id, namespace, bundle string) (*container, error) {
 		sandbox:   spec.Annotations[criContainerType] == criSandboxType,
 		migration: spec.Annotations[shimv1.Annotation],
 		terminal:  spec.Process != nil && spec.Process.Terminal,
-	}
-	if spec.Linux != nil {
-		for _, ns := range spec.Linux.Namespaces {
-			if ns.Type == specs.IPCNamespace {
-				c.ipc = ns.Path
-			}
-		}
 	}
 	if s := spec.Annotations[criSandboxID]; s != "" {
 		c.podID = s
