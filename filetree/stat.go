@@ -101,7 +101,10 @@ func openBeneath(root int, path string, flags uint64) (int, error) {
 
 // openRoot opens the directory that a tree is below; path is the caller's own and may lead through symbolic links.
 func openRoot(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := openDetached(path)
+	if err != nil { // without CAP_SYS_ADMIN, or what is wrong with the path
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		return nil, pathError("open tree", path, err)
 	}
@@ -115,6 +118,17 @@ func openRoot(path string) (*os.File, error) {
 	}
 	_ = unix.Close(probe)
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openDetached opens a directory through a copy of its mount that is attached nowhere: whoever owns the mount can unmount it
+// at any time, without an EBUSY for what is open here.
+func openDetached(path string) (int, error) {
+	mount, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(mount)
+	return unix.Openat(mount, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // readNames returns the names in the open directory, in the file system's order. buf is scratch space.
