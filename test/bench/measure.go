@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"godwit.dev/godwit/test/e2e/move"
+	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/trial"
+)
+
+// What the bench moves.
+const (
+	smallMemory = 1 << 30
+	bigMemory   = 4 << 30
+	// rate is the client's writes a second.
+	rate = 5000
+)
+
+// bench collects figures.
+type bench struct {
+	repeat int
+
+	live, cold   []time.Duration // downtimes of the small redis
+	stalls       []time.Duration // longest of each live move's rounds
+	bigLive      []time.Duration // downtimes of the big redis
+	copyRate     float64         // first full copy of incompressible memory, bytes a second
+	agentGrowth  uint64          // of the source's shim, bytes
+	lost, wrong  uint64
+	survived     bool // the pod outlived its source node
+	acked, lines uint64
+}
+
+// errDamaged ends the bench at once.
+var errDamaged = errors.New("a move lost or changed data")
+
+// note takes over what a trial verified.
+func (b *bench) note(r *trial.Result) error {
+	b.lost, b.wrong = b.lost+r.Lost, b.wrong+r.Wrong
+	b.acked, b.lines = r.Acked, r.Lines
+	if r.Damaged() {
+		return fmt.Errorf("%w: %d writes lost, %d values wrong", errDamaged, r.Lost, r.Wrong)
+	}
+	return nil
+}
+
+// start brings two nodes up with a filled pod on the first.
+func start(ctx context.Context, memory int64) (*lab.Lab, *trial.Pod, error) {
+	l, err := lab.Up(ctx, lab.Options{Dir: labDir})
+	if err != nil {
+		return nil, nil, err
+	}
+	fmt.Printf("filling redis with %d MiB\n", memory>>20)
+	p, err := trial.Start(ctx, l, "a", memory)
+	if err != nil {
+		l.Close()
+	}
+	return l, p, err
+}
+
+// other is the node that a pod is not on.
+func other(p *trial.Pod) string {
+	if p.Node().Name == "a" {
+		return "b"
+	}
+	return "a"
+}
+
+// small measures live and cold moves of 1 GiB, in turns, and the first copy.
+func (b *bench) small(ctx context.Context) error {
+	l, p, err := start(ctx, smallMemory)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := b.firstCopy(ctx, p); err != nil {
+		return err
+	}
+	for range b.repeat {
+		r, err := b.move(ctx, p, trial.Config{Rate: rate})
+		if err != nil {
+			return err
+		}
+		b.live = append(b.live, r.Gap.Length())
+		b.stalls = append(b.stalls, r.LongestStall())
+		if r, err = b.move(ctx, p, trial.Config{Rate: rate, Cold: true}); err != nil {
+			return err
+		}
+		b.cold = append(b.cold, r.Gap.Length())
+	}
+	return nil
+}
+
+// move moves the pod to the other node and tells about it.
+func (b *bench) move(ctx context.Context, p *trial.Pod, c trial.Config) (*trial.Result, error) {
+	c.To = other(p)
+	r, err := p.Move(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Printf("  %-4s to %s: downtime %6.1f ms, total %7.1f ms, longest stall in the rounds %4.1f ms, %d rounds; %+v\n",
+		r.Mode, c.To, ms(r.Gap.Length()), r.TotalMS, ms(r.LongestStall()), len(r.Rounds), *r.Downtime)
+	return r, b.note(r)
+}
+
+// firstCopy moves the pod with nobody writing: its first round is one copy of
+// memory that does not compress, and its shim's memory is watched.
+func (b *bench) firstCopy(ctx context.Context, p *trial.Pod) error {
+	watch := watchShim(p)
+	r, err := b.move(ctx, p, trial.Config{Flags: []string{"--compression", "none"}})
+	b.agentGrowth = watch.stop()
+	if err != nil {
+		return err
+	}
+	if len(r.Rounds) == 0 {
+		return errors.New("the move tells of no rounds")
+	}
+	first := r.Rounds[0]
+	b.copyRate = float64(first.DirtyPages*4096) / (first.DurationMS / 1000)
+	return nil
+}
+
+// big measures live moves of 4 GiB.
+func (b *bench) big(ctx context.Context) error {
+	l, p, err := start(ctx, bigMemory)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	for range b.repeat {
+		r, err := b.move(ctx, p, trial.Config{Rate: rate})
+		if err != nil {
+			return err
+		}
+		b.bigLive = append(b.bigLive, r.Gap.Length())
+	}
+	return nil
+}
+
+// lossOfSource kills the source node 1 ms after the commit: the pod must live
+// with all its memory.
+func (b *bench) lossOfSource(ctx context.Context) error {
+	l, p, err := start(ctx, smallMemory)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	source := p.Node()
+	var killed error
+	_, err = b.move(ctx, p, trial.Config{Rate: rate, OnEvent: func(e move.Event) {
+		if e.Kind == "committed" {
+			time.Sleep(time.Millisecond)
+			killed = source.Kill()
+		}
+	}})
+	if killed != nil {
+		return killed
+	}
+	b.survived = err == nil
+	return err
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func median(d []time.Duration) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	return s[len(s)/2]
+}
+
+// shimWatch watches how much memory the shim of a pod takes.
+type shimWatch struct {
+	end  chan struct{}
+	done sync.WaitGroup
+
+	before, most uint64
+}
+
+// watchInterval is how often the shim's memory is looked at.
+const watchInterval = 5 * time.Millisecond
+
+func watchShim(p *trial.Pod) *shimWatch {
+	w := &shimWatch{end: make(chan struct{})}
+	pid := shimPID(p)
+	w.before = resident(pid)
+	w.done.Go(func() {
+		tick := time.NewTicker(watchInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				w.most = max(w.most, resident(pid))
+			case <-w.end:
+				return
+			}
+		}
+	})
+	return w
+}
+
+// stop returns by how much the shim grew at most, bytes.
+func (w *shimWatch) stop() uint64 {
+	close(w.end)
+	w.done.Wait()
+	return w.most - min(w.most, w.before)
+}
+
+// shimPID finds the shim of a pod by its arguments.
+func shimPID(p *trial.Pod) int {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range all {
+		b, err := os.ReadFile(path)
+		args := strings.Split(string(b), "\x00")
+		if err != nil || !strings.HasSuffix(args[0], "containerd-shim-godwit-v2") || !slices.Contains(args, p.ID()) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil {
+			return pid
+		}
+	}
+	return 0
+}
+
+// resident is a process' resident memory, bytes.
+func resident(pid int) uint64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(b))
+	if len(f) < 2 {
+		return 0
+	}
+	n, _ := strconv.ParseUint(f[1], 10, 64)
+	return n * uint64(os.Getpagesize())
+}

@@ -1,0 +1,233 @@
+// Package trial is one measured move of a pod under load: redis, into which a
+// client writes without pause, and a ticker that notices when it does not run
+// and appends to a file. The demo shows trials, the bench judges them.
+package trial
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"godwit.dev/godwit/test/e2e/move"
+	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/load"
+	"godwit.dev/godwit/test/workload"
+)
+
+const (
+	// bytesPerKey is what redis needs for a key with a value of load.ValueSize.
+	bytesPerKey = 1400
+	redisPort   = "6379"
+	// journal is the file that the ticker appends to, in its root file system.
+	journal = "journal"
+	// PodName is the name of the trial's pod.
+	PodName = "trial"
+)
+
+// Pod is the pod that trials move, and what is known of its content.
+type Pod struct {
+	lab   *lab.Lab
+	node  *lab.Node
+	pod   *lab.Pod
+	redis *load.Redis
+}
+
+// RedisImage gives the lab's nodes the image with redis.
+func RedisImage(ctx context.Context, l *lab.Lab) (string, error) {
+	return l.AddImage(ctx, lab.ImageSpec{Name: "redis", Debian: []string{"redis-server"}})
+}
+
+// Start runs the pod on a node and fills redis until it has about that much
+// memory, in bytes.
+func Start(ctx context.Context, l *lab.Lab, node string, memory int64) (*Pod, error) {
+	redis, err := RedisImage(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	programs, err := workload.Image(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pod{lab: l, node: l.Node(node)}
+	p.pod, err = p.node.RunPod(ctx, lab.PodSpec{Name: PodName, Containers: []lab.ContainerSpec{
+		{Name: "redis", Image: redis, Args: []string{
+			"redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no",
+		}},
+		{Name: "ticker", Image: programs, Args: []string{"/" + workload.Ticker, workload.Port, "/" + journal}},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	p.redis = load.NewRedis(p.at(redisPort), uint32(memory/bytesPerKey))
+	if err := p.redis.Fill(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Pod) at(port string) string { return net.JoinHostPort(p.pod.IP, port) }
+
+// Node is where the pod is.
+func (p *Pod) Node() *lab.Node { return p.node }
+
+// ID is the pod's sandbox.
+func (p *Pod) ID() string { return p.pod.ID }
+
+// Remove removes the pod.
+func (p *Pod) Remove(ctx context.Context) error { return p.node.RemovePod(ctx, p.pod.ID) }
+
+// Config says how a pod is moved.
+type Config struct {
+	// To is the node that it goes to.
+	To string
+	// Cold moves by stop-and-copy.
+	Cold bool
+	// Rate is how many writes a second go on meanwhile; 0 means none.
+	Rate int
+	// Flags go to godwitctl besides.
+	Flags []string
+	// OnEvent, if not nil, hears every event as it comes.
+	OnEvent func(move.Event)
+}
+
+// Result is what a trial found.
+type Result struct {
+	*move.Result
+	load.Verdict
+	// Began is when the migration was asked for.
+	Began time.Time
+	// Gap is the longest time between two acknowledged writes.
+	Gap load.Gap
+	// Stalls are the times that the ticker did not run for, before the freeze.
+	Stalls []workload.Stall
+	// Lines is how many lines the ticker's file has, all in their order.
+	Lines uint64
+	// Events but for progress.
+	Events []move.Event
+}
+
+// settle is how long the writer goes on before and after a move.
+const settle = time.Second
+
+// Move moves the pod while it is written to, and verifies all of it afterwards.
+func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
+	r := &Result{}
+	writing, stop := context.WithCancel(ctx)
+	defer stop()
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	if c.Rate > 0 {
+		writer.Go(func() { p.redis.Write(writing, c.Rate) })
+		pause(ctx, settle)
+	}
+	r.Began = time.Now()
+	if err := p.migrate(ctx, c, r); err != nil {
+		return r, err
+	}
+	if c.Rate > 0 {
+		pause(ctx, settle)
+	}
+	stop()
+	writer.Wait()
+	r.Gap = p.redis.LongestGap(r.Began)
+	return r, p.verify(ctx, r)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// migrate runs the migration and follows the pod.
+func (p *Pod) migrate(ctx context.Context, c Config, r *Result) error {
+	flags := c.Flags
+	if c.Cold {
+		flags = append([]string{"--mode", "cold"}, flags...)
+	}
+	m, err := move.Start(ctx, p.node, PodName, c.To, flags...)
+	if err != nil {
+		return err
+	}
+	known := false
+	_, err = m.AwaitFunc(ctx, func(e move.Event) bool {
+		if e.Destination != nil && e.Destination.PodIP != "" && !known {
+			known = true
+			p.redis.AlsoAt(net.JoinHostPort(e.Destination.PodIP, redisPort))
+		}
+		if c.OnEvent != nil {
+			c.OnEvent(e)
+		}
+		if e.Kind != "progress" {
+			r.Events = append(r.Events, e)
+		}
+		return e.Kind == "ended"
+	})
+	result, werr := m.Wait(ctx)
+	r.Result = result
+	if werr != nil {
+		return werr
+	}
+	if err != nil {
+		return err
+	}
+	p.node = p.lab.Node(c.To)
+	p.pod, err = p.node.FindPod(ctx, PodName)
+	return err
+}
+
+// verify reads back all that the pod must have.
+func (p *Pod) verify(ctx context.Context, r *Result) error {
+	var err error
+	if r.Verdict, err = p.redis.Verify(ctx); err != nil {
+		return err
+	}
+	frozen := r.Gap.Last
+	stalls, err := workload.Stalls(ctx, p.at(workload.Port), 10*time.Millisecond, r.Began)
+	if err != nil {
+		return err
+	}
+	for _, s := range stalls {
+		if frozen.IsZero() || s.Began.Add(s.Length).Before(frozen) {
+			r.Stalls = append(r.Stalls, s)
+		}
+	}
+	return p.checkJournal(ctx, r)
+}
+
+// checkJournal checks the sequence of the ticker's file.
+func (p *Pod) checkJournal(ctx context.Context, r *Result) error {
+	ticker := p.pod.Container("ticker")
+	if ticker == nil {
+		return fmt.Errorf("pod %s has no ticker", p.pod.Name)
+	}
+	path := filepath.Join("/run/containerd/io.containerd.runtime.v2.task/k8s.io", ticker.ID, "rootfs", journal)
+	text, err := p.node.Exec(ctx, "cat", path)
+	if err != nil {
+		return fmt.Errorf("read the ticker's file: %w", err)
+	}
+	// The last line may be just being written.
+	if end := bytes.LastIndexByte(text, '\n'); end >= 0 {
+		text = text[:end+1]
+	}
+	r.Lines, err = workload.CheckAppended(bytes.NewReader(text))
+	return err
+}
+
+// LongestStall is the longest of the ticker's stalls during the rounds.
+func (r *Result) LongestStall() time.Duration {
+	var longest time.Duration
+	for _, s := range r.Stalls {
+		longest = max(longest, s.Length)
+	}
+	return longest
+}
+
+// Damaged says what a move must never do: lose an acknowledged write, or make
+// up a value.
+func (r *Result) Damaged() bool { return r.Lost > 0 || r.Wrong > 0 }
