@@ -128,7 +128,7 @@ func (s *Source) Close() error {
 // what is torn or missed now is sent by the next Sync. emit is called from one goroutine, in the order in which the
 // records must be applied; it must not keep Record.Data. A failure of emit, or any other, leaves the Source broken.
 //
-// Content is read ahead of emit by at most 2.5 MiB for each processor, up to four.
+// Content is read ahead of emit by at most 12 MiB.
 func (s *Source) Sync(ctx context.Context, emit func(Record) error) (Stats, error) {
 	return s.sync(ctx, Mapped{}, false, emit)
 }
@@ -188,8 +188,8 @@ type syncRun struct {
 	fresh   []*object  // objects that this scan made
 	changed []*object  // guarded by mu during the scan: objects with a change
 
-	stats                          Stats        // of the emitting goroutine
-	entries, readBytes, duplicates atomic.Int64 // of the others
+	stats              Stats        // of the emitting goroutine
+	entries, readBytes atomic.Int64 // of the others
 }
 
 func (r *syncRun) result() Stats {

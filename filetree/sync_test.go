@@ -410,8 +410,6 @@ func TestFindUpper(t *testing.T) {
 			t.Errorf("%s: error %v, want ErrNotOverlay", dir, err)
 		}
 	}
-	strange := t.TempDir() + "/a, b\\c"
-	must(t, os.Mkdir(strange, 0o755))
 	for _, tc := range []struct {
 		options string
 		want    Overlay
@@ -425,6 +423,38 @@ func TestFindUpper(t *testing.T) {
 			t.Errorf("%s: %+v, error %v", tc.options, got, err)
 		}
 	}
+}
+
+func TestNamesMadeWhileFrozenAreSentByAnotherFrozenSync(t *testing.T) {
+	c := overlayCopier(t, image(t), Options{})
+	must(t, os.WriteFile(c.path("data"), randomBytes(1<<20), 0o644))
+	must(t, os.Link(c.path("data"), c.path("other")))
+	settle()
+	c.frozen()
+	must(t, os.Link(c.path("data"), c.path("home/link_remap.7")))
+	must(t, os.Remove(c.path("data")))
+	c.frozen()
+	if c.bytes != 0 {
+		t.Errorf("%d bytes sent of a file that did not change", c.bytes)
+	}
+	c.equal()
+}
+
+func TestAnOverlayWithUserXattrArrives(t *testing.T) {
+	lower := image(t)
+	from, to := mountOverlay(t, lower, ",userxattr"), mountOverlay(t, lower, ",userxattr")
+	o, err := FindOverlay(from.merged)
+	must(t, err)
+	if !o.UserXattr || o.Upper != from.upper {
+		t.Fatalf("found %+v", o)
+	}
+	c := newCopier(t, o.Upper, Upper, from.merged, to.merged, Options{UserXattr: o.UserXattr})
+	must(t, os.RemoveAll(c.path("opt/app")))
+	must(t, os.Mkdir(c.path("opt/app"), 0o755))
+	must(t, os.Remove(c.path("etc/passwd")))
+	must(t, unix.Lsetxattr(c.path("opt/app"), "user.mine", []byte("x"), 0))
+	c.frozen()
+	c.equal()
 }
 
 func TestDiffSeesEveryDifference(t *testing.T) {

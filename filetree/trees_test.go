@@ -165,13 +165,3 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
-
-func count(records []Record, typ Type) int {
-	n := 0
-	for _, r := range records {
-		if r.Type == typ {
-			n++
-		}
-	}
-	return n
-}
