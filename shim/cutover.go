@@ -137,14 +137,14 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 	if err != nil {
 		return err
 	}
-	work, ctx := errgroup.WithContext(ctx)
+	work, all := errgroup.WithContext(ctx)
 	for _, c := range s.containers {
 		work.Go(func() error {
-			if err := c.dumpFrozen(ctx); err != nil {
+			if err := c.dumpFrozen(all); err != nil {
 				return err
 			}
 			w.noteDump(s)
-			skip, _, err := s.link.rounds.FinishShared(ctx, c.index, c.images)
+			skip, _, err := s.link.rounds.FinishShared(all, c.index, c.images)
 			if err != nil {
 				return err
 			}
@@ -153,10 +153,10 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 					return err
 				}
 			}
-			return s.sendImages(ctx, c, skip)
+			return s.sendImages(all, c, skip)
 		})
 	}
-	work.Go(func() error { return s.syncFrozen(ctx) })
+	work.Go(func() error { return s.syncFrozen(all) })
 	if err := work.Wait(); err != nil {
 		return err
 	}
