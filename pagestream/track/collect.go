@@ -47,6 +47,7 @@ func (p *process) disarm() {
 		unix.Close(p.uffd)
 	}
 	p.uffd, p.registered, p.void = closedDescriptor, false, false
+	p.suspects, p.inFlight = nil, inFlight{}
 }
 
 // collectArmed arms the process if it is not, and scans it. The areas are read
@@ -80,10 +81,13 @@ func (t *Tracker) collectArmed(ctx context.Context, p *process, s *scratch, r *R
 		}
 		p.void = false
 	}
-	pr.Dirty, pr.Pages, err = scan(pm, s.areas.bounds(), writtenQuery(true), nil, s.regions, nil)
+	written, err := scan(pm, s.areas.bounds(), writtenQuery(true), nil, s.regions)
 	if err != nil {
 		return err
 	}
+	pr.Dirty = union(written, p.suspects)
+	pr.Pages = pagesOf(pr.Dirty)
+	p.suspects = s.areas.clip(p.inFlight.update(p.PID, s.vmas, written))
 	if untrackable {
 		pr.Untracked = s.count(pm, untrackedQuery())
 	}
@@ -144,17 +148,16 @@ func (t *Tracker) arm(ctx context.Context, p *process, pm *pagemap.File, s *scra
 // that some cannot be. Which are registered is asked of the kernel: an area may
 // have been unmapped and mapped again at the same place.
 func (p *process) registerNew(pm *pagemap.File, s *scratch) (untrackable bool, err error) {
-	fresh, err := s.unregistered(pm)
-	if err != nil {
-		return false, err
-	}
-	if len(fresh) == 0 {
-		return false, nil
+	fresh := s.areas.lazy
+	if p.registered {
+		if fresh, err = s.unregistered(pm); err != nil {
+			return false, err
+		}
 	}
 	// After an exec nothing is registered any more.
-	suspect := p.registered && len(fresh) == len(s.areas.lazy)
+	suspect := p.registered && len(fresh) == len(s.areas.lazy) && len(fresh) > 0
 	for _, group := range adjacent(fresh) {
-		failed, err := p.register(group)
+		failed, err := p.register(pm, group)
 		if err != nil {
 			return false, err
 		}
@@ -174,29 +177,45 @@ func (p *process) registerNew(pm *pagemap.File, s *scratch) (untrackable bool, e
 }
 
 // register registers areas that touch each other, in one call if possible.
-func (p *process) register(group []span) (untrackable bool, err error) {
+func (p *process) register(pm *pagemap.File, group []span) (untrackable bool, err error) {
 	whole := span{group[0].start, group[len(group)-1].end}
 	err = register(p.uffd, whole)
 	switch {
 	case err == nil:
 		p.registered = true
-		// A kernel before 6.13 keeps the protection of pages that mremap moves
-		// out of a registered area: they would read as not written, and never
-		// change that. On others there is nothing to lift.
-		return false, p.lift(whole)
-	case errors.Is(err, unix.ESRCH):
+		return false, p.liftStale(pm, whole)
+	case errors.Is(err, unix.ENOMEM) && errors.Is(unprotect(p.uffd, whole), unix.ESRCH):
 		return false, errOtherMemory
 	case len(group) == 1:
 		return true, nil
 	}
 	for i := range group {
-		failed, err := p.register(group[i : i+1])
+		failed, err := p.register(pm, group[i:i+1])
 		if err != nil {
 			return false, err
 		}
 		untrackable = untrackable || failed
 	}
 	return untrackable, nil
+}
+
+// liftStale takes the protection off pages that have one although their area was
+// not registered. Kernels before 6.13 let pages keep it that mremap moves out of
+// a registered area, those before 6.9 also when a userfaultfd is closed: the
+// pages would count as not written, and writing would not change that. To look
+// is cheap, to lift is not.
+func (p *process) liftStale(pm *pagemap.File, s span) error {
+	q := staleQuery()
+	q.Start, q.End = s.start, s.end
+	var found [1]pagemap.Region
+	n, _, err := pm.Scan(q, found[:])
+	if errors.Is(err, unix.ESRCH) {
+		return errOtherMemory
+	}
+	if err != nil || n == 0 {
+		return err
+	}
+	return p.lift(s)
 }
 
 // lift takes the write-protection off a span; what is not registered there has
@@ -274,6 +293,17 @@ func writtenQuery(protect bool) pagemap.Query {
 	}
 }
 
+// staleQuery finds pages of registered areas that are protected.
+func staleQuery() pagemap.Query {
+	skip := skipped() | pagemap.Written
+	return pagemap.Query{
+		Inverted: skip,
+		Mask:     skip | pagemap.WPAllowed,
+		AnyOf:    pagemap.Present | pagemap.Swapped,
+		Return:   pagemap.WPAllowed,
+	}
+}
+
 // untrackedQuery finds all pages of areas that are not registered, written or
 // not: nothing can be said of them.
 func untrackedQuery() pagemap.Query {
@@ -292,18 +322,17 @@ func registeredQuery() pagemap.Query {
 	return pagemap.Query{Mask: pagemap.WPAllowed, Return: pagemap.WPAllowed}
 }
 
-// scan walks over a span and appends the pages that the query finds to dst. With
+// scan walks over a span and returns the pages that the query finds. With
 // areas only what lies in lazy ones is taken. A walk that protects must be
 // without: an area that grew since the areas were read is protected in all its
 // length, so all of it must be reported.
-func scan(pm *pagemap.File, over span, q pagemap.Query, only *areas, buf []pagemap.Region, dst []pagestream.Range) (_ []pagestream.Range, pages uint64, err error) {
+func scan(pm *pagemap.File, over span, q pagemap.Query, only *areas, buf []pagemap.Region) ([]pagestream.Range, error) {
+	var pages []pagestream.Range
 	add := func(_ int, start, end uint64) {
-		n := (end - start) / pagestream.PageSize
-		pages += n
-		dst = appendRange(dst, pagestream.Range{Start: start, Pages: n})
+		pages = appendRange(pages, pagestream.Range{Start: start, Pages: (end - start) / pagestream.PageSize})
 	}
 	q.Start, q.End = over.start, over.end
-	err = pm.Walk(q, buf, func(found []pagemap.Region) {
+	err := pm.Walk(q, buf, func(found []pagemap.Region) {
 		if only != nil {
 			only.within(found, add)
 			return
@@ -315,17 +344,7 @@ func scan(pm *pagemap.File, over span, q pagemap.Query, only *areas, buf []pagem
 	if errors.Is(err, unix.ESRCH) {
 		err = fmt.Errorf("%w (%w)", errOtherMemory, err)
 	}
-	return dst, pages, err
-}
-
-// appendRange appends a range that comes after all of dst; ranges that touch
-// become one.
-func appendRange(dst []pagestream.Range, r pagestream.Range) []pagestream.Range {
-	if n := len(dst); n > 0 && dst[n-1].End() == r.Start {
-		dst[n-1].Pages += r.Pages
-		return dst
-	}
-	return append(dst, r)
+	return pages, err
 }
 
 // count returns how many lazy pages the query finds; an error counts as none.

@@ -1,12 +1,10 @@
 package track
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,49 +119,42 @@ func (f *frozen) close() {
 func (part *frozenPart) scan(s *scratch) {
 	f := part.of
 	if f.uffd == closedDescriptor || f.void {
-		part.dirty, part.untracked, part.err = scan(f.pm, part.over, presentQuery(), &f.areas, s.regions, nil)
+		part.dirty, part.err = scan(f.pm, part.over, presentQuery(), &f.areas, s.regions)
+		part.untracked = pagesOf(part.dirty)
 		return
 	}
-	if part.dirty, _, part.err = scan(f.pm, part.over, writtenQuery(false), &f.areas, s.regions, nil); part.err != nil {
+	written, err := scan(f.pm, part.over, writtenQuery(false), &f.areas, s.regions)
+	if err != nil {
+		part.err = err
 		return
 	}
-	written := len(part.dirty)
-	part.dirty, part.untracked, part.err = scan(f.pm, part.over, untrackedQuery(), &f.areas, s.regions, part.dirty)
-	if written > 0 && len(part.dirty) > written {
-		slices.SortFunc(part.dirty, func(a, b pagestream.Range) int { return cmp.Compare(a.Start, b.Start) })
-		merged := part.dirty[:1]
-		for _, r := range part.dirty[1:] {
-			merged = appendRange(merged, r)
-		}
-		part.dirty = merged
-	}
+	others, err := scan(f.pm, part.over, untrackedQuery(), &f.areas, s.regions)
+	part.dirty, part.untracked, part.err = union(written, others), pagesOf(others), err
 }
 
-// round puts the parts together.
+// round puts the parts together, and adds what a device may have written since
+// the last round copied it.
 func (f *frozen) round() (ProcessRound, error) {
 	pr := ProcessRound{Process: f.Process}
 	if f.shares {
 		pr.Shares = f.process.shares.Space
+		return pr, nil
 	}
 	if f.err != nil {
 		return pr, f.err
 	}
-	if len(f.pieces) == 1 {
-		pr.Dirty = f.pieces[0].dirty
-	}
-	for i, part := range f.pieces {
+	for i := range f.pieces {
+		part := &f.pieces[i]
 		if part.err != nil {
 			return pr, part.err
 		}
 		pr.Untracked += part.untracked
-		for _, r := range part.dirty {
-			pr.Pages += r.Pages
-			if len(f.pieces) > 1 {
-				pr.Dirty = appendRange(pr.Dirty, r)
-			}
-		}
-		f.pieces[i].dirty = nil
+		pr.Dirty = union(pr.Dirty, part.dirty)
 	}
+	if f.uffd != closedDescriptor {
+		pr.Dirty = union(pr.Dirty, f.areas.clip(f.suspects))
+	}
+	pr.Pages = pagesOf(pr.Dirty)
 	return pr, nil
 }
 

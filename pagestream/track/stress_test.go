@@ -175,7 +175,7 @@ func (c copies) compare(t testing.TB, procs []Process) (pages int) {
 		defer mem.Close()
 		bad := 0
 		for _, over := range s.areas.lazy {
-			present, _, err := scan(pm, over, presentQuery(), nil, s.regions, nil)
+			present, err := scan(pm, over, presentQuery(), nil, s.regions)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -88,9 +88,8 @@ type ProcessRound struct {
 // never concluded from an earlier round: what is not under our write-protection
 // counts as dirty.
 //
-// Not seen are writes by devices into pages that were handed to them before a
-// round began and are written after the round's copy: as O_DIRECT
-// reads that were under way then.
+// Writes by devices go past the page tables; inFlight says what is done about
+// them.
 type Tracker struct {
 	opts Options
 
@@ -113,6 +112,9 @@ type process struct {
 	registered bool     // an area was registered with uffd
 	void       bool     // copies are lost: the next round reports everything
 	shares     *process // whose memory it shares
+
+	inFlight inFlight
+	suspects []pagestream.Range // what the next round reports, written or not: ascending, disjoint
 }
 
 // scratch is the memory that scanning a process takes, kept for the next one.

@@ -40,8 +40,9 @@ func handshake(fd int) error {
 }
 
 // register puts the areas in s under write-protection of fd. A page is protected
-// only once it is scanned. ESRCH says that fd's address space is gone, EBUSY
-// that another userfaultfd has the area.
+// only once it is scanned. EBUSY says that another userfaultfd has the area,
+// ENOMEM may mean that fd's address space is gone (userfaultfd_register in the
+// kernel's fs/userfaultfd.c), which unprotect says clearly, by ESRCH.
 func register(fd int, s span) error {
 	arg := struct{ start, length, mode, ioctls uint64 }{s.start, s.end - s.start, uffdRegisterWP, 0}
 	return ioctl(fd, uffdioRegister, unsafe.Pointer(&arg))
