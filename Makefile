@@ -1,9 +1,11 @@
 # Everything is built into bin/, which the nodes of a lab see as it is.
 GO  ?= go
 BIN := $(CURDIR)/bin
+OUT := $(CURDIR)/out
 
 # Static, because the nodes' root file system is another Debian than the machine's.
 export CGO_ENABLED = 0
+export GODWIT_BIN = $(BIN)
 
 .PHONY: build
 build: $(notdir $(wildcard cmd/*))
@@ -13,8 +15,51 @@ build: $(notdir $(wildcard cmd/*))
 $(notdir $(wildcard cmd/*)):
 	$(GO) build -trimpath -o $(BIN)/$@ ./cmd/$@
 
-# The lab outlives the commands that made it, so it goes first.
+# What a bare Debian lacks, and the root file systems of nodes and images.
+.PHONY: setup
+setup: godwit-lab
+	$(BIN)/godwit-lab setup
+
+# A redis under load, moved between two nodes of its own.
+.PHONY: demo
+demo: build setup
+	$(GO) run ./test/demo -out $(OUT)/demo.json
+
+.PHONY: bench
+bench: build setup
+	$(GO) run ./test/bench -out $(OUT)/bench.json
+
+# Everything that CI asks for.
+.PHONY: test
+test: lint generate-check unit e2e
+
+# Timing is the bench's: here a busy machine makes nothing fail.
+.PHONY: unit
+unit: setup
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/)
+	$(GO) test -timeout 20m ./test/load/... ./test/workload/... ./test/lab/...
+
+.PHONY: e2e
+e2e: build setup
+	$(GO) test -count=1 -timeout 40m ./test/e2e/...
+
+.PHONY: lint
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt these: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+.PHONY: generate
+generate:
+	hack/generate.sh
+
+# Generated code is what the sources say.
+.PHONY: generate-check
+generate-check:
+	hack/generate.sh --check
+
+# The labs outlive the commands that made them, so they go first.
 .PHONY: clean
 clean:
 	[ ! -x $(BIN)/godwit-lab ] || $(BIN)/godwit-lab down
-	rm -rf $(BIN) out
+	rm -rf $(BIN) $(OUT)

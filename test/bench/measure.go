@@ -106,8 +106,11 @@ func (b *bench) move(ctx context.Context, p *trial.Pod, c trial.Config) (*trial.
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("  %-4s to %s: downtime %6.1f ms, total %7.1f ms, longest stall in the rounds %4.1f ms, %d rounds; %+v\n",
-		r.Mode, c.To, ms(r.Gap.Length()), r.TotalMS, ms(r.LongestStall()), len(r.Rounds), *r.Downtime)
+	fmt.Printf("  %-4s to %s: downtime %6.1f ms, total %7.1f ms, longest stall in the rounds %4.1f ms, %d rounds\n",
+		r.Mode, c.To, ms(r.Gap.Length()), r.TotalMS, ms(r.LongestStall()), len(r.Rounds))
+	if d := r.Downtime; d != nil {
+		fmt.Printf("       %+v\n", *d)
+	}
 	return r, b.note(r)
 }
 
@@ -155,7 +158,7 @@ func (b *bench) lossOfSource(ctx context.Context) error {
 	defer l.Close()
 	source := p.Node()
 	var killed error
-	_, err = b.move(ctx, p, trial.Config{Rate: rate, OnEvent: func(e move.Event) {
+	_, err = b.move(ctx, p, trial.Config{Rate: rate, SourceDies: true, OnEvent: func(e move.Event) {
 		if e.Kind == "committed" {
 			time.Sleep(time.Millisecond)
 			killed = source.Kill()

@@ -6,6 +6,7 @@ package trial
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -92,6 +93,9 @@ type Config struct {
 	Flags []string
 	// OnEvent, if not nil, hears every event as it comes.
 	OnEvent func(move.Event)
+	// SourceDies says that the source node is killed after the commit, and with
+	// it the godwitctl that would tell the end.
+	SourceDies bool
 }
 
 // Result is what a trial found.
@@ -154,7 +158,7 @@ func (p *Pod) migrate(ctx context.Context, c Config, r *Result) error {
 	if err != nil {
 		return err
 	}
-	known := false
+	known, committed := false, false
 	_, err = m.AwaitFunc(ctx, func(e move.Event) bool {
 		if e.Destination != nil && e.Destination.PodIP != "" && !known {
 			known = true
@@ -163,17 +167,20 @@ func (p *Pod) migrate(ctx context.Context, c Config, r *Result) error {
 		if c.OnEvent != nil {
 			c.OnEvent(e)
 		}
+		committed = committed || e.Kind == "committed"
 		if e.Kind != "progress" {
 			r.Events = append(r.Events, e)
 		}
 		return e.Kind == "ended"
 	})
 	result, werr := m.Wait(ctx)
-	r.Result = result
-	if werr != nil {
-		return werr
+	if r.Result = result; result == nil {
+		r.Result = &move.Result{}
 	}
-	if err != nil {
+	if c.SourceDies && committed {
+		err, werr = nil, nil
+	}
+	if err := errors.Join(werr, err); err != nil {
 		return err
 	}
 	p.node = p.lab.Node(c.To)

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Generates code from the .proto files. With --check it generates into a copy
+# and fails if that differs from what is committed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+command -v protoc >/dev/null || {
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends protobuf-compiler >/dev/null
+}
+
+tools=$(mktemp -d)
+trap 'rm -rf "$tools"' EXIT
+go build -o "$tools/" google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
+
+out=$PWD
+[ "${1:-}" != --check ] || out="$tools/out"
+mkdir -p "$out"
+mapfile -t protos < <(git ls-files '*.proto')
+for proto in "${protos[@]}"; do
+	dir=$(dirname "$proto")
+	mkdir -p "$out/$dir"
+	(cd "$dir" && PATH="$tools:$PATH" protoc \
+		--go_out="$out/$dir" --go_opt=paths=source_relative \
+		--go-ttrpc_out="$out/$dir" --go-ttrpc_opt=paths=source_relative \
+		"$(basename "$proto")")
+done
+[ "${1:-}" = --check ] || exit 0
+
+# Which protoc it was is a comment in the code, and may differ.
+status=0
+while IFS= read -r generated; do
+	file=${generated#"$out/"}
+	if ! diff -u -I '^//.*protoc' "$file" "$generated"; then
+		echo "$file is not what its source says: run make generate" >&2
+		status=1
+	fi
+done < <(find "$out" -name '*.go')
+exit $status
