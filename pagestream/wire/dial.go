@@ -43,8 +43,7 @@ type DialOptions struct {
 	// no bound.
 	Bandwidth int64
 	// Timeout is how long the peer may make no progress while it owes some,
-	// before the session ends with ErrHung; also how long Dial takes at
-	// most. 0 means DefaultTimeout.
+	// before the session ends with ErrHung. 0 means DefaultTimeout.
 	Timeout time.Duration
 }
 
@@ -77,14 +76,15 @@ func (o DialOptions) withDefaults() (DialOptions, error) {
 
 // Dial opens a session with all its streams. If the peer does not take it,
 // the error is a *RefusedError; if the two nodes have no version or page size
-// in common it wraps ErrMismatch. ctx is for opening only: the session ends
-// by Close or Abort.
+// in common it wraps ErrMismatch. ctx is for opening only, which takes at
+// most Timeout or DefaultTimeout, whichever is longer: the session ends by
+// Close or Abort.
 func Dial(ctx context.Context, options DialOptions) (*Session, error) {
 	o, err := options.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("dial options: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, DefaultTimeout))
 	defer cancel()
 	hello := Hello{
 		Migration: o.Migration, Token: o.Token, Streams: uint16(o.Streams),

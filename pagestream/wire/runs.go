@@ -87,8 +87,6 @@ type span struct{ from, to int }
 
 func (b *batch) reset() { *b = batch{table: b.table[:0], spans: b.spans[:0]} }
 
-func (b *batch) empty() bool { return b.last.Pages == 0 && len(b.table) == 0 }
-
 // full says that the table may have no room for another run.
 func (b *batch) full() bool { return len(b.table)+2*runSize > maxTable }
 

@@ -436,8 +436,8 @@ func TestAbortFreesACallThatWaits(t *testing.T) {
 	r := newMemory()
 	release := make(chan struct{})
 	r.before = func() error { <-release; return nil }
-	t.Cleanup(func() { close(release) }) // before the listener is closed
 	o := c.options(c.listen(to(r)).Addr())
+	t.Cleanup(func() { close(release) }) // before the listener is closed, which waits for the receiver
 	o.Window = MinWindow
 	s := c.dial(o)
 	cause := errors.New("cancelled")
