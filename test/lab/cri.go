@@ -102,3 +102,20 @@ func (n *Node) awaitCRI(ctx context.Context) error {
 	}
 	return nil
 }
+
+// ExecContainer runs a command in a container of the node by the container's ID and returns its standard output. The error
+// carries its exit status and standard error.
+func (n *Node) ExecContainer(ctx context.Context, id string, args ...string) ([]byte, error) {
+	runtime, err := n.Runtime()
+	if err != nil {
+		return nil, err
+	}
+	got, err := runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: args})
+	if err != nil {
+		return nil, fmt.Errorf("node %s: run %q in container %s: %w", n.Name, args, id, err)
+	}
+	if got.ExitCode != 0 {
+		return got.Stdout, fmt.Errorf("node %s: run %q in container %s: exit status %d: %s", n.Name, args, id, got.ExitCode, tail(got.Stderr))
+	}
+	return got.Stdout, nil
+}

@@ -152,7 +152,8 @@ func (l *Lab) dirLayer(ctx context.Context, dir string) (layer, error) {
 
 // debianLayer packs packages and what they need, cached by their names. The root it is packed from is not kept.
 func (l *Lab) debianLayer(ctx context.Context, packages []string) (layer, error) {
-	return l.cachedLayer(ctx, rootKey(packages), func(tmp string) (layer, error) {
+	skip := hex.EncodeToString(sha256Of([]byte(strings.Join(unneeded, " "))))[:6]
+	return l.cachedLayer(ctx, rootKey(packages)+"-"+skip, func(tmp string) (layer, error) {
 		root, err := l.debianRoot(ctx, packages)
 		if err != nil {
 			return layer{}, err

@@ -31,12 +31,12 @@ func TestImageRef(t *testing.T) {
 // TestArchiveHoldsTheTreeAsItIs packs a tree and reads the image back as a runtime would.
 func TestArchiveHoldsTheTreeAsItIs(t *testing.T) {
 	root := t.TempDir()
-	for _, d := range []string{"bin", "tmp", "var/log", "usr/share/doc/x"} {
+	for _, d := range []string{"bin", "tmp", "var/log/nginx", "usr/share/doc/x"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name, mode := range map[string]fs.FileMode{"bin/tool": 0o755, "secret": 0o600, "var/log/old": 0o644, "usr/share/doc/x/readme": 0o644} {
+	for name, mode := range map[string]fs.FileMode{"bin/tool": 0o755, "secret": 0o600, "var/log/old": 0o644, "var/log/nginx/old": 0o644, "usr/share/doc/x/readme": 0o644} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte("content of "+name), mode); err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +88,7 @@ func TestArchiveHoldsTheTreeAsItIs(t *testing.T) {
 	}
 	want := []string{
 		"drwxr-xr-x bin/", "Lrwxrwxrwx bin/link tool", "-rwxr-xr-x bin/tool", "-rwxr-xr-x bin/twin bin/tool", "-rw------- secret",
-		"dtrwxrwxrwx tmp/", "drwxr-xr-x usr/", "drwxr-xr-x usr/share/", "drwxr-xr-x var/", "drwxr-xr-x var/log/",
+		"dtrwxrwxrwx tmp/", "drwxr-xr-x usr/", "drwxr-xr-x usr/share/", "drwxr-xr-x var/", "drwxr-xr-x var/log/", "drwxr-xr-x var/log/nginx/",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("layer\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

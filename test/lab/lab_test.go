@@ -213,6 +213,13 @@ func TestLab(t *testing.T) {
 	t.Run("a command has the node's view, its own exit status, and ends with its context", func(t *testing.T) {
 		testCommand(t, a)
 	})
+	t.Run("a command runs in a container", func(t *testing.T) {
+		if out, err := a.ExecContainer(t.Context(), pa.Containers[0].ID, "/echo"); err == nil {
+			t.Errorf("a second server on the same port runs: %s", out)
+		} else if !strings.Contains(err.Error(), "exit status 1") {
+			t.Error(err)
+		}
+	})
 	t.Run("up again keeps nodes and pods", func(t *testing.T) {
 		again := upTest(t, o)
 		for _, n := range l.Nodes() {

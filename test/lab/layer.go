@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -25,13 +26,13 @@ type layer struct {
 	Size   int64  `json:"size"`
 }
 
-// unneeded are the parts of a Debian root that no workload reads: documentation, translations, what apt can fetch again.
-// A trailing slash keeps the directory itself.
+// unneeded are the parts of a Debian root that no workload reads: documentation, translations, logs of the installation,
+// what apt can fetch again. A name stands for itself and all below; with a slash at its end, for what is in it; with two, for
+// the files in it and below, because services expect their directories there.
 var unneeded = []string{
 	"boot/", "debootstrap", "dev/", "proc/", "run/", "sys/", "tmp/",
 	"usr/share/bug", "usr/share/doc", "usr/share/doc-base", "usr/share/info", "usr/share/lintian", "usr/share/locale", "usr/share/man",
-	"var/cache/apt/", "var/cache/debconf/", "var/cache/ldconfig/", "var/cache/man/", "var/lib/apt/lists/", "var/log/",
-	"var/lib/dpkg/info/", "usr/share/perl5/debconf",
+	"var/cache/apt/", "var/cache/debconf/", "var/cache/ldconfig/", "var/cache/man/", "var/lib/apt/lists/", "var/log//",
 }
 
 // writeLayer packs the tree at root into file, leaving out skip (as unneeded is written). Owners, modes, links, devices and
@@ -80,7 +81,7 @@ func (p *packer) add(path string, d fs.DirEntry, err error) error {
 	if err != nil || name == "." {
 		return err
 	}
-	if p.skipped(name) {
+	if p.skipped(name, d.IsDir()) {
 		if d.IsDir() {
 			return fs.SkipDir
 		}
@@ -112,13 +113,16 @@ func (p *packer) add(path string, d fs.DirEntry, err error) error {
 	return err
 }
 
-func (p *packer) skipped(name string) bool {
-	for _, s := range p.skip {
-		if dir, ok := strings.CutSuffix(s, "/"); ok && strings.HasPrefix(name, dir+"/") || name == s || strings.HasPrefix(name, s+"/") {
-			return true
+func (p *packer) skipped(name string, dir bool) bool {
+	return slices.ContainsFunc(p.skip, func(s string) bool {
+		if in, ok := strings.CutSuffix(s, "//"); ok {
+			return !dir && strings.HasPrefix(name, in+"/")
 		}
-	}
-	return false
+		if in, ok := strings.CutSuffix(s, "/"); ok {
+			return strings.HasPrefix(name, in+"/")
+		}
+		return name == s || strings.HasPrefix(name, s+"/")
+	})
 }
 
 func (p *packer) header(path, name string, info fs.FileInfo) (*tar.Header, error) {

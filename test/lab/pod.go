@@ -1,12 +1,14 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -300,8 +302,8 @@ func (n *Node) listPods(ctx context.Context, filter *runtimeapi.PodSandboxFilter
 		return nil, fmt.Errorf("pods of node %s: %w", n.Name, err)
 	}
 	pods := []Pod{}
-	for i := len(list.Items) - 1; i >= 0; i-- {
-		s := list.Items[i]
+	slices.SortFunc(list.Items, func(a, b *runtimeapi.PodSandbox) int { return cmp.Compare(a.CreatedAt, b.CreatedAt) })
+	for _, s := range list.Items {
 		pod := Pod{
 			Node: n.Name, ID: s.Id, Name: s.Metadata.GetName(), Namespace: s.Metadata.GetNamespace(), UID: s.Metadata.GetUid(),
 			Handler: s.RuntimeHandler, State: strings.ToLower(strings.TrimPrefix(s.State.String(), "SANDBOX_")),
@@ -314,8 +316,8 @@ func (n *Node) listPods(ctx context.Context, filter *runtimeapi.PodSandboxFilter
 		if err != nil {
 			return nil, fmt.Errorf("containers of pod %s: %w", pod.Name, err)
 		}
-		for j := len(containers.Containers) - 1; j >= 0; j-- {
-			c := containers.Containers[j]
+		slices.SortFunc(containers.Containers, func(a, b *runtimeapi.Container) int { return cmp.Compare(a.CreatedAt, b.CreatedAt) })
+		for _, c := range containers.Containers {
 			name := c.Metadata.GetName()
 			pod.Containers = append(pod.Containers, PodContainer{
 				ID: c.Id, Name: name, Image: c.Image.GetImage(), State: strings.ToLower(strings.TrimPrefix(c.State.String(), "CONTAINER_")),
