@@ -59,6 +59,8 @@
 // moved pages then read as zero.
 package lazy
 
+import "time"
+
 // Progress counts what has been done, in pages of pagestream.PageSize. After a
 // restart of the server it may step back: what was filled in before counts when it
 // has been found to be there.
@@ -74,4 +76,6 @@ type Progress struct {
 	Restarts int
 	// Finished says that CRIU has restored all processes.
 	Finished bool
+	// Fill is how long it took from then until every page was in; 0 before that.
+	Fill time.Duration
 }

@@ -50,7 +50,7 @@ type Keeper struct {
 	number   uint64 // of the newest server
 	sock     int    // of the server at work; -1 if there is none
 	servers  []serverEnd
-	finished bool
+	finished time.Time // when CRIU was; zero before that
 	progress Progress
 }
 
@@ -166,7 +166,7 @@ func (k *Keeper) restore(ctx context.Context) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.finished = true
+	k.finished = time.Now()
 	k.progress.Finished = true
 	k.say(message{kind: finishedMsg}, -1)
 	return nil
@@ -275,7 +275,7 @@ func (k *Keeper) handOver(sock int) {
 		}
 		k.say(m.message, m.fd)
 	}
-	if k.finished {
+	if !k.finished.IsZero() {
 		k.say(message{kind: finishedMsg}, -1)
 	}
 	k.say(message{kind: readyMsg, id: k.number}, -1)
@@ -309,6 +309,9 @@ func (k *Keeper) listen(sock int) (done bool, err error) {
 			k.note(m)
 		case allDoneMsg:
 			done = true
+			k.mu.Lock()
+			k.progress.Fill = time.Since(k.finished)
+			k.mu.Unlock()
 		default:
 			return false, fmt.Errorf("message of kind %d from the fault server: %w", m.kind, errMessage)
 		}

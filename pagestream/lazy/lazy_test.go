@@ -115,7 +115,9 @@ func fillStore(t testing.TB, s *store.Store, r *rand.Rand, number, pages int, pl
 		e := images.Entry{Vaddr: at, Pages: 1, Flags: images.Lazy}
 		switch {
 		case plain:
-			must(t, s.Pages(sp, at, appendContent(nil, at)))
+			if i%64 == 0 {
+				must(t, s.Pages(sp, at, plainFrame))
+			}
 		case absent(n):
 			continue
 		case present(n):
@@ -147,6 +149,9 @@ func fillStore(t testing.TB, s *store.Store, r *rand.Rand, number, pages int, pl
 	}
 	writeImages(t, s.ImagesDir(0), number, entries, own)
 }
+
+// plainFrame is content for benchmarks, which only have to move it.
+var plainFrame = bytes.Repeat([]byte("incompressible.."), 64*pageSize/16)
 
 func writeImages(t testing.TB, dir string, number int, entries []images.Entry, own []byte, wiped ...uint64) {
 	t.Helper()
@@ -192,10 +197,13 @@ type lab struct {
 	keeper               *Keeper
 	inside               bool
 	rate                 uint64
+	out                  bytes.Buffer // what the processes print
+	breakOff             bool         // when the processes have ended
 
-	// mu guards server.
+	// mu guards server and cmd.
 	mu     sync.Mutex
 	server Process
+	cmd    *exec.Cmd // of the last server that was a process
 }
 
 func newLab(t testing.TB, dir string, inside bool) *lab {
@@ -227,6 +235,9 @@ func (l *lab) launch(conn *os.File) (Process, error) {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "LAZY_TEST_STORE="+l.dir, "LAZY_TEST_JOURNAL="+l.journal, "LAZY_TEST_RATE="+strconv.FormatUint(l.rate, 10))
 		cmd.Stderr = os.Stderr
+		l.mu.Lock()
+		l.cmd = cmd
+		l.mu.Unlock()
 		return StartCommand(cmd, conn)
 	}
 	fd, err := unix.FcntlInt(conn.Fd(), unix.F_DUPFD_CLOEXEC, 3)
@@ -282,8 +293,19 @@ func (l *lab) run(t testing.TB, processes, pages, threads, operations int, seed 
 	cmd := exec.CommandContext(ctx, path, l.socket, strconv.Itoa(processes), strconv.Itoa(pages), strconv.Itoa(threads),
 		strconv.Itoa(operations), strconv.FormatUint(seed, 10))
 	cmd.Stderr = os.Stderr
+	cmd.Stdout = &l.out
+	if threads == 0 {
+		in, err := cmd.StdinPipe()
+		must(t, err)
+		defer in.Close()
+		must(t, cmd.Start())
+		return <-kept
+	}
 	if err := cmd.Run(); err != nil {
 		t.Errorf("restored processes: %v (progress %+v)", err, l.keeper.Progress())
+		cancel()
+	}
+	if l.breakOff {
 		cancel()
 	}
 	return <-kept

@@ -7,7 +7,9 @@
  * SOCKET as CRIU does, and has threads in each of them read, write, give up, move and
  * unmap pages of an area of their own, and fork children that look at them, while a
  * model says what must be found. The exit status is 0 if everything was. With 0
- * operations each thread reads its area once, from its first page to its last.
+ * operations each thread reads its area once, from its first page to its last; with
+ * fewer, it touches so many pages at random and prints how long that took. With no
+ * threads nothing happens until standard input ends.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,6 +29,7 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define PAGE 4096UL
 #define BASE 0x10000000000UL  /* of process N: plus N << 36 */
@@ -199,9 +202,44 @@ static void operate(struct area *a)
 		verify(&a->page[k], "parent");
 }
 
+static int compare(const void *a, const void *b)
+{
+	const long *x = a, *y = b;
+	return (*x > *y) - (*x < *y);
+}
+
+static long nanoseconds(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000L + t.tv_nsec;
+}
+
+static void touch(struct area *a, long n)
+{
+	long *took = calloc(n, sizeof(*took)), faults = 0;
+	for (long i = 0; i < n; i++) {
+		char *p = a->page[rnd(a) % a->pages].now;
+		unsigned char there;
+		if (mincore(p, PAGE, &there))
+			die("mincore");
+		long before = nanoseconds();
+		*(volatile char *)p;
+		if (!(there & 1))
+			took[faults++] = nanoseconds() - before;
+	}
+	qsort(took, faults, sizeof(*took), compare);
+	printf("%ld %ld %ld %ld\n", faults, faults ? took[faults / 2] : 0, faults ? took[faults * 99 / 100] : 0, faults ? took[faults - 1] : 0);
+	fflush(stdout);
+}
+
 static void *work(void *arg)
 {
 	struct area *a = arg;
+	if (a->operations < 0) {
+		touch(a, -a->operations);
+		return NULL;
+	}
 	for (long i = 0; i < a->operations; i++)
 		operate(a);
 	for (long i = 0; i < a->pages; i++)
@@ -233,7 +271,7 @@ static void process(int sock, int number, long pages, int threads, long operatio
 	struct page *all = calloc(pages, sizeof(*all));
 	for (long i = 0; i < pages; i++)
 		all[i] = (struct page){ base + i * PAGE, (uint64_t)base + i * PAGE, 0, AS_IMAGE, image_zero((uint64_t)base + i * PAGE) };
-	long each = pages / threads;
+	long each = threads ? pages / threads : 0;
 	for (int t = 0; t < threads; t++) {
 		areas[t] = (struct area){ all + t * each, each, operations, mix(seed + number * 100 + t),
 			base + ELSEWHERE + ((uint64_t)t << 30), { 0 } };
@@ -250,11 +288,15 @@ static void process(int sock, int number, long pages, int threads, long operatio
 	send_descriptor(sock, uffd);
 	if (ioctl(uffd, UFFDIO_REGISTER, &reg))
 		die("register");
-	verify(&all[5 % pages], "before the restore has finished");
+	if (threads > 0 && operations >= 0)
+		verify(&all[5 % pages], "before the restore has finished");
 	close(uffd);
 	char b = 0;
 	if (write(ready, &b, 1) != 1 || read(go, &b, 1) != 1)
 		die("go");
+	if (threads == 0)
+		for (;;)
+			pause();
 	pthread_t *ids = calloc(threads, sizeof(*ids));
 	for (int t = 0; t < threads; t++)
 		if (pthread_create(&ids[t], NULL, work, &areas[t]))
@@ -295,6 +337,12 @@ int main(int argc, char **argv)
 	for (int n = 0; n < processes; n++)
 		if (write(go[1], "", 1) != 1)
 			die("go");
+	if (threads == 0) {
+		char b;
+		while (read(0, &b, 1) > 0)
+			;
+		return 0;
+	}
 	for (int n = 0; n < processes; n++) {
 		int status;
 		if (wait(&status) < 0 || status)
