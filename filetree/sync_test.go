@@ -502,3 +502,25 @@ func TestDiffSeesEveryDifference(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsMountedBelowTheRootIsNotPartOfTheTree(t *testing.T) {
+	needOverlay(t)
+	root := t.TempDir()
+	mnt := filepath.Join(root, "a/mnt")
+	must(t, os.MkdirAll(mnt, 0o755))
+	must(t, unix.Mount("tmpfs", mnt, "tmpfs", 0, ""))
+	defer func() { must(t, unix.Unmount(mnt, unix.MNT_DETACH)) }()
+	must(t, os.WriteFile(filepath.Join(mnt, "inside"), nil, 0o644))
+	src, err := NewSource(root, Plain, Options{})
+	must(t, err)
+	for range 2 {
+		_, err = src.SyncFrozen(context.Background(), Mapped{}, func(r Record) error {
+			if strings.HasPrefix(r.Path, "a/mnt") {
+				t.Errorf("%v %s", r.Type, r.Path)
+			}
+			return nil
+		})
+		must(t, err)
+	}
+	must(t, src.Close())
+}
