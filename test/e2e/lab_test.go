@@ -101,9 +101,15 @@ func nodes(t *testing.T) (a, b *lab.Node) {
 	return a, b
 }
 
+var explained = map[*testing.T]bool{}
+
 // explain prints what the nodes' services wrote during the test, if it fails.
 func explain(t *testing.T, nodes ...*lab.Node) {
 	t.Helper()
+	if explained[t] {
+		return
+	}
+	explained[t] = true
 	from := map[string]int64{}
 	for _, n := range nodes {
 		for _, service := range []string{"godwit-node", "containerd"} {
@@ -135,9 +141,12 @@ func logSince(path string, offset int64) string {
 		if strings.Contains(path, "containerd") && (strings.Contains(line, "level=info") || strings.Contains(line, "level=debug")) && !strings.Contains(line, "migration") {
 			continue
 		}
+		if len(line) > 600 {
+			line = line[:600] + "...\n"
+		}
 		lines = append(lines, line)
 	}
-	return strings.Join(lines[max(0, len(lines)-40):], "")
+	return strings.Join(lines[max(0, len(lines)-30):], "")
 }
 
 // image returns an image of Debian packages, made by the first test that asks.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -49,6 +50,8 @@ func removePod(ctx context.Context, t *testing.T, name string) {
 		if err != nil {
 			t.Error(err)
 		}
+		// kubelet removes the logs of a pod that is gone.
+		_ = os.RemoveAll(n.Path("/var/log/pods/" + name))
 		for _, p := range pods {
 			if p.Name != name {
 				continue

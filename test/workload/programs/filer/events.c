@@ -11,10 +11,11 @@
 static int readable(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
-	int n;
-	while ((n = poll(&p, 1, 1000)) < 0 && errno == EINTR)
-		; /* a timer of the aspect below */
-	return n == 1;
+	/* The timers of the aspect below interrupt it. */
+	for (int64_t until = monotonic_ns() + 1000000000; monotonic_ns() < until;)
+		if (poll(&p, 1, 100) == 1)
+			return 1;
+	return 0;
 }
 
 /* eventfd */

@@ -1,0 +1,157 @@
+package e2e
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/test/e2e/move"
+	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/load"
+	"godwit.dev/godwit/test/workload"
+)
+
+const redisPort = "6379"
+
+// redisContainer is a redis that keeps everything in memory.
+func redisContainer(t *testing.T) lab.ContainerSpec {
+	t.Helper()
+	return lab.ContainerSpec{
+		Name: "redis", Image: image(t, "redis", "redis-server"),
+		Command: []string{"redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no",
+			"--bind", "0.0.0.0", "--enable-debug-command", "yes"},
+	}
+}
+
+// writer writes to the redis of a pod until it is stopped, wherever the pod is.
+type writer struct {
+	t     *testing.T
+	redis *load.Redis
+	begun time.Time
+	stop  func() // waits until it has stopped
+}
+
+// writeRate is how many keys are written a second.
+const writeRate = 2000
+
+// startWriter fills the pod's redis with keys of 1 KiB and begins to write.
+func startWriter(t *testing.T, p *pod, keys uint32) *writer {
+	t.Helper()
+	w := &writer{t: t, redis: load.NewRedis(p.at(redisPort), keys), begun: time.Now()}
+	if err := w.redis.Fill(within(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.redis.Write(ctx, writeRate) })
+	w.stop = sync.OnceFunc(func() { cancel(); running.Wait() })
+	t.Cleanup(w.stop)
+	return w
+}
+
+// awaitWrites waits until more writes are acknowledged: the server answers, and the client has found it.
+func (w *writer) awaitWrites(more uint64) {
+	w.t.Helper()
+	ctx, from := within(w.t, 20*time.Second), w.redis.Acked()
+	for w.redis.Acked() < from+more {
+		select {
+		case <-ctx.Done():
+			w.t.Fatalf("the client's writes are not acknowledged any more: %d of %d within 20 s", w.redis.Acked()-from, more)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// verify stops writing and compares every key.
+func (w *writer) verify() {
+	w.t.Helper()
+	w.stop()
+	v, err := w.redis.Verify(within(w.t, time.Minute))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Logf("%d writes acknowledged, %d lost, %d wrong; longest gap %v", v.Acked, v.Lost, v.Wrong,
+		w.redis.LongestGap(w.begun).Length().Round(time.Millisecond))
+	if v.Lost+v.Wrong > 0 || v.Acked == 0 {
+		w.t.Errorf("of %d acknowledged writes %d are lost, and %d values were never written", v.Acked, v.Lost, v.Wrong)
+	}
+}
+
+// follow moves a pod that is written to, and has the client know the new address as soon as there is one.
+func (w *writer) follow(p *pod, to *lab.Node, flags ...string) *move.Result {
+	w.t.Helper()
+	ctx := within(w.t, moveTimeout)
+	m, err := move.Start(ctx, p.node, p.name, to.Name, flags...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	created, err := m.Await(ctx, "created")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.redis.AlsoAt(created.Destination.PodIP + ":" + redisPort)
+	r, err := m.Wait(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p.moved(to, r)
+	return r
+}
+
+func TestRedisLosesNothingWhileItIsWrittenTo(t *testing.T) {
+	for _, c := range []struct {
+		mode  string
+		flags []string
+	}{
+		{"live", nil},
+		{"cold", []string{"--mode", "cold"}},
+	} {
+		t.Run(c.mode, func(t *testing.T) {
+			a, b := nodes(t)
+			p := runPod(t, a, lab.PodSpec{Name: "redis-" + c.mode, Containers: []lab.ContainerSpec{redisContainer(t)}})
+			w := startWriter(t, p, 100_000)
+			w.awaitWrites(writeRate / 2)
+			r := w.follow(p, b, c.flags...)
+			if r.Mode != c.mode {
+				t.Errorf("mode %s", r.Mode)
+			}
+			w.awaitWrites(writeRate)
+			w.verify()
+		})
+	}
+}
+
+// Both containers are frozen at one moment and go on at one moment.
+func TestContainersOfAPodMoveAsOne(t *testing.T) {
+	a, b := nodes(t)
+	p := runPod(t, a, lab.PodSpec{Name: "pair", Containers: []lab.ContainerSpec{
+		redisContainer(t), container(t, workload.Ticker, workload.Port, "/lines"),
+	}})
+	w := startWriter(t, p, 50_000)
+	w.awaitWrites(writeRate / 2)
+	began := time.Now()
+	w.follow(p, b)
+	w.awaitWrites(writeRate / 2)
+	p.check(workload.Port)
+	w.verify()
+	// The ticker's longest stall is the freeze, and the client's longest gap begins within it or ends after it.
+	stalls, err := workload.Stalls(within(t, 10*time.Second), p.at(workload.Port), stallLimit, began)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(stalls) == 0 {
+		t.Fatal("the second container was never frozen")
+	}
+	gap := w.redis.LongestGap(began)
+	longest := stalls[0]
+	for _, s := range stalls {
+		if s.Length > longest.Length {
+			longest = s
+		}
+	}
+	t.Logf("ticker stood still for %v from %v on, redis for %v from %v on", longest.Length, longest.Began, gap.Length(), gap.Last)
+	if gap.Last.After(longest.Began.Add(longest.Length)) || gap.First.Before(longest.Began) {
+		t.Error("the containers were not frozen together")
+	}
+}
