@@ -65,6 +65,7 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 	if err := s.approach(ctx); err != nil {
 		return nil, err
 	}
+	before := s.link.files.bytes()
 	w := &frozenWindow{began: time.Now(), resp: &shimv1.CutOverResponse{}}
 	w.resp.FrozenUnixNano = w.began.UnixNano()
 	if err := s.freeze(ctx); err != nil {
@@ -80,6 +81,7 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 	if err := s.link.session.Flush(ctx); err != nil {
 		return nil, fmt.Errorf("last files: %w", err)
 	}
+	w.resp.ImageBytes = s.link.files.bytes() - before
 	w.resp.TotalUs = w.since()
 	return w.resp, nil
 }

@@ -54,7 +54,7 @@ func runShow(args []string) error {
 	runtime.LockOSThread()
 	split := slices.Index(args, "--")
 	if split < 0 || split+1 == len(args) {
-		return errors.New("want PATH TARGET ... -- COMMAND ARGUMENT ...")
+		return errors.New("want pairs of paths, then -- and a command")
 	}
 	if err := criu.ShowViews(args[:split]); err != nil {
 		return err

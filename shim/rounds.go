@@ -174,13 +174,20 @@ func (s *source) note(p precopy.Progress) {
 		Rate:          uint64(p.Rate), DirtyRate: uint64(p.DirtyRate), EtaMs: uint64(p.ETA.Milliseconds()),
 		StopReason: string(p.Reason), MemoryBytes: p.MemoryBytes,
 	}
-	for _, r := range p.Rounds {
-		out.Rounds = append(out.Rounds, &shimv1.Round{
+	s.mu.Lock()
+	for i, r := range p.Rounds {
+		round := &shimv1.Round{
 			Number: uint32(r.Number), DirtyPages: r.Pages, Bytes: r.Copied.Sent * pagestream.PageSize,
 			DurationUs: uint64((r.Scan + r.Copy).Microseconds()), ScanUs: uint64(r.Scan.Microseconds()),
-		})
+		}
+		if i < len(s.progress.GetRounds()) {
+			round.WireBytes = s.progress.GetRounds()[i].GetWireBytes()
+		} else { // its flush has just ended: what was sent since the one before is its own
+			round.WireBytes = stats.WireBytes - s.roundsWire
+			s.roundsWire = stats.WireBytes
+		}
+		out.Rounds = append(out.Rounds, round)
 	}
-	s.mu.Lock()
 	s.progress = out
 	s.mu.Unlock()
 	s.changed.signal()

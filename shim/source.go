@@ -65,6 +65,9 @@ type source struct {
 	watchers int              // guarded by mu
 	thaw     *time.Timer      // ends a freeze that lasts too long, guarded by mu
 	progress *shimv1.Progress // what the rounds last said, guarded by mu
+	// roundsWire is what had been sent when the last round known ended, bytes,
+	// guarded by mu.
+	roundsWire uint64
 }
 
 // newSource checks that the pod can be moved; nothing happens to it yet.
