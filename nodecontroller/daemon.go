@@ -45,9 +45,11 @@ type Daemon struct {
 	shimSocket      func(sandbox string) string
 	startContainers func(containers []string) (*starts, error)
 
-	// life ends when the daemon stops; work are the migrations' goroutines.
-	life context.Context
-	work sync.WaitGroup
+	// life ends, by stopLife, when the daemon stops; work are the migrations'
+	// goroutines.
+	life     context.Context
+	stopLife context.CancelFunc
+	work     sync.WaitGroup
 
 	mu         sync.Mutex
 	outgoing   map[string]*outgoing // under way, by migration, guarded by mu
@@ -85,7 +87,10 @@ func New(configFile string, log *slog.Logger) (*Daemon, error) {
 }
 
 func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *journal, peers *peerTable, log *slog.Logger) *Daemon {
+	life, stop := context.WithCancel(context.Background())
 	return &Daemon{
+		life:            life,
+		stopLife:        stop,
 		config:          config,
 		peers:           peers,
 		creds:           creds,
@@ -126,9 +131,7 @@ type podRuntime interface {
 // returns when every migration is broken off, or left to the next daemon.
 func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	defer d.cri.Close()
-	life, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	d.life = life
+	defer d.stopLife()
 	if err := d.sweep(); err != nil {
 		return err
 	}
@@ -148,7 +151,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	}
 	// The services go on while migrations are broken off: the peers, and
 	// godwitctl, have a part in that.
-	serving, stopServing := context.WithCancel(life)
+	serving, stopServing := context.WithCancel(d.life)
 	defer stopServing()
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return listener.Serve(serving, d.admit) })
@@ -167,7 +170,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	case <-serving.Done(): // a service failed
 	}
 	d.breakOffAll()
-	stop()
+	d.stopLife()
 	d.work.Wait()
 	stopServing()
 	return group.Wait()

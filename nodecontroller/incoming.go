@@ -185,9 +185,9 @@ func (m *incoming) run(ctx context.Context) {
 			return
 		case word = <-m.verdict:
 		case <-failed:
-			failed = nil // once is enough: a pod that is held stays so
+			failed = nil // from here on at each tick
 		case <-tick.C:
-			if m.silentFor() < silence {
+			if failed != nil && m.silentFor() < silence {
 				continue
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -37,8 +38,8 @@ func (d *Daemon) dialShim(ctx context.Context, sandbox string) (*shimClient, err
 
 func (s *shimClient) close() { s.conn.Close() }
 
-// askShim returns what the shim of a sandbox says of a migration. An error is
-// returned only if ctx ended first.
+// askShim returns what the shim of a sandbox says of a migration. An error means
+// that it could not be asked now: whether it is dead is not known then.
 func (d *Daemon) askShim(ctx context.Context, sandbox, migration string) (shimAnswer, error) {
 	if sandbox == "" {
 		return shimUnreachable, nil
@@ -46,24 +47,25 @@ func (d *Daemon) askShim(ctx context.Context, sandbox, migration string) (shimAn
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	s, err := d.dialShim(ctx, sandbox)
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 		return shimUnreachable, nil
+	}
+	if err != nil {
+		return shimUnreachable, err
 	}
 	defer s.close()
 	stream, err := s.Watch(ctx, &shimv1.WatchRequest{Migration: migration})
 	if err != nil {
-		return shimUnreachable, nil
+		return shimUnreachable, fmt.Errorf("shim of pod sandbox %.12s: %w", sandbox, plain(err))
 	}
 	p, err := stream.Recv()
 	switch {
 	case err == nil:
 		return answerOf(p.State), nil
-	case errdefs.IsNotFound(errgrpc.ToNative(err)):
+	case isCode(err, errdefs.IsNotFound):
 		return shimUnknown, nil
-	case ctx.Err() != nil:
-		return shimUnreachable, fmt.Errorf("shim of pod sandbox %.12s: %w", sandbox, ctx.Err())
 	}
-	return shimUnreachable, nil
+	return shimUnreachable, fmt.Errorf("shim of pod sandbox %.12s: %w", sandbox, plain(err))
 }
 
 // isCode says whether a call over ttrpc failed for the reason that is tests.
