@@ -15,6 +15,10 @@ import (
 // injectPatience is how long a round waits for a process that cannot be stopped.
 const injectPatience = 250 * time.Millisecond
 
+// retryUnreachable is after what time such a process is tried again, so that it
+// does not hold up every round.
+const retryUnreachable = 2 * time.Second
+
 // errOtherMemory says that what was opened, a userfaultfd or a pagemap, belongs
 // to memory that the process has not any more.
 var errOtherMemory = errors.New("memory of the process was replaced: it called exec, or ends")
@@ -129,9 +133,16 @@ func (t *Tracker) arm(ctx context.Context, p *process, pm *pagemap.File, s *scra
 	if s.count(pm, registeredQuery()) > 0 {
 		return ErrOtherTracker
 	}
+	if time.Now().Before(p.notBefore) {
+		return p.refused
+	}
 	ctx, cancel := context.WithTimeout(ctx, injectPatience)
 	defer cancel()
+	begin := time.Now()
 	in, err := t.opts.Inject(ctx, p.PID)
+	if err != nil && time.Since(begin) >= injectPatience/2 {
+		p.notBefore, p.refused = time.Now().Add(retryUnreachable), err
+	}
 	if err != nil {
 		return err
 	}

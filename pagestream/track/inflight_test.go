@@ -39,8 +39,8 @@ func TestDirectReadsUnderWayAreCopied(t *testing.T) {
 		p := start(t, "direct", path, "8")
 		k := trackWith(t, p, Options{List: func() ([]Process, error) { return tree(p.pid) }, Inject: Inject})
 		for range 10 {
-			k.round()
 			time.Sleep(time.Millisecond)
+			k.round()
 		}
 		freeze(t, p.pid)
 		r, err := k.tr.CollectFrozen(context.Background())

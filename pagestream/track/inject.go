@@ -56,6 +56,10 @@ const defaultPatience = 250 * time.Millisecond
 // deadline); from there on the injection goes to its end. The process must not
 // be frozen by a cgroup meanwhile: Inject would wait until it is thawed.
 //
+// A thread that forks in that moment gives the child a copy of the descriptor.
+// An exec closes it; a child that goes on without an exec keeps it, and CRIU
+// then refuses the child.
+//
 // The calling process must not reap children with wait4(-1): it would take the
 // stops of the thread away. A containerd shim does that, so it uses Helper.
 //

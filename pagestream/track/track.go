@@ -113,6 +113,9 @@ type process struct {
 	void       bool     // copies are lost: the next round reports everything
 	shares     *process // whose memory it shares
 
+	notBefore time.Time // when to try again to arm it
+	refused   error     // why it was not armed
+
 	inFlight inFlight
 	suspects []pagestream.Range // what the next round reports, written or not: ascending, disjoint
 }

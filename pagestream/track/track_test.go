@@ -207,6 +207,10 @@ func TestChangedAreasAreDirty(t *testing.T) {
 			k.num("prot %x 10 %x", at, ro)
 			return at
 		}, seq(0, 2)},
+		{"written by a system call", func(k *tracked, at uint64) uint64 {
+			k.num("fill %x 2", at+5*page)
+			return at
+		}, seq(5, 7)},
 		{"discarded and written", func(k *tracked, at uint64) uint64 {
 			k.num("advise %x 10 %x", at, unix.MADV_DONTNEED)
 			k.num("write %x 2 7", at+page)

@@ -1,6 +1,7 @@
 // A process that changes its memory as it is told, one command a line:
 //   map PAGES            answers the address; huge PAGES the same, aligned, of huge pages
 //   write AT PAGES VALUE
+//   fill AT PAGES        lets the kernel write, by read(2)
 //   read AT PAGES        answers the sum of the first bytes
 //   prot AT PAGES PROT
 //   advise AT PAGES ADVICE
@@ -13,6 +14,7 @@
 //   shareexec            the same, then at SIGUSR1 the child calls exec
 //   exec                 begins anew, says "ready"
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -71,6 +73,10 @@ int main(int argc, char **argv)
 			for (unsigned long i = 0; i < b; i++)
 				((volatile char *)a)[i * PAGE] = c;
 			say(0);
+		} else if (!strcmp(word, "fill")) {
+			int fd = open("/dev/urandom", O_RDONLY);
+			say(read(fd, (void *)a, b * PAGE) == (long)(b * PAGE) ? 0 : -1);
+			close(fd);
 		} else if (!strcmp(word, "read")) {
 			unsigned long sum = 0;
 			for (unsigned long i = 0; i < b; i++)
