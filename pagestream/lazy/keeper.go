@@ -287,7 +287,7 @@ func (k *Keeper) listen(sock int) (done bool, err error) {
 	for {
 		m, fd, err := receive(sock, 0)
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		case errors.Is(err, io.EOF):
 			return done, nil
 		case err != nil:
 			return false, fmt.Errorf("listen to the fault server: %w", err)

@@ -121,7 +121,9 @@ func receiveFD(sock int, b, oob []byte, flags int) (n, fd int, err error) {
 	var oobn int
 	for {
 		n, oobn, _, _, err = unix.Recvmsg(sock, b, oob, flags|unix.MSG_CMSG_CLOEXEC)
-		if !errors.Is(err, unix.EINTR) {
+		// A peer that ended with something unread is a reset, said once and before
+		// what it has sent (net/unix/af_unix.c, unix_release_sock).
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECONNRESET) {
 			break
 		}
 	}

@@ -519,7 +519,7 @@ func (s *server) listen() error {
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return nil
-		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		case errors.Is(err, io.EOF):
 			if !s.ready || !s.finished {
 				return errors.New("the keeper is gone before the restore has finished")
 			}
