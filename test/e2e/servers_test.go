@@ -41,7 +41,7 @@ func TestNginxServesWhileItIsMoved(t *testing.T) {
 	p := runPod(t, a, lab.PodSpec{Name: "nginx", Containers: []lab.ContainerSpec{{
 		Name: "nginx", Image: image(t, "nginx", "nginx-light"),
 		// The image comes without what packages leave in /var.
-		Command: []string{"/bin/sh", "-c", "mkdir -p /var/log/nginx /var/lib/nginx /run && echo moved >/var/www/html/index.html && exec nginx -g 'daemon off; worker_processes 2;'"},
+		Command: []string{"/bin/sh", "-c", "mkdir -p /var/log/nginx /var/lib/nginx /run && echo moved >/var/www/html/index.html && exec nginx -g 'daemon off;'"},
 	}}})
 	ctx := within(t, 90*time.Second)
 	for {

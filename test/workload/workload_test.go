@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,12 +36,12 @@ func TestMain(m *testing.M) {
 }
 
 // start runs a program of the image outside of any pod, its root file system the image's.
-func start(t *testing.T, args ...string) (address string) {
+func start(t *testing.T, args ...string) (address, root string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a program gets the image as its root file system: needs root")
 	}
-	root := t.TempDir()
+	root = t.TempDir()
 	image, err := built()
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +65,7 @@ func start(t *testing.T, args ...string) (address string) {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 	})
-	return "127.0.0.1:" + args[1]
+	return "127.0.0.1:" + args[1], root
 }
 
 // Two checks with work in between: a program that were wrong at rest, or after it changed something, would say so.
@@ -77,7 +78,7 @@ func TestProgramsAreRightWhenNobodyMovesThem(t *testing.T) {
 		{Printer, "17105"},
 	} {
 		t.Run(args[0], func(t *testing.T) {
-			address := start(t, args...)
+			address, _ := start(t, args...)
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			for range 3 {
@@ -92,63 +93,88 @@ func TestProgramsAreRightWhenNobodyMovesThem(t *testing.T) {
 	}
 }
 
-// A check that cannot fail proves nothing: one byte is changed behind the program's back.
-func TestSharedPairNoticesOneWrongByte(t *testing.T) {
-	address := start(t, SharedPair, "17106", "4")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if _, err := Check(ctx, address); err != nil {
-		t.Fatal(err)
-	}
-	pid := listenerOf(t, "/"+SharedPair)
-	mem, err := os.OpenFile(filepath.Join("/proc", pid, "mem"), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mem.Close()
-	if _, err := mem.WriteAt([]byte{0x5a}, int64(sharedArea(t, pid))+3<<20+77); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Check(ctx, address); !errors.Is(err, ErrWrong) {
-		t.Fatalf("a byte was changed, and the program says: %v", err)
+// A check that cannot fail proves nothing: something is changed behind each program's back.
+func TestProgramsNoticeWhatTheyDidNotDo(t *testing.T) {
+	for _, c := range []struct {
+		args  []string
+		spoil func(t *testing.T, root string)
+	}{
+		{[]string{SharedPair, "17111", "4"}, func(t *testing.T, _ string) {
+			spoilMemory(t, "/"+SharedPair+"\x0017111", func(f []string) bool { return f[1] == "rw-s" && len(f) > 5 && f[5] == "/dev/zero" }, 3<<20+77)
+		}},
+		{[]string{Storm, "17112"}, func(t *testing.T, _ string) {
+			// Every private area without a name that can be written: those of the process's threads are among them.
+			spoilMemory(t, "/"+Storm+"\x0017112", func(f []string) bool { return f[1] == "rw-p" && len(f) == 5 }, 100)
+		}},
+		{[]string{Filer, "17113"}, func(t *testing.T, root string) {
+			f, err := os.OpenFile(filepath.Join(root, "work/blocks"), os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteAt([]byte("spoilt"), 1<<20); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(c.args[0], func(t *testing.T) {
+			address, root := start(t, c.args...)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if _, err := Check(ctx, address); err != nil {
+				t.Fatal(err)
+			}
+			c.spoil(t, root)
+			_, err := Check(ctx, address)
+			if !errors.Is(err, ErrWrong) {
+				t.Fatalf("something was changed, and the program says: %v", err)
+			}
+			t.Log(err)
+		})
 	}
 }
 
-// listenerOf finds the first process of a program.
-func listenerOf(t *testing.T, arg0 string) string {
+// spoilMemory changes a byte in every area of some kind (as the fields of a line of proc_pid_maps(5) say) of all processes
+// with a command line that begins so.
+func spoilMemory(t *testing.T, commandLine string, kind func(fields []string) bool, offset int64) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		t.Fatal(err)
 	}
+	spoilt := 0
 	for _, f := range all {
-		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), arg0+"\x0017106\x00") {
-			return filepath.Base(filepath.Dir(f))
+		if b, err := os.ReadFile(f); err != nil || !strings.HasPrefix(string(b), commandLine) {
+			continue
 		}
-	}
-	t.Fatalf("no process of %s", arg0)
-	return ""
-}
-
-// sharedArea is where the anonymous shared memory of a process begins.
-func sharedArea(t *testing.T, pid string) uint64 {
-	t.Helper()
-	maps, err := os.ReadFile(filepath.Join("/proc", pid, "maps"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(maps)) {
-		if f := strings.Fields(line); len(f) >= 6 && f[1] == "rw-s" && f[5] == "/dev/zero" {
-			from, _, _ := strings.Cut(f[0], "-")
-			var at uint64
-			for _, c := range from {
-				at = at<<4 | uint64(strings.IndexRune("0123456789abcdef", c))
+		dir := filepath.Dir(f)
+		maps, err := os.ReadFile(filepath.Join(dir, "maps"))
+		if err != nil {
+			continue // it ended
+		}
+		mem, err := os.OpenFile(filepath.Join(dir, "mem"), os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		defer mem.Close()
+		for line := range strings.Lines(string(maps)) {
+			fields := strings.Fields(line)
+			if !kind(fields) {
+				continue
 			}
-			return at
+			from, _, _ := strings.Cut(fields[0], "-")
+			at, err := strconv.ParseInt(from, 16, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := mem.WriteAt([]byte{0x5a}, at+offset); err == nil {
+				spoilt++
+			}
 		}
 	}
-	t.Fatalf("process %s has no anonymous shared memory:\n%s", pid, maps)
-	return 0
+	if spoilt == 0 {
+		t.Fatalf("no memory of %q", commandLine)
+	}
 }
 
 func TestAppendedLinesAreOneSequence(t *testing.T) {

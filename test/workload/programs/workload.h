@@ -32,7 +32,7 @@ static inline uint64_t mix(uint64_t x)
 	return x ^ (x >> 31);
 }
 
-static uint64_t random_state;
+__attribute__((weak)) uint64_t random_state;
 
 static inline uint64_t chance(uint64_t below)
 {
@@ -98,8 +98,11 @@ static inline int64_t monotonic_ns(void)
 	return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
-/* What is wrong, the first time only: what follows may follow from it. */
-static char wrong[512];
+/*
+ * What is wrong, the first time only: what follows may follow from it. Weak, so
+ * that the sources of a program have one of it together.
+ */
+__attribute__((weak)) char wrong[512];
 
 static inline int is_wrong(const char *format, ...)
 {
