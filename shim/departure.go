@@ -162,7 +162,7 @@ func (d *departure) dumpFrozen(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return criu.RearmTimers(d.images)
 }
 
 // letGo has CRIU release the container and thaws it.
