@@ -1,0 +1,266 @@
+package lazy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/images"
+	"godwit.dev/godwit/pagestream/store"
+	"golang.org/x/sys/unix"
+)
+
+// node is a machine for CRIU: namespaces over a root file system that has it.
+type node struct {
+	init *exec.Cmd
+	log  bytes.Buffer
+}
+
+// nodeScript makes the node's mounts and stays as its first process. CRIU needs its root
+// to be a mount point: pivot_root, not chroot.
+const nodeScript = `set -e
+mount -t tmpfs tmpfs "$1"; mkdir "$1"/up "$1"/work "$1"/root
+mount -t overlay overlay -o lowerdir="$2",upperdir="$1"/up,workdir="$1"/work "$1"/root
+cd "$1"/root; mkdir -p .old shared
+mount -t proc proc proc; mount --rbind /sys sys; mount --rbind /dev dev
+mount -t tmpfs tmpfs run; mount -t tmpfs tmpfs tmp
+mount --rbind "$3" shared; cp "$4" tmp/dumped
+pivot_root . .old; umount -l /.old; ip link set lo up
+echo up; while :; do sleep 0.2; done # a shell reaps what is left to it`
+
+// newNode makes a node in which dir is seen as /shared, or skips the test: the root file
+// system is that of $GODWIT_ROOTFS, else this machine's if criu is in $PATH.
+func newNode(t *testing.T, dir, program string) *node {
+	t.Helper()
+	root := os.Getenv("GODWIT_ROOTFS")
+	if root == "" {
+		if _, err := exec.LookPath("criu"); err != nil {
+			t.Skip("no criu in PATH, and GODWIT_ROOTFS names no root file system that has it")
+		}
+		root = "/"
+	}
+	n := &node{}
+	n.init = exec.Command("bash", "-c", nodeScript, "node", t.TempDir(), root, dir, program)
+	n.init.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:   unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		Unshareflags: unix.CLONE_NEWNS,
+		Pdeathsig:    unix.SIGKILL,
+	}
+	n.init.Stderr = &n.log
+	out, err := n.init.StdoutPipe()
+	must(t, err)
+	if err := n.init.Start(); err != nil {
+		t.Skip("no right to make namespaces:", err)
+	}
+	t.Cleanup(func() {
+		n.init.Process.Kill()
+		n.init.Wait()
+	})
+	up := make([]byte, 3)
+	if _, err := io.ReadFull(out, up); err != nil {
+		n.init.Wait()
+		t.Fatalf("node: %v: %s", err, n.log.String())
+	}
+	if out, err := n.run("criu", "check", "--feature", "uffd-noncoop"); err != nil {
+		t.Skipf("criu cannot restore lazily here: %v: %s", err, out)
+	}
+	return n
+}
+
+// command runs in all namespaces of the node, as a child of its first process' kind.
+func (n *node) run(args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(n.init.Process.Pid), "-m", "-p", "-n", "-u", "-i"}, args...)...)
+	return cmd.CombinedOutput()
+}
+
+func (n *node) path(p string) string {
+	return filepath.Join("/proc", strconv.Itoa(n.init.Process.Pid), "root", p)
+}
+
+// await waits until a file in the node holds all the strings, and returns it.
+func (n *node) await(t *testing.T, file string, want ...string) string {
+	t.Helper()
+	var b []byte
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		b, _ = os.ReadFile(n.path(file))
+		missing := false
+		for _, w := range want {
+			missing = missing || !bytes.Contains(b, []byte(w))
+		}
+		if !missing && !bytes.Contains(b, []byte("wrong")) {
+			return string(b)
+		}
+	}
+	t.Fatalf("%s holds %q, not %q", file, b, want)
+	return ""
+}
+
+// dump has CRIU dump the program eagerly into images, and kill it. It returns the pids.
+func (n *node) dump(t *testing.T) (pids []string) {
+	t.Helper()
+	if out, err := n.run("bash", "-c", "setsid /tmp/dumped /tmp/out 96 </dev/null >/dev/null 2>&1 &"); err != nil {
+		t.Fatalf("start: %v: %s", err, out)
+	}
+	n.await(t, "/tmp/out", "process 0 is ready", "process 1 is ready")
+	out, err := n.run("pgrep", "-x", "dumped")
+	must(t, err)
+	pids = strings.Fields(string(out))
+	if out, err := n.run("criu", "dump", "-t", pids[0], "-D", "/shared/images/0", "-o", "dump.log", "-v4"); err != nil {
+		log, _ := os.ReadFile(n.path("/shared/images/0/dump.log"))
+		t.Fatalf("dump: %v: %s\n%s", err, out, tail(log))
+	}
+	return pids
+}
+
+func tail(b []byte) []byte { return b[max(0, len(b)-3000):] }
+
+// takePages moves the lazy pages out of CRIU's images into the store, which is how a
+// lazy dump and pages sent ahead would have left both.
+func takePages(t *testing.T, s *store.Store) (lazyPages uint64) {
+	t.Helper()
+	dir := s.ImagesDir(0)
+	maps, err := images.ListPagemaps(dir)
+	must(t, err)
+	for _, l := range maps {
+		id, entries, err := images.ReadPagemapFile(l.Path)
+		must(t, err)
+		pages, err := os.ReadFile(images.PagesPath(dir, id))
+		must(t, err)
+		var rest []byte
+		for i, e := range entries {
+			data := pages[:e.Range().Bytes()]
+			pages = pages[len(data):]
+			if !e.Lazy() {
+				rest = append(rest, data...)
+				continue
+			}
+			lazyPages += e.Pages
+			entries[i].Flags = images.Lazy
+			sp := pagestream.Space{Kind: pagestream.Process, ID: l.ID}
+			must(t, s.Pages(sp, e.Vaddr, data))
+		}
+		var b bytes.Buffer
+		must(t, images.WritePagemap(&b, id, entries))
+		must(t, os.WriteFile(l.Path, b.Bytes(), 0o600))
+		must(t, os.WriteFile(images.PagesPath(dir, id), rest, 0o600))
+	}
+	return lazyPages
+}
+
+// dumpedStore is a store with what CRIU has dumped in a node.
+func dumpedStore(t *testing.T) (*store.Store, *node, []string) {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "dumped")
+	if out, err := exec.Command("cc", "-O2", "-static", "-pthread", "-o", program, "testdata/dumped.c").CombinedOutput(); err != nil {
+		t.Skipf("no C compiler: %v: %s", err, out)
+	}
+	s, err := store.Create(filepath.Join(t.TempDir(), "store"), store.Options{Limit: 1 << 30})
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("no right to mount:", err)
+	}
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Remove()) })
+	s.ImagesDir(0)
+	n := newNode(t, s.Dir(), program)
+	return s, n, n.dump(t)
+}
+
+// verify has both processes look at all of their memory, for the first or another time.
+func (n *node) verify(t *testing.T, pids []string, times int) {
+	t.Helper()
+	if out, err := n.run(append([]string{"kill", "-USR1"}, pids...)...); err != nil {
+		t.Fatalf("the processes are gone: %v: %s", err, out)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		b, _ := os.ReadFile(n.path("/tmp/out"))
+		if bytes.Contains(b, []byte("wrong")) || time.Now().After(end) {
+			t.Fatalf("the processes say:\n%s", b)
+		}
+		if bytes.Count(b, []byte("process 0 is right")) >= times && bytes.Count(b, []byte("process 1 is right")) >= times {
+			return
+		}
+	}
+}
+
+func TestCRIURestoresLazilyFromTheStore(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		take bool // pages are in the store, else in CRIU's own images
+		kill bool
+		rate uint64
+	}{
+		{"pages in the store", true, false, 0},
+		{"pages in CRIU's images", false, false, 0},
+		{"servers are killed", true, true, 100e6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, n, pids := dumpedStore(t)
+			if c.take {
+				if pages := takePages(t, s); pages < 30000 {
+					t.Fatalf("only %d lazy pages", pages)
+				}
+			}
+			missing, err := s.Complete(0)
+			must(t, err)
+			if len(missing) > 0 {
+				t.Fatalf("missing: %v", missing)
+			}
+			must(t, s.Seal())
+			work := filepath.Join(s.Dir(), "work")
+			must(t, os.Mkdir(work, 0o700))
+			l := newLab(t, s.Dir(), false)
+			l.listener.Close()
+			l.rate = c.rate
+			l.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(work, SocketName), Net: "unix"})
+			must(t, err)
+			l.keeper.cfg.Listener = l.listener
+			kept := make(chan error, 1)
+			go func() { kept <- l.keeper.Run(t.Context()) }()
+			start := time.Now()
+			out, err := n.run("criu", "restore", "--lazy-pages", "-d", "-D", "/shared/images/0", "-W", "/shared/work", "-o", "restore.log", "-v4")
+			if err != nil {
+				log, _ := os.ReadFile(filepath.Join(work, "restore.log"))
+				t.Fatalf("restore: %v: %s\n%s", err, out, tail(log))
+			}
+			t.Logf("restored in %v", time.Since(start))
+			if c.kill {
+				for range 5 {
+					time.Sleep(60 * time.Millisecond)
+					l.kill()
+				}
+			}
+			n.verify(t, pids, 1)
+			must(t, <-kept)
+			n.verify(t, pids, 2)
+			p := l.keeper.Progress()
+			if p.Filled != p.Total || p.Total < 30000 || p.Lost != 0 || c.kill != (p.Restarts > 0) {
+				t.Errorf("progress %+v", p)
+			}
+			t.Logf("%+v", p)
+		})
+	}
+}
+
+func TestCRIURestoresEagerlyFromFlattenedImages(t *testing.T) {
+	s, n, pids := dumpedStore(t)
+	takePages(t, s)
+	must(t, s.Flatten(0, true))
+	if out, err := n.run("criu", "restore", "-d", "-D", "/shared/images/0", "-o", "restore.log", "-v4"); err != nil {
+		log, _ := os.ReadFile(n.path("/shared/images/0/restore.log"))
+		t.Fatalf("restore: %v: %s\n%s", err, out, tail(log))
+	}
+	n.verify(t, pids, 1)
+}
