@@ -5,10 +5,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
@@ -36,12 +41,35 @@ func get(ctx context.Context, address string) (string, error) {
 	return string(body), err
 }
 
+// nginxUser is a command that has the workers run as root where Debian's own user could not be dumped: CRIU reads limits of a process of
+// another user with prlimit, which takes CAP_SYS_RESOURCE (kernel: kernel/sys.c, check_prlimit_permission).
+func nginxUser(t *testing.T, n *lab.Node) string {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if set, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			caps, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if caps&(1<<unix.CAP_SYS_RESOURCE) != 0 {
+				return ""
+			}
+		}
+	}
+	t.Log("no CAP_SYS_RESOURCE here: nginx' workers run as root")
+	return "sed -i 's/^user .*/user root;/' /etc/nginx/nginx.conf && "
+}
+
 func TestNginxServesWhileItIsMoved(t *testing.T) {
 	a, b := nodes(t)
 	p := runPod(t, a, lab.PodSpec{Name: "nginx", Containers: []lab.ContainerSpec{{
 		Name: "nginx", Image: image(t, "nginx", "nginx-light"),
 		// The image comes without what packages leave in /var.
-		Command: []string{"/bin/sh", "-c", "mkdir -p /var/log/nginx /var/lib/nginx /run && echo moved >/var/www/html/index.html && exec nginx -g 'daemon off;'"},
+		Command: []string{"/bin/sh", "-c", "mkdir -p /var/log/nginx /var/lib/nginx /run && echo moved >/var/www/html/index.html && " + nginxUser(t, a) + "exec nginx -g 'daemon off;'"},
 	}}})
 	ctx := within(t, 90*time.Second)
 	for {
