@@ -42,6 +42,9 @@ func (n *Node) Addr() netip.Addr { return n.lab.nodeAddr(n.state.Index) }
 // PodSubnet is where the node's pods have their addresses.
 func (n *Node) PodSubnet() netip.Prefix { return n.lab.podSubnet(n.state.Index) }
 
+// HostLink is the host's end of the node's uplink, a port of the bridge on which all nodes and the host meet.
+func (n *Node) HostLink() string { return n.lab.hostLink(n.state.Index) }
+
 // PID is the host's number for the node's PID 1.
 func (n *Node) PID() int { return n.state.PID }
 
