@@ -54,6 +54,9 @@ type RoundStat struct {
 	// rounds, and SharedCopied its outcome.
 	SharedCopy   time.Duration
 	SharedCopied CopyStats
+	// WireBytes is what the session sent meanwhile, before encryption: with
+	// what others sent on it, and 0 if it does not count.
+	WireBytes uint64
 }
 
 // Bytes is the size of the memory found.

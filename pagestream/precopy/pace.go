@@ -14,7 +14,13 @@ type Pace struct {
 }
 
 var (
-	// Background is the pace of rounds: the pod runs.
+	// Background is the pace of rounds: the pod runs. Measured with a 1 ms
+	// ticker beside a copy of incompressible memory over TLS at 0.9 GB/s, the
+	// receiver on the same two processors: at most 8 to 19 ms late with nice
+	// 0, 6 to 9 ms with this, and the rate is the same. From nice 10 on it was
+	// 9 to 46 ms late: a thread that gets no processor holds up others by what
+	// it has locked. On a machine that is busy with other work the copy gets
+	// as much less as the nice value says, so it is kept small.
 	Background = Pace{Nice: 5, Batch: true}
 	// Urgent is the pace while the pod is frozen: nobody is in the way.
 	Urgent = Pace{}

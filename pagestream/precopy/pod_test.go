@@ -10,7 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,7 +64,8 @@ func startPod(tb testing.TB, mode string, pages int) *pod {
 	}
 	cmd := exec.Command(path, mode, strconv.Itoa(pages))
 	cmd.Stdin = r
-	cmd.Stderr = os.Stderr
+	// CRIU dumps System V segments only together with their namespace.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWIPC}
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -71,6 +74,12 @@ func startPod(tb testing.TB, mode string, pages int) *pod {
 		tb.Fatal(err)
 	}
 	r.Close()
+	// To measure a pod in a control group beside ours: the group's tasks file.
+	if tasks := os.Getenv("POD_CGROUP"); tasks != "" {
+		if err := os.WriteFile(tasks, []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+			tb.Fatal(err)
+		}
+	}
 	tb.Cleanup(func() {
 		w.Close()
 		_ = unix.Kill(cmd.Process.Pid, unix.SIGSTOP) // no more children
@@ -124,9 +133,16 @@ func freeze(tb testing.TB, pids ...int) {
 		}
 	}
 	for _, pid := range pids {
-		for !strings.Contains(statusOf(tb, pid), "State:\tT") {
+		for !stopped(tb, pid) {
+			time.Sleep(time.Millisecond)
 		}
 	}
+}
+
+// stopped says whether a process has stopped, or ended.
+func stopped(tb testing.TB, pid int) bool {
+	status := statusOf(tb, pid)
+	return strings.Contains(status, "State:\tT") || strings.Contains(status, "State:\tZ")
 }
 
 func statusOf(tb testing.TB, pid int) string {

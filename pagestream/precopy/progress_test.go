@@ -93,7 +93,7 @@ func TestRateIsThatOfTheLastSecond(t *testing.T) {
 		r.update(func(p *Progress) { p.State = Running })
 		r.roundBegins(0, 100000)
 		time.Sleep(100 * time.Millisecond) // never at the same instant as a report
-		for range 400 { // 10 s at 1000 pages a second
+		for range 400 {                    // 10 s at 1000 pages a second
 			time.Sleep(25 * time.Millisecond)
 			pages.Add(25)
 		}

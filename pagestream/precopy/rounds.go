@@ -21,6 +21,8 @@ type FinalStat struct {
 	Flush  time.Duration // until all was stored
 	Pages  uint64        // found
 	Copied CopyStats
+	// WireBytes is as in RoundStat.
+	WireBytes uint64
 }
 
 // Total is how long the last copy took.
@@ -67,7 +69,7 @@ func (r *Rounds) report(res Result) {
 // round collects what is dirty, copies it and waits until it is stored, so
 // that a page of a later round always lands after the same page of this one.
 func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
-	began := time.Now()
+	began, wireBefore := time.Now(), wireBytes(r.config.Session)
 	if number == 0 {
 		r.begun = began
 	}
@@ -88,12 +90,13 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 		shared = r.config.Shared.areas(memories)
 	}
 	r.reporter.roundBegins(number, stat.Pages+pagesOfAreas(shared))
-	if stat.Copied, stat.Copy, err = r.store(ctx, areas); err != nil || len(shared) == 0 {
-		return stat, err
+	stat.Copied, stat.Copy, err = r.store(ctx, areas)
+	if err == nil && len(shared) > 0 {
+		// After the processes' pages and timed apart, as it goes at another
+		// rate and nothing of it comes again in the next round.
+		stat.SharedCopied, stat.SharedCopy, err = r.store(ctx, shared)
 	}
-	// After the processes' pages and timed apart, as it goes at another rate
-	// and nothing of it comes again in the next round.
-	stat.SharedCopied, stat.SharedCopy, err = r.store(ctx, shared)
+	stat.WireBytes = wireBytes(r.config.Session) - wireBefore
 	return stat, err
 }
 
@@ -180,7 +183,7 @@ func (r *Rounds) Final(ctx context.Context) (FinalStat, error) {
 
 func (r *Rounds) final(ctx context.Context) (FinalStat, error) {
 	var stat FinalStat
-	began := time.Now()
+	began, wireBefore := time.Now(), wireBytes(r.config.Session)
 	found, err := r.config.Tracker.CollectFrozen(ctx)
 	if err != nil {
 		return stat, fmt.Errorf("collect dirty pages: %w", err)
@@ -205,5 +208,6 @@ func (r *Rounds) final(ctx context.Context) (FinalStat, error) {
 		return stat, fmt.Errorf("flush: %w", err)
 	}
 	stat.Flush = time.Since(began)
+	stat.WireBytes = wireBytes(r.config.Session) - wireBefore
 	return stat, nil
 }

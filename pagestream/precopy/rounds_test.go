@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"godwit.dev/godwit/pagestream"
@@ -47,6 +48,13 @@ func (s *scripted) write(rng *rand.Rand, n int) {
 		s.mem[p*pagestream.PageSize+rng.Uint64N(pagestream.PageSize)]++
 		s.dirty[p] = true
 	}
+}
+
+// count is how many pages are dirty.
+func (s *scripted) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.dirty)
 }
 
 func (s *scripted) Collect(context.Context) (track.Round, error) {
@@ -169,33 +177,37 @@ func TestFinalAloneIsStopAndCopy(t *testing.T) {
 }
 
 func TestKeepKeepsTheDirtySetSmall(t *testing.T) {
-	tracker := newScripted(t, 20000)
-	r := newTestRounds(t, Config{Tracker: tracker, Session: null{2}})
-	if _, err := r.Run(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	before := tracker.collects
-	ctx, cancel := context.WithCancel(t.Context())
-	kept := make(chan error)
-	go func() { kept <- r.Keep(ctx) }()
-	rng := rand.New(rand.NewPCG(1, 1))
-	for range 150 { // 120 MB/s
-		tracker.write(rng, 300)
-		time.Sleep(10 * time.Millisecond)
-	}
-	tracker.mu.Lock()
-	dirty, rounds := len(tracker.dirty), tracker.collects-before
-	tracker.mu.Unlock()
-	cancel()
-	if err := <-kept; err != nil {
-		t.Fatal(err)
-	}
-	if rounds < 3 || rounds > 20 {
-		t.Errorf("%d rounds in 1.5 s", rounds)
-	}
-	if dirty > 10000 {
-		t.Errorf("%d pages are dirty after 1.5 s", dirty)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		tracker := newScripted(t, 20000)
+		r, err := New(Config{Tracker: tracker, Session: null{2}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if _, err := r.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		before := tracker.collects
+		ctx, cancel := context.WithCancel(t.Context())
+		kept := make(chan error)
+		go func() { kept <- r.Keep(ctx) }()
+		rng := rand.New(rand.NewPCG(1, 1))
+		for range 1000 { // 10 s of 12 MB/s
+			tracker.write(rng, 30)
+			time.Sleep(10 * time.Millisecond)
+			// Without rounds nearly all of the 20000 pages would be dirty.
+			if n := tracker.count(); n > 1600 {
+				t.Fatalf("%d pages are dirty", n)
+			}
+		}
+		cancel()
+		if err := <-kept; err != nil {
+			t.Fatal(err)
+		}
+		if rounds := tracker.collects - before; rounds < 10 || rounds > 70 {
+			t.Errorf("%d rounds in 10 s", rounds)
+		}
+	})
 }
 
 func TestKeepPauseFollowsTheDirtyRate(t *testing.T) {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 
 	"godwit.dev/godwit/pagestream"
@@ -143,6 +145,40 @@ func TestSharedMemoryThatDidNotChangeIsSentOnce(t *testing.T) {
 		}
 	}
 	s.check(t)
+}
+
+// CRIU names images, and says which pages there are, as Shared expects.
+func TestSharedMemoryThatCRIUDumpsIsFinished(t *testing.T) {
+	criu, err := exec.LookPath("criu")
+	if err != nil {
+		t.Skip(err)
+	}
+	const pages = 2048
+	p := startSharedPod(t, pages)
+	s := newSink(2)
+	r := newTestRounds(t, Config{Tracker: p, Session: s, Shared: newTestShared(t)})
+	if _, err := r.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	out, err := exec.Command(criu, "dump", "--tree", strconv.Itoa(p.pid), "--images-dir", dir,
+		"--shell-job", "--leave-stopped", "--log-file", "dump.log", "-v4").CombinedOutput()
+	if err != nil {
+		log, _ := os.ReadFile(filepath.Join(dir, "dump.log"))
+		t.Fatalf("criu dump: %v: %s\n%s", err, out, log[max(len(log)-3000, 0):])
+	}
+	names, stat, err := r.FinishShared(t.Context(), 0, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(names) != 3 || stat.Pages != pages+pages/2+pages || stat.Copied.Unchanged < pages/2 {
+		t.Errorf("%v, %+v", names, stat)
+	}
+	for _, name := range []string{"anon", "memfd", "sysv"} {
+		if bad := s.differing(p.spaceOf(name), 0, p.content(t, name)); len(bad) > 0 {
+			t.Errorf("%s: %d pages differ, first %#x", name, len(bad), bad[0])
+		}
+	}
 }
 
 func TestSharedMemoryNotCopiedAheadIsSentWhole(t *testing.T) {

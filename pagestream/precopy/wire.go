@@ -15,3 +15,14 @@ func Over(session *wire.Session) Session { return wireSession{session} }
 type wireSession struct{ *wire.Session }
 
 func (s wireSession) Stream(i int) Stream { return s.Session.Stream(i) }
+
+// metered is a session that counts what it sends, as the wire's does.
+type metered interface{ Stats() wire.Stats }
+
+// wireBytes is how many bytes a session has sent; 0 if it does not count.
+func wireBytes(s Session) uint64 {
+	if m, ok := s.(metered); ok {
+		return m.Stats().WireBytes
+	}
+	return 0
+}

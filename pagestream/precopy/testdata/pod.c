@@ -1,10 +1,11 @@
 /*
  * The process that the tests copy. Usage: pod MODE PAGES
  *
- * holes    maps PAGES pages, fills them, unmaps every run of 3 after 61 pages
+ * still    maps PAGES pages and fills them
+ * holes    the same, and unmaps every run of 3 after 61 pages
  * churn    maps PAGES pages, and unmaps and maps parts of them over and over
  * writer   writes 64-bit numbers all over PAGES pages, forks now and then
- * calm     the same, 2000 writes a second
+ * sets     writes 1 KiB 5000 times a second all over PAGES pages
  * shared   parent and child write a MAP_SHARED|MAP_ANONYMOUS area of PAGES
  *          pages, of which the second half stays as it is, a memfd and a
  *          System V segment of as many pages
@@ -49,10 +50,15 @@ static char *map(void *at, size_t pages, int flags, int fd)
 	return p;
 }
 
+static void fill_bytes(char *p, size_t bytes)
+{
+	for (size_t i = 0; i < bytes / 8; i++)
+		((uint64_t *)p)[i] = rnd();
+}
+
 static void fill(char *p, size_t pages)
 {
-	for (size_t i = 0; i < pages * PAGE / 8; i++)
-		((uint64_t *)p)[i] = rnd();
+	fill_bytes(p, pages * PAGE);
 }
 
 static void ready(char *p)
@@ -81,15 +87,32 @@ static void churn(size_t pages)
 	}
 }
 
-static void writer(size_t pages, int calm)
+static void sets(size_t pages)
+{
+	char *p = map(NULL, pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	struct timespec t;
+	fill(p, pages);
+	ready(p);
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	for (;;) {
+		for (int i = 0; i < 5; i++)
+			fill_bytes(p + rnd() % (pages * 4 - 4) * 1024 + 64, 1024);
+		t.tv_nsec += 1000000;
+		if (t.tv_nsec >= 1000000000) {
+			t.tv_nsec -= 1000000000;
+			t.tv_sec++;
+		}
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+	}
+}
+
+static void writer(size_t pages)
 {
 	char *p = map(NULL, pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	fill(p, pages);
 	ready(p);
 	for (uint64_t n = 1;; n++) {
 		((uint64_t *)p)[rnd() % (pages * PAGE / 8)] = n;
-		if (calm)
-			pause_us(500);
 		if (n % 500000 == 0 && fork() == 0) {
 			for (int i = 0; i < 2000; i++) {
 				((uint64_t *)p)[rnd() % (pages * PAGE / 8)] = ~n;
@@ -168,18 +191,20 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	size_t pages = strtoul(argv[2], NULL, 10);
-	if (!strcmp(argv[1], "holes")) {
+	if (!strcmp(argv[1], "still") || !strcmp(argv[1], "holes")) {
 		char *p = map(NULL, pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 		fill(p, pages);
-		for (size_t i = 61; i + 3 <= pages; i += 64)
+		for (size_t i = 61; argv[1][0] == 'h' && i + 3 <= pages; i += 64)
 			munmap(p + i * PAGE, 3 * PAGE);
 		ready(p);
 		pause();
 	}
 	if (!strcmp(argv[1], "churn"))
 		churn(pages);
-	if (!strcmp(argv[1], "writer") || !strcmp(argv[1], "calm"))
-		writer(pages, argv[1][0] == 'c');
+	if (!strcmp(argv[1], "writer"))
+		writer(pages);
+	if (!strcmp(argv[1], "sets"))
+		sets(pages);
 	if (!strcmp(argv[1], "shared"))
 		shared(pages);
 	if (!strcmp(argv[1], "ticker"))
