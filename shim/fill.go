@@ -12,13 +12,19 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"godwit.dev/godwit/pagestream/lazy"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/shim/criu"
 )
 
-// fillSocket is the descriptor at which a fault server finds its keeper.
-const fillSocket = 3
+const (
+	// fillSocket is the descriptor at which a fault server finds its keeper.
+	fillSocket = 3
+	// fillNice is a fault server's priority.
+	fillNice = 10
+)
 
 // fillConfig says whose memory is filled in, and from where.
 type fillConfig struct {
@@ -167,6 +173,11 @@ func runFill(args []string) error {
 		return err
 	}
 	defer reader.Close()
+	// Filling in is for when nobody else wants the processor, the pod first of
+	// all. One that waits for a page sleeps, and leaves its own to the server.
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, fillNice); err != nil {
+		return fmt.Errorf("set priority: %w", err)
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return lazy.Serve(context.Background(), lazy.Config{
 		Keeper: keeper, Reader: reader, Container: uint16(container), Journal: args[2], Log: log,

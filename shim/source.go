@@ -189,6 +189,9 @@ func (s *source) commit() error {
 // leave kills the frozen pod and clears away what the migration needed.
 func (s *source) leave() {
 	defer close(s.undone)
+	if err := resetConnections(s.containers[0].pid); err != nil {
+		s.log.Warn("peers hear late that their connections are over", "error", err)
+	}
 	for _, c := range s.containers {
 		// All processes have SIGKILL pending before any of them is thawed.
 		if err := c.freezer.kill(); err != nil {

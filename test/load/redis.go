@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -149,34 +150,63 @@ func (r *Redis) acknowledge(key, write uint32) {
 	r.total++
 }
 
-// dialAny connects to whichever address answers first.
+// dialAny connects to whichever address answers first. All are tried at the same
+// time: one that does not answer must not hold up the others.
 func (r *Redis) dialAny(ctx context.Context) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: 100 * time.Millisecond}
-	for i := 0; ctx.Err() == nil; i++ {
-		r.mu.Lock()
-		// The newest address is the likeliest.
-		address := r.addresses[len(r.addresses)-1-i%len(r.addresses)]
-		r.mu.Unlock()
-		conn, err := dialer.DialContext(ctx, "tcp", address)
-		if err != nil {
-			select {
-			case <-time.After(time.Millisecond):
-			case <-ctx.Done():
+	ctx, cancel := context.WithCancel(ctx)
+	answered := make(chan net.Conn)
+	var dialers sync.WaitGroup
+	defer dialers.Wait()
+	defer cancel()
+	r.mu.Lock()
+	addresses := slices.Clone(r.addresses)
+	r.mu.Unlock()
+	for _, address := range addresses {
+		dialers.Go(func() {
+			conn := dialUntilAnswer(ctx, address)
+			if conn == nil {
+				return
 			}
-			continue
-		}
-		if ping(conn) == nil {
-			return conn, nil
-		}
-		conn.Close()
+			select {
+			case answered <- conn:
+			case <-ctx.Done():
+				conn.Close()
+			}
+		})
 	}
-	return nil, ctx.Err()
+	select {
+	case conn := <-answered:
+		return conn, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// dialUntilAnswer tries one address until it answers; nil when ctx ended first.
+func dialUntilAnswer(ctx context.Context, address string) net.Conn {
+	dialer := net.Dialer{Timeout: time.Second}
+	for ctx.Err() == nil {
+		conn, err := dialer.DialContext(ctx, "tcp", address)
+		if err == nil {
+			stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+			err = ping(conn)
+			if stop() && err == nil {
+				return conn
+			}
+			conn.Close()
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	return nil
 }
 
 // ping asks whether the server answers at all: a frozen one accepts
 // connections and says nothing.
 func ping(conn net.Conn) error {
-	conn.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	conn.SetReadDeadline(time.Now().Add(time.Second))
 	defer conn.SetDeadline(time.Time{})
 	if _, err := io.WriteString(conn, "*1\r\n$4\r\nPING\r\n"); err != nil {
 		return err
