@@ -155,7 +155,8 @@ func checkRound(t testing.TB, p ProcessRound) {
 // how many there are.
 func (c copies) compare(t testing.TB, procs []Process) (pages int) {
 	t.Helper()
-	buf := make([]byte, pagestream.PageSize)
+	buf, zeros := make([]byte, pagestream.PageSize), make([]byte, pagestream.PageSize)
+	filled := 0
 	for _, p := range procs {
 		vmas, err := pagemap.ReadSmaps(p.PID)
 		if err != nil {
@@ -189,6 +190,12 @@ func (c copies) compare(t testing.TB, procs []Process) (pages int) {
 					if ok && bytes.Equal(copied, buf) {
 						continue
 					}
+					// khugepaged works on frozen processes too: a hole in an area
+					// that is not registered yet may have become zeros.
+					if !ok && bytes.Equal(buf, zeros) && !s.tracked(pm, over) {
+						filled++
+						continue
+					}
 					if bad++; bad < 5 {
 						entry := make([]pagemap.Entry, 1)
 						pm.ReadEntries(a, entry)
@@ -201,7 +208,18 @@ func (c copies) compare(t testing.TB, procs []Process) (pages int) {
 			t.Errorf("process %d: %d pages wrong", p.PID, bad)
 		}
 	}
+	if filled > 0 {
+		t.Logf("%d holes were filled after the last round", filled)
+	}
 	return pages
+}
+
+// tracked says whether an area is registered.
+func (s *scratch) tracked(pm *pagemap.File, area span) bool {
+	q := registeredQuery()
+	q.Start, q.End = area.start, area.end
+	n, _, err := pm.Scan(q, make([]pagemap.Region, 1))
+	return err == nil && n > 0
 }
 
 // TestRoundsCopyExactlyWhatTheFrozenProcessesHave is what this package is for.

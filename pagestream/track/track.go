@@ -84,6 +84,11 @@ type ProcessRound struct {
 // copy of every page that is present in a lazy area of the frozen processes is
 // what the page holds. Copies of pages that are not present then are void.
 //
+// A page that CRIU dumps a moment later although it was never reported holds
+// zeros: khugepaged fills holes also while processes are frozen, but only in
+// areas that are not registered (hpage_collapse_scan_pmd in the kernel's
+// mm/khugepaged.c), that is, which are newer than the last Collect.
+//
 // What was written is read off the kernel's page tables and areas each time, and
 // never concluded from an earlier round: what is not under our write-protection
 // counts as dirty.
