@@ -147,9 +147,11 @@ func (c *Copier) copy(ctx context.Context, areas []*area, pace Pace) (CopyStats,
 
 // work is one worker: it takes chunks until the copier is closed.
 func (c *Copier) work(stream Stream) {
-	// A locked thread ends with its goroutine, and so does its niceness.
+	// A locked thread ends with its goroutine, and so does its pace, unless it
+	// is the process' first one.
 	runtime.LockOSThread()
 	w := newWorker(stream)
+	defer w.setPace(Urgent)
 	for t := c.take(w); t != nil; t = c.take(w) {
 		w.setPace(t.pace)
 		got, err := w.carry()

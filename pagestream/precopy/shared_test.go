@@ -3,6 +3,7 @@ package precopy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -124,11 +125,10 @@ func TestSharedMemoryThatDidNotChangeIsSentOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := s.sent
-	if _, err := r.Final(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	last := make(chan error)
+	go func() { _, err := r.Final(t.Context()); last <- err }()
 	names, stat, err := r.FinishShared(t.Context(), 0, dir)
-	if err != nil {
+	if err := errors.Join(err, <-last); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(names)
