@@ -94,11 +94,11 @@ func TestWhateverBreaksThePodRunsOnceWhereTheDecisionSays(t *testing.T) {
 	}
 	broken := errors.New("broken by the test")
 	kinds := map[string]func(c *testCluster) error{
-		"fails":             func(*testCluster) error { return broken },
-		"source dies":       func(c *testCluster) error { c.a.restart(); return broken },
-		"destination dies":  func(c *testCluster) error { c.b.restart(); return broken },
-		"both daemons die":  func(c *testCluster) error { c.a.restart(); c.b.restart(); return broken },
-		"operator cancels":  func(c *testCluster) error { c.a.cancelAll(); return nil },
+		"fails":            func(*testCluster) error { return broken },
+		"source dies":      func(c *testCluster) error { c.a.restart(); return broken },
+		"destination dies": func(c *testCluster) error { c.b.restart(); return broken },
+		"both daemons die": func(c *testCluster) error { c.a.restart(); c.b.restart(); return broken },
+		"operator cancels": func(c *testCluster) error { c.a.cancelAll(); return nil },
 	}
 	for _, call := range calls {
 		for kind, do := range kinds {

@@ -1,0 +1,94 @@
+package preflight
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/cri"
+	"godwit.dev/godwit/pagestream/wire/pki"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// configured is a containerd that answers with what a test says.
+type configured struct {
+	runtimes map[string]cri.Runtime
+	err      error
+}
+
+func (c configured) Version(context.Context) (string, error) { return "2.1.9", c.err }
+func (c configured) Runtimes(context.Context) (map[string]cri.Runtime, error) {
+	return c.runtimes, c.err
+}
+
+func TestHandlerIsFoundOnlyIfAnnotationsReachTheShim(t *testing.T) {
+	handler := func(r cri.Runtime) map[string]cri.Runtime { return map[string]cri.Runtime{cri.Handler: r} }
+	for _, c := range []struct {
+		name string
+		ctrd configured
+		want Status
+	}{
+		{"as the drop-in has it", configured{runtimes: handler(cri.Runtime{Type: runtimeType, ContainerAnnotations: []string{"godwit.dev/*"}})}, OK},
+		{"exactly the annotation", configured{runtimes: handler(cri.Runtime{Type: runtimeType, ContainerAnnotations: []string{shimv1.Annotation}})}, OK},
+		{"no annotations", configured{runtimes: handler(cri.Runtime{Type: runtimeType})}, Missing},
+		{"of the pod only", configured{runtimes: handler(cri.Runtime{Type: runtimeType, PodAnnotations: []string{"godwit.dev/*"}})}, Missing},
+		{"others", configured{runtimes: handler(cri.Runtime{Type: runtimeType, ContainerAnnotations: []string{"example.com/*"}})}, Missing},
+		{"another runtime", configured{runtimes: handler(cri.Runtime{Type: "io.containerd.runc.v2", ContainerAnnotations: []string{"*"}})}, Missing},
+		{"no handler", configured{runtimes: map[string]cri.Runtime{"runc": {}}}, Missing},
+		{"no containerd", configured{err: errors.New("refused")}, Missing},
+	} {
+		f := containerdHandler(context.Background(), &Node{CRI: c.ctrd})
+		if len(f) != 1 || f[0].Status != c.want {
+			t.Errorf("%s: %+v, want %s", c.name, f, c.want)
+		}
+	}
+}
+
+func TestCertificateIsWarnedOfBeforeItExpires(t *testing.T) {
+	dir := t.TempDir()
+	ca, out := filepath.Join(dir, "ca"), filepath.Join(dir, "a")
+	if err := pki.Init(ca); err != nil {
+		t.Fatal(err)
+	}
+	if err := pki.Issue(ca, "a", []net.IP{net.IPv4(192, 0, 2, 1)}, out); err != nil {
+		t.Fatal(err)
+	}
+	expiry, err := firstExpiry(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		node Node
+		want Status
+	}{
+		{"fresh", Node{Name: "a", PKIDir: out, Now: time.Now()}, OK},
+		{"soon over", Node{Name: "a", PKIDir: out, Now: expiry.Add(-soon / 2)}, Warning},
+		{"another node's", Node{Name: "b", PKIDir: out, Now: time.Now()}, Missing},
+		{"not there", Node{Name: "a", PKIDir: dir, Now: time.Now()}, Missing},
+	} {
+		if f := certificates(context.Background(), &c.node); len(f) != 1 || f[0].Status != c.want {
+			t.Errorf("%s: %+v, want %s", c.name, f, c.want)
+		}
+	}
+}
+
+func TestEveryProbeSaysSomethingAndWhatToDoAboutWhatIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	findings := Run(context.Background(), &Node{Name: "a", PKIDir: dir, StateDir: dir, CRI: configured{err: errors.New("refused")}, Now: time.Now()})
+	if len(findings) != len(probes) {
+		t.Errorf("%d findings of %d probes", len(findings), len(probes))
+	}
+	for _, f := range findings {
+		if f.Feature == "" || f.Detail == "" {
+			t.Errorf("%+v says nothing", f)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("probes left %v", left)
+	}
+}
