@@ -33,7 +33,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if compiled != "" {
+		os.RemoveAll(compiled)
+	}
+	os.Exit(code)
 }
 
 func serveProcess(dir, journal string) error {
@@ -176,11 +180,15 @@ func writeImages(t testing.TB, dir string, number int, entries []images.Entry, o
 	must(t, os.WriteFile(images.MMPath(dir, uint64(number)), img, 0o600))
 }
 
+// compiled is the directory that compile has made.
+var compiled string
+
 var compile = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "lazy-test-")
 	if err != nil {
 		return "", err
 	}
+	compiled = dir
 	path := filepath.Join(dir, "restored")
 	out, err := exec.Command("cc", "-O2", "-Wall", "-Werror", "-pthread", "-o", path, "testdata/restored.c").CombinedOutput()
 	if err != nil {
@@ -318,12 +326,12 @@ func TestMemoryIsAsInTheImagesWhateverTheProcessesDo(t *testing.T) {
 		rate                                  uint64
 		inside                                bool
 	}{
-		{"one thread reads on", 1, 20000, 1, 0, 0, false},
-		{"many threads fault at once", 1, 20000, 16, 0, 0, false},
+		{"one thread reads on", 1, 8000, 1, 0, 0, false},
+		{"many threads fault at once", 1, 8000, 16, 0, 0, false},
 		{"one thread forks, moves and unmaps", 1, 3000, 1, 1500, 0, true},
-		{"threads of several processes do", 3, 4000, 4, 600, 0, false},
-		{"they do before much is filled in", 3, 4000, 4, 600, 20e6, true},
-		{"they do before hardly anything is", 2, 6000, 2, 300, 2e6, true},
+		{"threads of several processes do", 3, 3000, 4, 400, 0, false},
+		{"they do before much is filled in", 3, 3000, 4, 400, 20e6, true},
+		{"they do before hardly anything is", 2, 3000, 2, 300, 2e6, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t, sealedStore(t, c.processes, c.pages, false), c.inside)
@@ -344,7 +352,7 @@ func TestMemoryIsAsInTheImagesWhateverTheProcessesDo(t *testing.T) {
 func TestMemoryIsAsInTheImagesAlthoughServersAreKilled(t *testing.T) {
 	for _, rate := range []uint64{5e6, 20e6, 100e6, 0} {
 		t.Run(fmt.Sprint("rate ", rate), func(t *testing.T) {
-			l := newLab(t, sealedStore(t, 2, 6000, false), false)
+			l := newLab(t, sealedStore(t, 2, 4000, false), false)
 			l.rate = rate
 			_, _ = compile() // before the clock runs
 			stop := make(chan struct{})
@@ -359,7 +367,7 @@ func TestMemoryIsAsInTheImagesAlthoughServersAreKilled(t *testing.T) {
 					}
 				}
 			})
-			err := l.run(t, 2, 6000, 3, 500, uint64(time.Now().UnixNano()))
+			err := l.run(t, 2, 4000, 3, 400, uint64(time.Now().UnixNano()))
 			close(stop)
 			killer.Wait()
 			must(t, err)

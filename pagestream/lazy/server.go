@@ -407,7 +407,7 @@ func (s *server) fill() (res result, worked bool, err error) {
 		if now.Before(s.pause) {
 			return paced, false, nil
 		}
-		s.pause = now.Add(batchPages * pageSize * time.Second / time.Duration(s.cfg.Rate))
+		s.pause = now.Add(calmPages * pageSize * time.Second / time.Duration(s.cfg.Rate))
 	}
 	roots := 0
 	for roots < len(s.order) && !s.order[roots].forked {
