@@ -15,12 +15,12 @@ type Pace struct {
 
 var (
 	// Background is the pace of rounds: the pod runs. Measured with a 1 ms
-	// ticker beside a copy of incompressible memory over TLS at 0.9 GB/s, the
-	// receiver on the same two processors: at most 8 to 19 ms late with nice
-	// 0, 6 to 9 ms with this, and the rate is the same. From nice 10 on it was
-	// 9 to 46 ms late: a thread that gets no processor holds up others by what
-	// it has locked. On a machine that is busy with other work the copy gets
-	// as much less as the nice value says, so it is kept small.
+	// ticker beside a copy of incompressible memory over TLS at 0.8 to 1 GB/s,
+	// the receiver on the same two processors: at most 5 to 11 ms late with
+	// this, 7 to 19 ms with nice 0. Nice values of 10 and 19 gained nothing
+	// over it. On a machine busy with other work the copy gets as much less as
+	// the nice value says, and with it the rounds converge later, so it is
+	// kept small.
 	Background = Pace{Nice: 5, Batch: true}
 	// Urgent is the pace while the pod is frozen: nobody is in the way.
 	Urgent = Pace{}
