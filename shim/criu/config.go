@@ -34,6 +34,7 @@ func dumpConfig(script string) []string {
 	return append([]string{
 		"action-script " + script,
 		"link-remap",
+		"skip-in-flight", // connections nobody has accepted yet: their peers try again
 		"ghost-limit " + ghostLimit,
 	}, commonConfig...)
 }
