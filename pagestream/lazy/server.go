@@ -402,12 +402,8 @@ func (s *server) fill() (res result, worked bool, err error) {
 	if !s.finished || !s.ready || len(s.order) == 0 {
 		return filled, false, nil
 	}
-	if s.cfg.Rate > 0 {
-		now := time.Now()
-		if now.Before(s.pause) {
-			return paced, false, nil
-		}
-		s.pause = now.Add(calmPages * pageSize * time.Second / time.Duration(s.cfg.Rate))
+	if s.cfg.Rate > 0 && time.Now().Before(s.pause) {
+		return paced, false, nil
 	}
 	roots := 0
 	for roots < len(s.order) && !s.order[roots].forked {
@@ -423,9 +419,14 @@ func (s *server) fill() (res result, worked bool, err error) {
 		if m.done.left == 0 || m.dead {
 			continue
 		}
+		left := m.done.left
 		r, err := m.fillStep()
 		if err != nil {
 			return r, true, err
+		}
+		if s.cfg.Rate > 0 {
+			bytes := time.Duration((left - m.done.left) * pageSize)
+			s.pause = time.Now().Add(bytes * time.Second / time.Duration(s.cfg.Rate))
 		}
 		switch r {
 		case filled:
