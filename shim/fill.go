@@ -158,15 +158,9 @@ func runFill(args []string) error {
 	if err != nil {
 		return fmt.Errorf("container number: %w", err)
 	}
-	socket := os.NewFile(fillSocket, "keeper")
-	conn, err := net.FileConn(socket)
-	socket.Close()
+	keeper, err := lazy.ServerConn(fillSocket)
 	if err != nil {
-		return fmt.Errorf("keeper's socket: %w", err)
-	}
-	keeper, ok := conn.(*net.UnixConn)
-	if !ok {
-		return errors.New("keeper's socket is no unix socket")
+		return err
 	}
 	reader, err := store.OpenSealed(args[0])
 	if err != nil {
@@ -180,6 +174,6 @@ func runFill(args []string) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return lazy.Serve(context.Background(), lazy.Config{
-		Keeper: keeper, Reader: reader, Container: uint16(container), Journal: args[2], Log: log,
+		Keeper: keeper, Reader: reader, Container: uint16(container), Journal: args[2], Hold: true, Log: log,
 	})
 }
