@@ -19,6 +19,9 @@ var errAbortedByShim = errors.New("the pod's shim broke off before the commit")
 // commit is the decision. An error means that the source may and must run on.
 // nil means that the destination owns the pod; it may not know yet.
 func (m *outgoing) commit(ctx context.Context) error {
+	if err := m.confirmHeld(); err != nil {
+		return m.fail(err)
+	}
 	if err := m.decide(); err != nil {
 		return err
 	}
@@ -44,6 +47,24 @@ func (m *outgoing) commit(ctx context.Context) error {
 	m.move(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed", m.request.To+" owns the pod")
 	if err != nil {
 		m.tell("note", "the destination did not acknowledge yet: "+plain(err).Error())
+	}
+	return nil
+}
+
+// confirmHeld asks the destination, as the last thing before the decision,
+// whether it still holds the pod: its vote may be as old as this daemon has been
+// stopped, and its shim may have died since.
+func (m *outgoing) confirmHeld() error {
+	ctx, cancel := context.WithTimeout(m.undecided, heartbeatDeadline)
+	defer cancel()
+	r, err := m.peer.Ping(ctx, &peerv1.PingRequest{Migration: m.id})
+	switch {
+	case err != nil:
+		return fmt.Errorf("node %s: %w: %w", m.request.To, ErrPeerSilent, plain(err))
+	case r.Error != "":
+		return fmt.Errorf("node %s: %s", m.request.To, r.Error)
+	case r.Stage != peerv1.Stage_STAGE_HELD:
+		return fmt.Errorf("node %s does not hold the pod any more: it is at %s", m.request.To, r.Stage)
 	}
 	return nil
 }
