@@ -163,24 +163,62 @@ func TestObserverSeesWhetherTheLinkHoldsBack(t *testing.T) {
 	}
 }
 
-func TestObserverSamplesEvenlyOverBytes(t *testing.T) {
+func TestSpoiledMeasurementDoesNotLast(t *testing.T) {
+	o := newObserver(Auto, 1)
+	o.now.Link = 10e6
+	text := make([]byte, MaxData)
+	fillText(text)
+	tries := [numCodecs]int{}
+	for range 4 * relearnEveryHeld {
+		c := o.codec([][]byte{text}, MaxData)
+		took := time.Millisecond
+		if tries[c]++; tries[c] == 1 {
+			took = time.Second // others had the core
+		}
+		if c != codecNone {
+			o.compressed(c, MaxData, MaxData/3, took)
+		}
+	}
+	if tries[codecNone] > relearnEveryHeld+2 || o.now.LZ4.Speed < MaxData*900 {
+		t.Errorf("frames by codec %v, lz4 at %g bytes a second", tries, o.now.LZ4.Speed)
+	}
+}
+
+func TestObserverSamplesByBytesAndLessWhileNothingCompresses(t *testing.T) {
 	text, random := make([]byte, MaxData), make([]byte, MaxData)
 	fillText(text)
 	fillRandom(random)
 	o := newObserver(Auto, 1)
-	if c := o.codec([][]byte{random}, MaxData); c != codecNone {
-		t.Errorf("random: %s", c)
-	}
 	if c := o.codec([][]byte{text}, MaxData); c == codecNone {
-		t.Error("text after random is not tried")
+		t.Error("text is not tried")
 	}
 	if c := o.codec([][]byte{random[:4096]}, 4096); c == codecNone {
 		t.Error("one random page changed the verdict on the frames around it")
 	}
-	for range 64 {
+	for range sampleEvery / 4096 {
 		o.codec([][]byte{random[:4096]}, 4096)
 	}
 	if c := o.codec([][]byte{random[:4096]}, 4096); c != codecNone {
-		t.Errorf("after 64 random pages: %s", c)
+		t.Errorf("after %d bytes of random pages: %s", sampleEvery, c)
+	}
+	for range 100 { // the time between samples grows up to its limit
+		o.codec([][]byte{random}, MaxData)
+	}
+	noticed := 0
+	for o.codec([][]byte{text}, MaxData) == codecNone {
+		noticed += MaxData
+	}
+	if noticed > sampleRarely {
+		t.Errorf("text was noticed after %d bytes, want at most %d", noticed, sampleRarely)
+	}
+}
+
+func BenchmarkObserveIncompressible(b *testing.B) {
+	body := make([]byte, MaxData)
+	fillRandom(body)
+	o := newObserver(Auto, 1)
+	b.SetBytes(MaxData)
+	for b.Loop() {
+		o.codec([][]byte{body}, MaxData)
 	}
 }

@@ -30,6 +30,12 @@
 // compressors need (none before data compresses: lz4 16 KiB, zstd about
 // 2 MiB), each stream of the receiver 2 MaxData + 512 KiB, whatever the peer does.
 // The window lies in the kernels' socket buffers, under the kernels' limits.
+//
+// # Limits
+//
+// crypto/tls does not renew the key of a connection that is written to, and
+// one AES-GCM key should not encrypt more than 2^24.5 records (RFC 8446, 5.5):
+// 380 GiB for each stream. What is larger takes more streams or sessions.
 package wire
 
 import "godwit.dev/godwit/pagestream"

@@ -152,7 +152,7 @@ func TestHungPeerIsOneClearError(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.freeze()
-			within(t, 10*time.Second, "noticing", func() {
+			within(t, 30*time.Second, "noticing", func() {
 				if err := use(s); !errors.Is(err, ErrHung) || !strings.Contains(err.Error(), "peer b") {
 					t.Errorf("%v, want ErrHung", err)
 				}
@@ -213,7 +213,7 @@ func TestPeerThatDiesIsOneClearError(t *testing.T) {
 	fillRandom(data)
 	calls := 0
 	var err error
-	within(t, 10*time.Second, "noticing", func() {
+	within(t, 30*time.Second, "noticing", func() {
 		for ; err == nil; calls++ {
 			if calls == 20 {
 				p.kill()
@@ -255,7 +255,9 @@ func TestBitFlippedInTransitEndsTheSession(t *testing.T) {
 	c := newCluster(t)
 	r := newMemory()
 	p := newProxy(t, c.listen(to(r)).Addr())
-	s := c.dial(c.options(p.listener.Addr()))
+	o := c.options(p.listener.Addr())
+	o.Streams = 1 // of several, another may be the first that the receiver sees end
+	s := c.dial(o)
 	if err := s.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}

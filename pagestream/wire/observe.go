@@ -10,16 +10,23 @@ import (
 )
 
 const (
-	// sampleEvery is the number of raw bytes of which one sample is taken: a
-	// page in 64, whatever the size of the frames.
-	sampleEvery = 64 * pagestream.PageSize
+	// sampleEvery is the number of raw bytes of which one sample is taken while
+	// data compresses, whatever the size of the frames: two pages in 64. As
+	// long as nothing compresses it is doubled up to sampleRarely, so that
+	// incompressible memory pays less than one part in a hundred for it.
+	sampleEvery  = 64 * pagestream.PageSize
+	sampleRarely = 8 * sampleEvery
 	// sampleMax is the most bytes of one sample.
 	sampleMax = 2 * pagestream.PageSize
-	// relearnEvery is after how many compressed frames a codec that is not
-	// chosen is tried again.
-	relearnEvery = 256
-	// epochLength is the time over which the link is measured.
+	// relearnEvery is after how many compressible frames a codec is tried
+	// again, chosen or not: data and machine change, and a measurement may
+	// have been spoiled by others on the machine. While the link holds the
+	// stream back trying costs next to nothing, so it is done more often.
+	relearnEvery     = 256
+	relearnEveryHeld = 16
+	// epochLength and epochBytes are the least over which the link is measured.
 	epochLength = 50 * time.Millisecond
+	epochBytes  = 64 << 10
 	// heldBack is the part of an epoch's time from which on a stream that
 	// waits counts as held back by the link.
 	heldBack = 0.3
@@ -34,6 +41,7 @@ type observer struct {
 	mode      Compression
 	now       conditions
 	unsampled int // raw bytes since the last sample
+	every     int // raw bytes between two samples
 	frames    int // that looked compressible
 	sampler   *lz4.Compressor
 	scratch   []byte
@@ -48,6 +56,7 @@ func newObserver(mode Compression, streams int) *observer {
 		// Before anything is measured: AES-GCM and copies of a modest core.
 		now:       conditions{Sample: 1, Transmit: 1e9, CPU: cpu},
 		unsampled: sampleEvery,
+		every:     sampleEvery,
 	}
 }
 
@@ -62,16 +71,22 @@ func (o *observer) codec(body [][]byte, raw uint32) codec {
 		return codecZstd
 	}
 	o.unsampled += int(raw)
-	if o.unsampled >= sampleEvery {
+	if o.unsampled >= o.every {
 		o.unsampled = 0
 		o.now.Sample = o.sample(body)
+		o.every = min(2*o.every, sampleRarely)
 	}
 	if o.now.Sample >= incompressible {
 		return codecNone
 	}
+	o.every = sampleEvery
 	o.frames++
-	if o.frames%relearnEvery == 0 && o.now.LZ4.Known && o.now.Zstd.Known {
-		return codec(1 + o.frames/relearnEvery%2)
+	every := relearnEvery
+	if o.now.Link > 0 {
+		every = relearnEveryHeld
+	}
+	if o.frames%every == 0 && o.now.LZ4.Known && o.now.Zstd.Known {
+		return codecLZ4 + codec(o.frames/every%2)
 	}
 	o.now.Current = choose(o.now)
 	return o.now.Current
@@ -112,7 +127,9 @@ func (o *observer) compressed(c codec, raw, packed int, took time.Duration) {
 	}
 	const weight = 1.0 / 8
 	p.Ratio += (ratio - p.Ratio) * weight
-	p.Speed += (speed - p.Speed) * weight
+	// Others on the machine make a measurement slower, nothing makes it
+	// faster than the core is.
+	p.Speed = max(speed, p.Speed+(speed-p.Speed)*weight)
 }
 
 // transmission is what sending one frame took.
@@ -135,7 +152,7 @@ func (o *observer) transmitted(t transmission) {
 		o.epoch.waited += t.kernel - unhindered
 	}
 	e := o.epoch
-	if e.total < epochLength || e.wire < MaxData {
+	if e.total < epochLength || e.wire < epochBytes {
 		return
 	}
 	o.now.Link = 0

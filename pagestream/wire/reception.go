@@ -81,7 +81,7 @@ func (r *reception) run() error {
 		}
 		r.stored += h.wireSize()
 		if err := r.ackIfDue(h.kind == frameBarrier || h.kind == frameBye); err != nil {
-			return fmt.Errorf("acknowledge: %w", err)
+			return r.explain(err)
 		}
 		if h.kind == frameBye {
 			return nil
@@ -89,13 +89,13 @@ func (r *reception) run() error {
 	}
 }
 
-// explain makes an error of reading plain.
+// explain makes an error of reading or of acknowledging plain.
 func (r *reception) explain(err error) error {
 	switch {
 	case errors.Is(err, ErrProtocol) || errors.Is(err, ErrChecksum):
 		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("nothing heard for %v: %w", r.conn.batch.idle, ErrHung)
+		return fmt.Errorf("nothing heard or taken for %v: %w", r.conn.batch.idle, ErrHung)
 	}
 	return fmt.Errorf("connection lost: %w", unexpected(err))
 }
