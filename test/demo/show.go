@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"godwit.dev/godwit/test/e2e/move"
@@ -28,11 +29,22 @@ func follow() func(move.Event) {
 // timeline prints what happened when, as seen from the last write that was
 // acknowledged before the gap.
 func timeline(r *trial.Result) {
-	fmt.Println("  timeline, from the last write acknowledged before the gap:")
-	for _, e := range r.Events {
-		fmt.Printf("  %+10.1f ms  %-11s %s\n", ms(e.Time.Sub(r.Gap.Last)), e.Kind, e.Message)
+	type moment struct {
+		at   time.Time
+		text string
 	}
-	fmt.Printf("  %+10.1f ms  %-11s %s\n", ms(r.Gap.Length()), "write", "the first write acknowledged after the gap")
+	moments := []moment{
+		{r.Gap.Last, "write       the last one acknowledged before the gap"},
+		{r.Gap.First, "write       the first one acknowledged after it"},
+	}
+	for _, e := range r.Events {
+		moments = append(moments, moment{e.Time, fmt.Sprintf("%-11s %s", e.Kind, e.Message)})
+	}
+	slices.SortStableFunc(moments, func(a, b moment) int { return a.at.Compare(b.at) })
+	fmt.Println("  timeline:")
+	for _, m := range moments {
+		fmt.Printf("  %+10.1f ms  %s\n", ms(m.at.Sub(r.Gap.Last)), m.text)
+	}
 }
 
 func table(live, cold *trial.Result) {
