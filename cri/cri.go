@@ -31,6 +31,7 @@ const maxMessage = 16 << 20
 
 // Client speaks to the containerd of one node.
 type Client struct {
+	socket     string // containerd's
 	conn       *grpc.ClientConn
 	runtime    runtimev1.RuntimeServiceClient
 	images     runtimev1.ImageServiceClient
@@ -53,6 +54,7 @@ func Dial(socket string) (*Client, error) {
 		return nil, fmt.Errorf("containerd at %s: %w", socket, err)
 	}
 	return &Client{
+		socket:     socket,
 		conn:       conn,
 		runtime:    runtimev1.NewRuntimeServiceClient(conn),
 		images:     runtimev1.NewImageServiceClient(conn),

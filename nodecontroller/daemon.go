@@ -112,6 +112,7 @@ type podRuntime interface {
 	Describe(context.Context, cri.Pod) (*cri.Description, error)
 	Recreate(context.Context, *cri.Description, cri.Node, map[string]string) (cri.Made, error)
 	Remove(ctx context.Context, sandbox string) error
+	ClearDeadTask(ctx context.Context, container string) error
 	Annotated(ctx context.Context, key, value string) ([]string, error)
 	IP(ctx context.Context, sandbox string) (string, error)
 	Memory(context.Context) (map[string]uint64, error)

@@ -523,6 +523,8 @@ func (n *testNode) Recreate(_ context.Context, _ *cri.Description, _ cri.Node, a
 	return cri.Made{Sandbox: p.id, Containers: []string{p.id + "c"}}, nil
 }
 
+func (n *testNode) ClearDeadTask(context.Context, string) error { return nil }
+
 func (n *testNode) Remove(_ context.Context, id string) error {
 	p := n.pod(id)
 	if p == nil {

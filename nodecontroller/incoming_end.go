@@ -226,14 +226,31 @@ func (m *incoming) removePod(ctx context.Context, r record, why error) error {
 	for _, sandbox := range sandboxes {
 		// The starts must fail before the sandbox can go. A shim that is gone
 		// has none.
-		if err := m.d.abortShim(ctx, sandbox, m.id, fmt.Sprint(why)); err != nil && !errors.Is(err, errShimGone) && !isCode(err, errdefs.IsNotFound) {
+		if err := m.d.abortShim(ctx, sandbox, m.id, fmt.Sprint(why)); err != nil && !isCode(err, errdefs.IsNotFound) {
 			m.log.Warn("the shim does not abort, removing the sandbox anyway", "error", plain(err))
+			m.clearDead(ctx, r, sandbox)
 		}
 		if err := m.d.cri.Remove(ctx, sandbox); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// clearDead clears up after a shim that died before the pod could run: what it
+// restored is held by nobody, and containerd removes only the sandbox's part.
+func (m *incoming) clearDead(ctx context.Context, r record, sandbox string) {
+	if shim, err := m.d.dialShim(ctx, sandbox); !errors.Is(err, errShimGone) {
+		if err == nil {
+			shim.close()
+		}
+		return
+	}
+	for _, container := range r.Containers {
+		if err := m.d.cri.ClearDeadTask(ctx, container); err != nil {
+			m.log.Warn("something of a dead shim's container is left", "error", err)
+		}
+	}
 }
 
 // closeStore frees the store's memory, whichever daemon made it.
