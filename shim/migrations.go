@@ -190,6 +190,9 @@ func (m *migrations) forget(container string) {
 	}
 }
 
+// dumpDir is the workDir of a source.
+func dumpDir(c *container) string { return filepath.Join(c.bundle, "godwit", "dump") }
+
 // workDir is a container's private directory for one migration, root-only, in
 // its bundle and so gone with it.
 func workDir(c *container, name string) (string, error) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"godwit.dev/godwit/pagestream"
@@ -208,6 +210,8 @@ func (l *link) hangUp(cause error) {
 func (s *source) release() {
 	for _, c := range s.containers {
 		clearSourceDir(c.bundle)
+		os.RemoveAll(dumpDir(c.container))
+		os.Remove(filepath.Dir(dumpDir(c.container))) // unless it is a destination's too
 	}
 	l := s.link
 	if l == nil {
