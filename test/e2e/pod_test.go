@@ -129,6 +129,9 @@ func (p *pod) moved(to *lab.Node, result *move.Result) {
 		p.t.Errorf("the pod is on %s too, %s", p.node.Name, old.State)
 	}
 	p.node, p.Pod = to, now
+	if result.Downtime == nil { // the destination's answer to the commit was lost
+		result.Downtime = new(move.Downtime)
+	}
 	p.t.Logf("to %s: %.0f ms frozen (%.0f freeze, %.0f dump, %.0f pages, %.0f files; %.0f cutover, %.0f seal, %.0f restore, %.0f commit, %.0f resume), %d rounds, %.1f MiB memory, %.1f MiB sent, %.1f MiB files, %.1f s in all",
 		to.Name, result.DowntimeMS, result.Downtime.Freeze, result.Downtime.Dump, result.Downtime.Pages, result.Downtime.Files,
 		result.Downtime.CutOver, result.Downtime.Seal, result.Downtime.Restore, result.Downtime.Commit, result.Downtime.Resume,

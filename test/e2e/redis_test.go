@@ -42,12 +42,17 @@ func startWriter(t *testing.T, p *pod, keys uint32) *writer {
 	if err := w.redis.Fill(within(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
+	w.write()
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+// write begins to write, until stop.
+func (w *writer) write() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = w.redis.Write(ctx, writeRate) })
 	w.stop = sync.OnceFunc(func() { cancel(); running.Wait() })
-	t.Cleanup(w.stop)
-	return w
 }
 
 // awaitWrites waits until more writes are acknowledged: the server answers, and the client has found it.
@@ -154,4 +159,11 @@ func TestContainersOfAPodMoveAsOne(t *testing.T) {
 	if gap.Last.After(longest.Began.Add(longest.Length)) || gap.First.Before(longest.Began) {
 		t.Error("the containers were not frozen together")
 	}
+}
+
+// verifyAndGoOn compares every key and goes on writing.
+func (w *writer) verifyAndGoOn() {
+	w.t.Helper()
+	w.verify()
+	w.write()
 }
