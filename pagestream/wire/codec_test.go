@@ -165,22 +165,45 @@ func TestObserverSeesWhetherTheLinkHoldsBack(t *testing.T) {
 
 func TestSpoiledMeasurementDoesNotLast(t *testing.T) {
 	o := newObserver(Auto, 1)
-	o.now.Link = 10e6
 	text := make([]byte, MaxData)
 	fillText(text)
-	tries := [numCodecs]int{}
-	for range 4 * relearnEveryHeld {
+	var tries [numCodecs]int
+	const frame = 50 * time.Millisecond // 10 MB/s
+	for range 10 * maxTrialPause / frame {
+		took := 2 * time.Millisecond
 		c := o.codec([][]byte{text}, MaxData)
-		took := time.Millisecond
 		if tries[c]++; tries[c] == 1 {
 			took = time.Second // others had the core
 		}
+		wire := uint64(MaxData)
 		if c != codecNone {
 			o.compressed(c, MaxData, MaxData/3, took)
+			wire /= 3
 		}
+		o.transmitted(transmission{wire: wire, total: frame, waited: frame})
 	}
-	if tries[codecNone] > relearnEveryHeld+2 || o.now.LZ4.Speed < MaxData*900 {
-		t.Errorf("frames by codec %v, lz4 at %g bytes a second", tries, o.now.LZ4.Speed)
+	if tries[codecNone] > int(5*maxTrialPause/frame) || o.now.LZ4.Speed < MaxData*400 || o.now.Zstd.Speed < MaxData*400 {
+		t.Errorf("frames by codec %v, %+v", tries, o.now)
+	}
+}
+
+func TestTrialsTakeASmallPartOfTheTime(t *testing.T) {
+	o := newObserver(Auto, 1)
+	text := make([]byte, MaxData)
+	fillText(text)
+	var trials, all time.Duration
+	for range 5000 {
+		frame := 500 * time.Microsecond // nothing holds this stream back
+		if c := o.codec([][]byte{text}, MaxData); c != codecNone {
+			frame += 3 * time.Millisecond
+			trials += 3 * time.Millisecond
+			o.compressed(c, MaxData, MaxData/3, 3*time.Millisecond)
+		}
+		all += frame
+		o.transmitted(transmission{wire: MaxData, total: frame, sealing: 100 * time.Microsecond})
+	}
+	if trials > all/30 || trials == 0 {
+		t.Errorf("%v of %v went into trials", trials, all)
 	}
 }
 

@@ -18,12 +18,12 @@ const (
 	sampleRarely = 8 * sampleEvery
 	// sampleMax is the most bytes of one sample.
 	sampleMax = 2 * pagestream.PageSize
-	// relearnEvery is after how many compressible frames a codec is tried
-	// again, chosen or not: data and machine change, and a measurement may
-	// have been spoiled by others on the machine. While the link holds the
-	// stream back trying costs next to nothing, so it is done more often.
-	relearnEvery     = 256
-	relearnEveryHeld = 16
+	// A codec that is not chosen is tried again now and then: data and machine
+	// change, and a measurement may have been spoiled by others on the
+	// machine. trialShare is how many times the trial's own length the stream
+	// works before the next one, maxTrialPause the longest that this takes.
+	trialShare    = 50
+	maxTrialPause = 2 * time.Second
 	// epochLength and epochBytes are the least over which the link is measured.
 	epochLength = 50 * time.Millisecond
 	epochBytes  = 64 << 10
@@ -42,11 +42,13 @@ type observer struct {
 	now       conditions
 	unsampled int // raw bytes since the last sample
 	every     int // raw bytes between two samples
-	frames    int // that looked compressible
 	sampler   *lz4.Compressor
 	scratch   []byte
 
 	epoch transmission // sum since the link was last measured
+
+	trial      codec         // the next one to be tried again
+	sinceTrial time.Duration // that the stream has worked
 }
 
 func newObserver(mode Compression, streams int) *observer {
@@ -57,6 +59,7 @@ func newObserver(mode Compression, streams int) *observer {
 		now:       conditions{Sample: 1, Transmit: 1e9, CPU: cpu},
 		unsampled: sampleEvery,
 		every:     sampleEvery,
+		trial:     codecLZ4,
 	}
 }
 
@@ -80,16 +83,30 @@ func (o *observer) codec(body [][]byte, raw uint32) codec {
 		return codecNone
 	}
 	o.every = sampleEvery
-	o.frames++
-	every := relearnEvery
-	if o.now.Link > 0 {
-		every = relearnEveryHeld
-	}
-	if o.frames%every == 0 && o.now.LZ4.Known && o.now.Zstd.Known {
-		return codecLZ4 + codec(o.frames/every%2)
+	if c, due := o.trialDue(); due {
+		return c
 	}
 	o.now.Current = choose(o.now)
 	return o.now.Current
+}
+
+// trialDue says which codec to try again, and whether it is time to.
+func (o *observer) trialDue() (codec, bool) {
+	p := o.now.LZ4
+	if o.trial == codecZstd {
+		p = o.now.Zstd
+	}
+	if !o.now.LZ4.Known || !o.now.Zstd.Known {
+		return codecNone, false // choose tries what is not known
+	}
+	took := time.Duration(MaxData / p.Speed * float64(time.Second))
+	if o.sinceTrial < min(trialShare*took, maxTrialPause) {
+		return codecNone, false
+	}
+	c := o.trial
+	o.sinceTrial = 0
+	o.trial = codecLZ4 + codecZstd - c
+	return c, true
 }
 
 // sample compresses up to two pages' worth from the middle of the first and
@@ -144,6 +161,7 @@ type transmission struct {
 // transmitted takes what sending a frame took. Time between calls, in which
 // the caller was busy elsewhere, does not count.
 func (o *observer) transmitted(t transmission) {
+	o.sinceTrial += t.total
 	o.epoch.wire += t.wire
 	o.epoch.total += t.total
 	o.epoch.sealing += t.sealing
