@@ -141,21 +141,26 @@ func (s *source) rounds(ctx context.Context) error {
 	if err := s.syncFiles(ctx); err != nil {
 		return ended(ctx, err)
 	}
-	if _, err := l.rounds.Run(ctx); err != nil {
+	result, err := l.rounds.Run(ctx)
+	if err != nil {
 		return ended(ctx, err)
 	}
 	if err := s.syncFiles(ctx); err != nil {
 		return ended(ctx, err)
 	}
-	if err := s.converge(ctx); err != nil {
+	if err := s.converge(ctx, string(result.Decision.Reason)); err != nil {
 		return err
 	}
 	return ended(ctx, l.rounds.Keep(keep))
 }
 
-// converge says that the cutover may come.
-func (s *source) converge(ctx context.Context) error {
-	return ended(ctx, s.move(shimv1.State_STATE_CONVERGED))
+// converge says that the cutover may come, and why.
+func (s *source) converge(ctx context.Context, reason string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.progress = cloneProgress(s.progress)
+	s.progress.StopReason = reason
+	return ended(ctx, s.moveLocked(shimv1.State_STATE_CONVERGED))
 }
 
 // ended forgives errors of work that was called off.
