@@ -26,6 +26,9 @@ const silence = 2 * heartbeatDeadline
 // errSourceLost: the source is gone, and this node had not voted.
 var errSourceLost = errors.New("the source is lost")
 
+// errHoldLost: the pod was restored and held, and its shim died before the decision.
+var errHoldLost = errors.New("the shim that held the pod is dead, or does not answer")
+
 // incoming is a migration whose destination this node is. The source's calls
 // drive it, one at a time; it ends by abandon, or after the commit by follow.
 type incoming struct {
@@ -146,14 +149,21 @@ func (m *incoming) silentFor() time.Duration {
 	return time.Since(m.heard)
 }
 
-// ping is what the source learns once a second.
-func (m *incoming) ping() *peerv1.PingResponse {
+// ping is what the source learns once a second, and right before the decision:
+// that the pod is held, then, is looked up and not remembered.
+func (m *incoming) ping(ctx context.Context) *peerv1.PingResponse {
 	m.hear()
 	r := new(peerv1.PingResponse)
+	stage := m.stage()
+	if stage == destinationHeld {
+		if shim, err := m.d.askShim(ctx, m.current().Sandbox, m.id); err != nil || shim != shimHeld && shim != shimRunning {
+			m.fail(errors.Join(errHoldLost, err))
+		}
+	}
 	if m.alive.Err() != nil {
 		r.Error = context.Cause(m.alive).Error()
 	}
-	switch m.stage() {
+	switch stage {
 	case destinationCommitted:
 		r.Stage = peerv1.Stage_STAGE_COMMITTED
 	case destinationHeld:

@@ -215,12 +215,12 @@ func (p *peerServer) Abort(ctx context.Context, req *peerv1.AbortRequest) (*peer
 	return &peerv1.AbortResponse{}, answer(m.drop(ctx, req.Reason))
 }
 
-func (p *peerServer) Ping(_ context.Context, req *peerv1.PingRequest) (*peerv1.PingResponse, error) {
+func (p *peerServer) Ping(ctx context.Context, req *peerv1.PingRequest) (*peerv1.PingResponse, error) {
 	m, err := p.migration(req.Migration)
 	if err != nil {
 		return nil, err
 	}
-	return m.ping(), nil
+	return m.ping(ctx), nil
 }
 
 func (p *peerServer) Outcome(_ context.Context, req *peerv1.OutcomeRequest) (*peerv1.OutcomeResponse, error) {

@@ -352,6 +352,9 @@ func (d *destination) abandon(a *arrival, cause error) {
 	<-a.started
 	restore.Close()
 	fill.stop()
+	if runc, err := a.container.runtime(); err == nil {
+		clearRestoreRoot(runc.Root, a.container.id)
+	}
 }
 
 // endContainer kills a running container whose memory cannot be completed: it

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
@@ -27,5 +29,9 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 	}
 	killRestore(id)
 	os.Remove(shimv1.SocketPath(id))
-	return s.Manager.Stop(ctx, id)
+	status, err := s.Manager.Stop(ctx, id)
+	if namespace, nerr := namespaces.NamespaceRequired(ctx); nerr == nil {
+		clearRestoreRoot(filepath.Join(process.RuncRoot, namespace), id)
+	}
+	return status, err
 }

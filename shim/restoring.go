@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,6 +45,21 @@ func killRestore(id string) {
 			unix.Kill(child, unix.SIGKILL)
 		}
 		unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// clearRestoreRoot removes what a `runc restore` that was killed leaves of its
+// state: it binds the root file system beside it for CRIU (runc:
+// libcontainer/criu_linux.go, prepareCriuRestoreMounts and Restore), and without
+// a state.json `runc delete` knows nothing of it.
+func clearRestoreRoot(runcRoot, id string) {
+	state := filepath.Join(runcRoot, id)
+	root := filepath.Join(state, "criu-root")
+	if err := unix.Unmount(root, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return // there is none
+	}
+	if os.Remove(root) == nil {
+		os.Remove(state)
 	}
 }
 
