@@ -32,12 +32,12 @@ func baseline(t *testing.T, nodes ...*lab.Node) []census.Census {
 }
 
 // noMore fails the test if a node still holds more than before after a while.
-func noMore(t *testing.T, before []census.Census, nodes ...*lab.Node) {
+func noMore(t *testing.T, before []census.Census, slack census.Slack, nodes ...*lab.Node) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), settleTimeout)
 	defer cancel()
 	for i, n := range nodes {
-		more, err := census.Settle(ctx, n, before[i], idle)
+		more, err := census.Settle(ctx, n, before[i], slack)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +70,7 @@ func TestTwentyMovesInARowLeaveNothingBehind(t *testing.T) {
 			before = settled(t, a, b)
 		}
 	}
-	noMore(t, before, a, b)
+	noMore(t, before, idle, a, b)
 }
 
 // settled counts when two counts in a row agree.

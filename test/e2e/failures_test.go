@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -162,7 +163,7 @@ func TestAFailureLeavesOneRunningPodAndNothingElse(t *testing.T) {
 	for _, f := range failures {
 		ok := t.Run(f.name, func(t *testing.T) {
 			explain(t, s.from, s.to)
-			s.t, s.p.t, s.w.t, s.migration, s.sandbox = t, t, t, "", ""
+			s.t, s.p.t, s.w.t, s.migration, s.sandbox, s.slack = t, t, t, "", "", maps.Clone(idle)
 			s.ctx = within(t, 100*time.Second)
 			began := time.Now()
 			before := settled(t, s.from, s.to)
@@ -179,7 +180,7 @@ func TestAFailureLeavesOneRunningPodAndNothingElse(t *testing.T) {
 			s.w.awaitWrites(writeRate / 4)
 			s.runsOnce()
 			if !moved {
-				noMore(t, before, s.from, s.to)
+				noMore(t, before, s.slack, s.from, s.to)
 				s.w.follow(s.p, s.to)
 			}
 			s.w.awaitWrites(writeRate / 4)

@@ -73,7 +73,32 @@ func bringUp(ctx context.Context) (*lab.Lab, error) {
 			return nil, err
 		}
 	}
-	return lab.Up(ctx, lab.Options{Dir: labDir(), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	l, err := lab.Up(ctx, lab.Options{Dir: labDir(), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		return nil, err
+	}
+	return l, warm(ctx, l)
+}
+
+// warm runs a pod on each node and removes it: the first one leaves directories, cgroups and a bridge for all that follow.
+func warm(ctx context.Context, l *lab.Lab) error {
+	ref, err := workload.Image(ctx, l)
+	if err != nil {
+		return err
+	}
+	for _, n := range l.Nodes() {
+		p, err := n.RunPod(ctx, lab.PodSpec{Name: "warm", Containers: []lab.ContainerSpec{{Image: ref, Command: []string{"/" + workload.Printer, workload.Port}}}})
+		if err != nil {
+			return err
+		}
+		if err := n.RemovePod(ctx, p.ID); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(n.Path("/var/log/pods/warm")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // theLab is the lab, with its nodes as they run now.

@@ -29,6 +29,7 @@ type scene struct {
 	m        *move.Move
 	// migration and sandbox at the destination, known after the event "created".
 	migration, sandbox string
+	slack              census.Slack // what may be left
 }
 
 // sceneKeys of 1 KiB are what the scene's redis holds.
@@ -154,6 +155,7 @@ func (s *scene) killShim() {
 	if err := unix.Kill(pidOf(s.t, s.to, "containerd-shim", s.sandbox), unix.SIGKILL); err != nil {
 		s.t.Fatal(err)
 	}
+	s.slack["file /run/containerd/s/"] = 1 // containerd leaves the socket of a shim that was killed, runc's as well
 }
 
 // killDaemon kills a node's godwit-node.
