@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +24,9 @@ const (
 	// fillSocket is the descriptor at which a fault server finds its keeper.
 	fillSocket = 3
 	// fillNice is a fault server's priority.
-	fillNice = 10
+	fillNice = 5
+	// fillCalm is how long the restored pod has the machine for itself.
+	fillCalm = 150 * time.Millisecond
 )
 
 // fillConfig says whose memory is filled in, and from where.
@@ -174,6 +177,6 @@ func runFill(args []string) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return lazy.Serve(context.Background(), lazy.Config{
-		Keeper: keeper, Reader: reader, Container: uint16(container), Journal: args[2], Hold: true, Log: log,
+		Keeper: keeper, Reader: reader, Container: uint16(container), Journal: args[2], Hold: true, Calm: fillCalm, Log: log,
 	})
 }

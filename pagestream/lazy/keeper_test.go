@@ -136,7 +136,7 @@ func FuzzHandshake(f *testing.F) {
 }
 
 func TestProcessWithoutPagemapIsNotRestored(t *testing.T) {
-	s := &server{sources: map[int32]*source{1: nil}}
+	s := &server{sources: map[int32]*source{1: nil}, restored: make(chan struct{})}
 	if _, err := s.source(2); !errors.Is(err, images.ErrFormat) {
 		t.Fatalf("got %v", err)
 	}

@@ -31,6 +31,10 @@ type Config struct {
 	// Hold says that the server is a process of its own, as it should be. It then
 	// starts a second one that holds its descriptors if it is killed.
 	Hold bool
+	// Calm is how long the background waits after CRIU has restored all processes:
+	// until then these run for the first time, and their faults have the machine for
+	// themselves.
+	Calm time.Duration
 	// Rate bounds the background, in bytes a second; 0 does not. What a process
 	// faults on is served at once in any case.
 	Rate uint64
@@ -43,6 +47,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	s := &server{
 		cfg: cfg, log: cfg.Log,
 		sources: make(map[int32]*source), memories: make(map[uint64]*memory), held: make(map[uint64]int),
+		restored: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -60,7 +65,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	mapped := make(chan struct{})
 	go func() {
 		defer close(mapped)
-		cfg.Reader.Populate(mapCtx)
+		s.populate(mapCtx)
 	}()
 	defer func() { cancel(); <-mapped }()
 
@@ -69,6 +74,22 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 	s.holder.stop()
 	return nil
+}
+
+// populate maps the store's pages ahead of the background, and not before it.
+func (s *server) populate(ctx context.Context) {
+	select {
+	case <-s.restored:
+	case <-ctx.Done():
+		return
+	}
+	calm := time.NewTimer(s.cfg.Calm)
+	defer calm.Stop()
+	select {
+	case <-calm.C:
+		s.cfg.Reader.Populate(ctx)
+	case <-ctx.Done():
+	}
 }
 
 // errStopped ends a server that was told to stop.
@@ -91,6 +112,7 @@ type server struct {
 	handed   []handed       // what the keeper said before ready
 	ready    bool
 	finished bool
+	restored chan struct{} // closed when finished is set
 	nextID   uint64
 
 	progress Progress
@@ -402,7 +424,7 @@ func (s *server) fill() (res result, worked bool, err error) {
 	if !s.finished || !s.ready || len(s.order) == 0 {
 		return filled, false, nil
 	}
-	if s.cfg.Rate > 0 && time.Now().Before(s.pause) {
+	if time.Now().Before(s.pause) {
 		return paced, false, nil
 	}
 	roots := 0
@@ -566,7 +588,11 @@ func (s *server) heard(m message, fd int) error {
 		s.closeHeld()
 		s.tell(message{kind: adoptedMsg}, -1)
 	case finishedMsg:
-		s.finished = true
+		if !s.finished {
+			s.finished = true
+			s.pause = time.Now().Add(s.cfg.Calm)
+			close(s.restored)
+		}
 	case closedMsg:
 		if x := s.memories[m.id]; x != nil && x.asked {
 			return s.end(x)
