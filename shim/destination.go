@@ -354,6 +354,7 @@ func (d *destination) abandon(a *arrival, cause error) {
 	fill.stop()
 	if runc, err := a.container.runtime(); err == nil {
 		clearRestoreRoot(runc.Root, a.container.id)
+		clearCgroups(a.container.bundle)
 	}
 }
 

@@ -24,8 +24,10 @@ func NewManager() containerdshim.Manager {
 
 // Stop is called, in the dead shim's stead, for each of its containers.
 func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus, error) {
+	bundle := ""
 	if cwd, err := os.Getwd(); err == nil {
-		clearSourceDir(filepath.Join(filepath.Dir(cwd), id))
+		bundle = filepath.Join(filepath.Dir(cwd), id)
+		clearSourceDir(bundle)
 	}
 	killRestore(id)
 	os.Remove(shimv1.SocketPath(id))
@@ -33,5 +35,6 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 	if namespace, nerr := namespaces.NamespaceRequired(ctx); nerr == nil {
 		clearRestoreRoot(filepath.Join(process.RuncRoot, namespace), id)
 	}
+	clearCgroups(bundle)
 	return status, err
 }

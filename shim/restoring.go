@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -60,6 +61,27 @@ func clearRestoreRoot(runcRoot, id string) {
 	}
 	if os.Remove(root) == nil {
 		os.Remove(state)
+	}
+}
+
+// clearCgroups removes the cgroups that a killed `runc restore` has made and
+// nobody is in; runc would do so by its state.json.
+func clearCgroups(bundle string) {
+	var spec struct {
+		Linux struct {
+			CgroupsPath string `json:"cgroupsPath"`
+		} `json:"linux"`
+	}
+	raw, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil || json.Unmarshal(raw, &spec) != nil || !filepath.IsAbs(spec.Linux.CgroupsPath) {
+		return // systemd's are removed by systemd
+	}
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + spec.Linux.CgroupsPath)
+	if err != nil {
+		return
+	}
+	for _, dir := range append(dirs, filepath.Join("/sys/fs/cgroup", spec.Linux.CgroupsPath)) {
+		unix.Rmdir(dir) // fails where somebody is in it
 	}
 }
 
