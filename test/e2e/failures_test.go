@@ -78,11 +78,15 @@ var failures = []struct {
 	}},
 	{"the network is cut during the rounds", slowly, runsOn, func(s *scene) func() {
 		s.inRounds()
-		return s.cut()
+		mend := s.cut()
+		s.await("note") // it breaks off
+		return mend
 	}},
 	{"the network is cut while the pod is frozen", nil, either, func(s *scene) func() {
 		s.frozen()
-		return s.cut()
+		mend := s.cut()
+		s.w.awaitWrites(100) // it runs on, also without the network
+		return mend
 	}},
 	{"the destination's store is too small", slowly, runsOn, func(s *scene) func() {
 		s.inRounds()
@@ -90,13 +94,16 @@ var failures = []struct {
 		if out, code := execIn(s.t, s.from, s.p.Container("redis").ID, "redis-cli", "debug", "populate", "400000", "x", "1024"); code != 0 || !strings.Contains(out, "OK") {
 			s.t.Fatalf("redis does not grow: %s", out)
 		}
+		s.await("note")
 		return func() {
 			_, _ = execIn(s.t, s.p.node, s.p.Container("redis").ID, "sh", "-c", "redis-cli --scan --pattern 'x:*' | xargs -n 5000 redis-cli unlink >/dev/null")
 		}
 	}},
 	{"CRIU fails at the destination", nil, runsOn, func(s *scene) func() {
 		s.await("created")
-		return breakCRIU(s.t, s.to)
+		mend := breakCRIU(s.t, s.to)
+		s.await("note")
+		return mend
 	}},
 	{"Ctrl-C at once", slowly, runsOn, interruptAt("accepted")},
 	{"Ctrl-C while the destination prepares", slowly, runsOn, interruptAt("preparing")},
@@ -203,15 +210,15 @@ func (s *scene) addressIfMoved() {
 	}
 }
 
-// endedUnder waits for the end, and puts the world in order when the end has come, or when the source is known to run on.
+// endedUnder puts the world in order and waits for the end.
 func (s *scene) endedUnder(mend func()) (moved bool) {
 	s.t.Helper()
+	if mend != nil {
+		mend()
+	}
 	moved = s.ended()
 	if moved {
 		s.w.redis.AlsoAt(s.p.at(redisPort))
-	}
-	if mend != nil {
-		mend()
 	}
 	return moved
 }
