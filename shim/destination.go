@@ -404,6 +404,13 @@ func (d *destination) forget(id string) {
 	d.changed.signal()
 }
 
+// committed says whether the pod was let run here.
+func (d *destination) committed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.resumed.IsZero()
+}
+
 // over says whether a new migration may begin.
 func (d *destination) over() bool {
 	switch d.progress().GetState() {

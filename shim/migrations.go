@@ -172,6 +172,15 @@ func (m *migrations) arrival(container string) (*arrival, bool) {
 	return d.find(container)
 }
 
+// arrived says whether the pod has come with this migration. Its annotation
+// stays on the pod, and so on every container that is made in it later.
+func (m *migrations) arrived(id string) bool {
+	m.mu.Lock()
+	d := m.destination
+	m.mu.Unlock()
+	return d != nil && d.id == id && d.committed()
+}
+
 func (m *migrations) cancelParked(container string, cause error) {
 	m.mu.Lock()
 	d := m.destination

@@ -58,6 +58,9 @@ func (t *tasks) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*task
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
+	if t.migrations.arrived(c.migration) {
+		c.migration = "" // a container that is started again, in a pod that has come
+	}
 	if c.migration != "" && !c.sandbox {
 		if err := admit(c); err != nil {
 			return nil, errgrpc.ToGRPCf(errdefs.ErrPermissionDenied, "%v", err)
