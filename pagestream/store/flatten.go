@@ -154,7 +154,7 @@ func (l *layer) open(path string) (err error) {
 }
 
 // presize sets the size of the pages file to what the entries say, as far as
-// that can be true: the kernel gives huge pages only within a size set already.
+// that can be true.
 func (l *layer) presize(entries []images.Entry) error {
 	var size uint64
 	for _, e := range entries {

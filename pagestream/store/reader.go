@@ -130,8 +130,8 @@ func openData(path string, pages uint64) (mapping, error) {
 }
 
 // Populate maps all pages ahead of their use: whoever copies from a page that is
-// mapped takes no fault. It takes next to nothing for huge pages, and 0.1 s for
-// each GiB of single ones. It returns early when ctx is done.
+// mapped takes no fault. It takes 0.1 s for each GiB, and returns early when ctx
+// is done.
 func (r *Reader) Populate(ctx context.Context) {
 	const step = 32 << 20
 	for _, sp := range r.spaces {

@@ -14,7 +14,7 @@ const (
 	// spaceOverhead is what a space takes beside pages and index, roughly.
 	spaceOverhead = 4096
 	// smallFile is the size in bytes up to which a data file grows as its
-	// pages come; over it, in steps, so that the kernel may use huge pages.
+	// pages come; over it, in steps, so that few writes have to move its end.
 	smallFile = 2 << 20
 	fileStep  = 64 << 20
 )
@@ -178,8 +178,7 @@ func (x *index) slotted(page, pages uint64) int64 {
 	return have
 }
 
-// grow sets the size of the data file ahead of pages that go up to need: tmpfs
-// gives huge pages only within the size of a file that is set already.
+// grow sets the size of the data file ahead of pages that go up to need.
 func (sp *space) grow(need int64) error {
 	if need <= max(sp.size, smallFile) {
 		return nil
