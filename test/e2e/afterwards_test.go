@@ -17,9 +17,10 @@ import (
 // A pod that was moved is an ordinary pod: what kubelet does with pods works.
 func TestAMovedPodIsAnOrdinaryPod(t *testing.T) {
 	a, b := nodes(t)
+	shell := image(t, "redis", "redis-server")
 	before := settled(t, a, b)
 	p := runPod(t, a, lab.PodSpec{Name: "ordinary", Containers: []lab.ContainerSpec{
-		{Name: "shell", Image: image(t, "redis", "redis-server"), Command: []string{"sh", "-c", "trap 'exit 5' TERM; i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"}},
+		{Name: "shell", Image: shell, Command: []string{"sh", "-c", "trap 'exit 5' TERM; i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"}},
 		container(t, workload.Ticker, workload.Port),
 	}})
 	p.moveTo(b)

@@ -82,9 +82,13 @@ func bringUp(ctx context.Context) (*lab.Lab, error) {
 
 // warm runs a pod on each node and removes it: the first one leaves directories, cgroups and a bridge for all that follow.
 func warm(ctx context.Context, l *lab.Lab) error {
-	ref, err := workload.Image(ctx, l)
-	if err != nil {
-		return err
+	ref, ok := images["workload"]
+	if !ok {
+		var err error
+		if ref, err = workload.Image(ctx, l); err != nil {
+			return err
+		}
+		images["workload"] = ref
 	}
 	for _, n := range l.Nodes() {
 		p, err := n.RunPod(ctx, lab.PodSpec{Name: "warm", Containers: []lab.ContainerSpec{{Image: ref, Command: []string{"/" + workload.Printer, workload.Port}}}})
