@@ -43,7 +43,7 @@ func run(ctx context.Context, out string, repeat int) (err error) {
 		err = errors.Join(err, lab.Down(clean, labDir))
 	}()
 	b := &bench{repeat: repeat}
-	for _, step := range []func(context.Context) error{b.small, b.big, b.lossOfSource} {
+	for _, step := range []func(context.Context) error{b.small, b.ticking, b.big, b.lossOfSource} {
 		if err := step(ctx); err != nil {
 			return err
 		}

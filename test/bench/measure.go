@@ -54,13 +54,13 @@ func (b *bench) note(r *trial.Result) error {
 }
 
 // start brings two nodes up with a filled pod on the first.
-func start(ctx context.Context, memory int64) (*lab.Lab, *trial.Pod, error) {
+func start(ctx context.Context, memory int64, ticker bool) (*lab.Lab, *trial.Pod, error) {
 	l, err := lab.Up(ctx, lab.Options{Dir: labDir})
 	if err != nil {
 		return nil, nil, err
 	}
 	fmt.Printf("filling redis with %d MiB\n", memory>>20)
-	p, err := trial.Start(ctx, l, "a", memory)
+	p, err := trial.Start(ctx, l, trial.Spec{Node: "a", Memory: memory, Ticker: ticker})
 	if err != nil {
 		l.Close()
 	}
@@ -77,7 +77,7 @@ func other(p *trial.Pod) string {
 
 // small measures live and cold moves of 1 GiB, in turns, and the first copy.
 func (b *bench) small(ctx context.Context) error {
-	l, p, err := start(ctx, smallMemory)
+	l, p, err := start(ctx, smallMemory, false)
 	if err != nil {
 		return err
 	}
@@ -91,11 +91,28 @@ func (b *bench) small(ctx context.Context) error {
 			return err
 		}
 		b.live = append(b.live, r.Gap.Length())
-		b.stalls = append(b.stalls, r.LongestStall())
 		if r, err = b.move(ctx, p, trial.Config{Rate: rate, Cold: true}); err != nil {
 			return err
 		}
 		b.cold = append(b.cold, r.Gap.Length())
+	}
+	return nil
+}
+
+// ticking measures how long a 1 ms ticker in a second container stalls while the
+// pod's memory is copied under load.
+func (b *bench) ticking(ctx context.Context) error {
+	l, p, err := start(ctx, smallMemory, true)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	for range b.repeat {
+		r, err := b.move(ctx, p, trial.Config{Rate: rate})
+		if err != nil {
+			return err
+		}
+		b.stalls = append(b.stalls, r.LongestStall())
 	}
 	return nil
 }
@@ -141,7 +158,7 @@ func (b *bench) firstCopy(ctx context.Context, p *trial.Pod) error {
 
 // big measures live moves of 4 GiB.
 func (b *bench) big(ctx context.Context) error {
-	l, p, err := start(ctx, bigMemory)
+	l, p, err := start(ctx, bigMemory, false)
 	if err != nil {
 		return err
 	}
@@ -159,7 +176,7 @@ func (b *bench) big(ctx context.Context) error {
 // lossOfSource kills the source node 1 ms after the commit: the pod must live
 // with all its memory.
 func (b *bench) lossOfSource(ctx context.Context) error {
-	l, p, err := start(ctx, smallMemory)
+	l, p, err := start(ctx, smallMemory, false)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func run(ctx context.Context, memory int64, rate int, out string) (err error) {
 	}
 	defer l.Close()
 	fmt.Printf("Filling redis with %s on node a; a second container appends to a file every 10 ms.\n", size(memory))
-	pod, err := trial.Start(ctx, l, "a", memory)
+	pod, err := trial.Start(ctx, l, trial.Spec{Node: "a", Memory: memory, Ticker: true})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,8 @@ const (
 	redisPort   = "6379"
 	// journal is the file that the ticker appends to, in its root file system.
 	journal = "journal"
+	// ticker is the name of the second container.
+	ticker = "ticker"
 	// PodName is the name of the trial's pod.
 	PodName = "trial"
 )
@@ -42,9 +44,19 @@ func RedisImage(ctx context.Context, l *lab.Lab) (string, error) {
 	return l.AddImage(ctx, lab.ImageSpec{Name: "redis", Debian: []string{"redis-server"}})
 }
 
-// Start runs the pod on a node and fills redis until it has about that much
-// memory, in bytes.
-func Start(ctx context.Context, l *lab.Lab, node string, memory int64) (*Pod, error) {
+// Spec says what pod to run.
+type Spec struct {
+	// Node is where it runs first.
+	Node string
+	// Memory is about how much redis is filled with, bytes.
+	Memory int64
+	// Ticker adds a second container: a ticker of 1 ms that notes its stalls and
+	// appends a line to a file every 10 ms.
+	Ticker bool
+}
+
+// Start runs the pod and fills redis.
+func Start(ctx context.Context, l *lab.Lab, spec Spec) (*Pod, error) {
 	redis, err := RedisImage(ctx, l)
 	if err != nil {
 		return nil, err
@@ -53,17 +65,20 @@ func Start(ctx context.Context, l *lab.Lab, node string, memory int64) (*Pod, er
 	if err != nil {
 		return nil, err
 	}
-	p := &Pod{lab: l, node: l.Node(node)}
-	p.pod, err = p.node.RunPod(ctx, lab.PodSpec{Name: PodName, Containers: []lab.ContainerSpec{
-		{Name: "redis", Image: redis, Args: []string{
-			"redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no",
-		}},
-		{Name: "ticker", Image: programs, Args: []string{"/" + workload.Ticker, workload.Port, "/" + journal}},
-	}})
+	p := &Pod{lab: l, node: l.Node(spec.Node)}
+	containers := []lab.ContainerSpec{{Name: "redis", Image: redis, Args: []string{
+		"redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no",
+	}}}
+	if spec.Ticker {
+		containers = append(containers, lab.ContainerSpec{
+			Name: ticker, Image: programs, Args: []string{"/" + workload.Ticker, workload.Port, "/" + journal},
+		})
+	}
+	p.pod, err = p.node.RunPod(ctx, lab.PodSpec{Name: PodName, Containers: containers})
 	if err != nil {
 		return nil, err
 	}
-	p.redis = load.NewRedis(p.at(redisPort), uint32(memory/bytesPerKey))
+	p.redis = load.NewRedis(p.at(redisPort), uint32(spec.Memory/bytesPerKey))
 	if err := p.redis.Fill(ctx); err != nil {
 		return nil, err
 	}
@@ -194,6 +209,10 @@ func (p *Pod) verify(ctx context.Context, r *Result) error {
 	if r.Verdict, err = p.redis.Verify(ctx); err != nil {
 		return err
 	}
+	container := p.pod.Container(ticker)
+	if container == nil {
+		return nil
+	}
 	frozen := r.Gap.Last
 	stalls, err := workload.Stalls(ctx, p.at(workload.Port), 10*time.Millisecond, r.Began)
 	if err != nil {
@@ -204,16 +223,12 @@ func (p *Pod) verify(ctx context.Context, r *Result) error {
 			r.Stalls = append(r.Stalls, s)
 		}
 	}
-	return p.checkJournal(ctx, r)
+	return p.checkJournal(ctx, container.ID, r)
 }
 
 // checkJournal checks the sequence of the ticker's file.
-func (p *Pod) checkJournal(ctx context.Context, r *Result) error {
-	ticker := p.pod.Container("ticker")
-	if ticker == nil {
-		return fmt.Errorf("pod %s has no ticker", p.pod.Name)
-	}
-	path := filepath.Join("/run/containerd/io.containerd.runtime.v2.task/k8s.io", ticker.ID, "rootfs", journal)
+func (p *Pod) checkJournal(ctx context.Context, container string, r *Result) error {
+	path := filepath.Join("/run/containerd/io.containerd.runtime.v2.task/k8s.io", container, "rootfs", journal)
 	text, err := p.node.Exec(ctx, "cat", path)
 	if err != nil {
 		return fmt.Errorf("read the ticker's file: %w", err)
