@@ -56,7 +56,8 @@ func start(t *testing.T, args ...string) (address, root string) {
 	}
 	cmd := exec.Command("/"+args[0], args[1:]...)
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// An IPC namespace of its own, as a pod has: System V memory would stay on this machine.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWIPC}
 	cmd.Dir = "/"
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

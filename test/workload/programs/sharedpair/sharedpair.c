@@ -1,7 +1,7 @@
 /*
  * sharedpair PORT MIB: two processes that share memory the way PostgreSQL's
  * do: MIB of MAP_SHARED|MAP_ANONYMOUS, a quarter as much of a segment in
- * /dev/shm, and as much of a memfd. Most of it never changes. Both write a few
+ * /dev/shm, as much of a memfd, and a MiB of System V's kind. Most of it never changes. Both write a few
  * hot pages under a lock in it, even pages one process and odd pages the other,
  * one of them partly through file descriptors, which no page table shows.
  *
@@ -11,10 +11,12 @@
 #include "workload.h"
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/wait.h>
 
-#define SEGMENTS 3
+#define SEGMENTS 4
 #define HOT 128 /* pages at the start of each segment */
 
 struct segment {
@@ -42,15 +44,26 @@ static uint64_t stamp_of(int segment, size_t page, uint64_t version)
 	return mix((uint64_t)segment << 60 | (uint64_t)page << 24 | version) | 1;
 }
 
-static void open_segment(int i, const char *name, size_t pages, int fd)
+static void *map_shared(size_t pages, int fd)
+{
+	if (fd >= 0 && ftruncate(fd, pages * PAGE) < 0)
+		die("ftruncate");
+	return mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0), fd, 0);
+}
+
+/* It has a key and stays, as PostgreSQL's, which tells by it whether another server is at work. */
+static void *map_system_v(size_t pages)
+{
+	int id = shmget(0x676f6477, pages * PAGE, IPC_CREAT | 0600);
+	return id < 0 ? (void *)-1 : shmat(id, NULL, 0);
+}
+
+static void open_segment(int i, const char *name, size_t pages, int fd, void *at)
 {
 	struct segment *s = &segments[i];
-	s->name = name, s->pages = pages, s->fd = fd;
-	if (fd >= 0 && ftruncate(fd, pages * PAGE) < 0)
-		die(name);
-	s->at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0), fd, 0);
+	s->name = name, s->pages = pages, s->fd = fd, s->at = at;
 	s->stamps = calloc(pages, sizeof *s->stamps);
-	if (s->at == MAP_FAILED || s->stamps == NULL)
+	if (s->at == (void *)-1 || s->stamps == NULL)
 		die(name);
 	/* Page 0 of the anonymous segment has the lock. */
 	for (size_t p = i == 0; p < pages; p++) {
@@ -150,7 +163,7 @@ static void check(int fd, const char *question)
 		say(fd, "wrong: %s\n", wrong);
 	else
 		say(fd, "ok writes=%" PRIu64 " pages=%zu\n", counter,
-			segments[0].pages + segments[1].pages + segments[2].pages);
+			segments[0].pages + segments[1].pages + segments[2].pages + segments[3].pages);
 	if (write(other, ".", 1) != 1)
 		exit(1);
 }
@@ -161,9 +174,12 @@ int main(int argc, char **argv)
 		return fprintf(stderr, "usage: sharedpair PORT MIB\n"), 2;
 	int listener = ask_here(argv[1]), pair[2];
 	size_t pages = (size_t)atoi(argv[2]) * 256;
-	open_segment(0, "anonymous shared memory", pages, -1);
-	open_segment(1, "/dev/shm", pages / 4, open("/dev/shm/sharedpair", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-	open_segment(2, "a memfd", pages / 4, memfd_create("sharedpair", MFD_CLOEXEC));
+	int shm = open("/dev/shm/sharedpair", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int memfd = memfd_create("sharedpair", MFD_CLOEXEC);
+	open_segment(0, "anonymous shared memory", pages, -1, map_shared(pages, -1));
+	open_segment(1, "/dev/shm", pages / 4, shm, map_shared(pages / 4, shm));
+	open_segment(2, "a memfd", pages / 4, memfd, map_shared(pages / 4, memfd));
+	open_segment(3, "a System V segment", 256, -1, map_system_v(256));
 
 	head = (void *)segments[0].at;
 	pthread_mutexattr_t shared;
