@@ -124,8 +124,8 @@ func (b *bench) move(ctx context.Context, p *trial.Pod, c trial.Config) (*trial.
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("  %-4s to %s: downtime %6.1f ms, total %7.1f ms, longest stall in the rounds %4.1f ms, %d rounds\n",
-		r.Mode, c.To, ms(r.Gap.Length()), r.TotalMS, ms(r.LongestStall()), len(r.Rounds))
+	fmt.Printf("  %-4s to %s: downtime %6.1f ms, longest gap after it %5.1f ms, total %7.1f ms, longest stall in the rounds %4.1f ms, %d rounds\n",
+		r.Mode, c.To, ms(r.Gap.Length()), ms(r.Later.Length()), r.TotalMS, ms(r.LongestStall()), len(r.Rounds))
 	if d := r.Downtime; d != nil {
 		fmt.Printf("       %+v\n", *d)
 	}

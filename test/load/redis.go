@@ -330,15 +330,17 @@ func (g Gap) Length() time.Duration { return g.First.Sub(g.Last) }
 
 // LongestGap finds the longest time between two acknowledged writes since a
 // moment.
-func (r *Redis) LongestGap(since time.Time) Gap {
+func (r *Redis) LongestGap(since time.Time) Gap { return r.LongestGapWithin(since, time.Now()) }
+
+// LongestGapWithin finds the longest time between two acknowledged writes that
+// reaches into the time from one moment to another.
+func (r *Redis) LongestGapWithin(from, to time.Time) Gap {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var longest Gap
 	for i := 1; i < len(r.acks); i++ {
-		if r.acks[i-1].Before(since) {
-			continue
-		}
-		if g := (Gap{r.acks[i-1], r.acks[i]}); g.Length() > longest.Length() {
+		g := Gap{r.acks[i-1], r.acks[i]}
+		if g.First.After(from) && g.Last.Before(to) && g.Length() > longest.Length() {
 			longest = g
 		}
 	}

@@ -119,8 +119,11 @@ type Result struct {
 	load.Verdict
 	// Began is when the migration was asked for.
 	Began time.Time
-	// Gap is the longest time between two acknowledged writes.
+	// Gap is the longest time between two acknowledged writes that reaches into
+	// the time from the freeze to the commit: the downtime.
 	Gap load.Gap
+	// Later is the longest such time after that, while memory is filled in.
+	Later load.Gap
 	// Stalls are the times that the ticker did not run for, before the freeze.
 	Stalls []workload.Stall
 	// Lines is how many lines the ticker's file has, all in their order.
@@ -152,8 +155,20 @@ func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
 	}
 	stop()
 	writer.Wait()
-	r.Gap = p.redis.LongestGap(r.Began)
+	frozen, committed := r.when("freezing"), r.when("committed")
+	r.Gap = p.redis.LongestGapWithin(frozen, committed)
+	r.Later = p.redis.LongestGap(r.Gap.First)
 	return r, p.verify(ctx, r)
+}
+
+// when is the time of the first event of a kind.
+func (r *Result) when(kind string) time.Time {
+	for _, e := range r.Events {
+		if e.Kind == kind {
+			return e.Time
+		}
+	}
+	return time.Time{}
 }
 
 func pause(ctx context.Context, d time.Duration) {
