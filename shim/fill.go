@@ -17,7 +17,6 @@ import (
 
 	"godwit.dev/godwit/pagestream/lazy"
 	"godwit.dev/godwit/pagestream/store"
-	"godwit.dev/godwit/shim/criu"
 )
 
 const (
@@ -61,7 +60,7 @@ type fillStats struct {
 
 // startFill listens for CRIU and starts the fault server.
 func startFill(ctx context.Context, log *slog.Logger, c fillConfig) (*fill, error) {
-	listener, err := listenIn(c.work, criu.LazySocket)
+	listener, err := listenIn(c.work, lazy.SocketName)
 	if err != nil {
 		return nil, err
 	}

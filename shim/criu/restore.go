@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"godwit.dev/godwit/pagestream/lazy"
 )
 
 // restoreLog is the name runc gives CRIU's log in the work directory.
@@ -21,13 +23,9 @@ type RestoreConfig struct {
 	// Work is where runc has CRIU work.
 	Work string
 	// Lazy leaves private memory to the fault server, which listens on
-	// LazySocket in Work.
+	// lazy.SocketName in Work.
 	Lazy bool
 }
-
-// LazySocket is where CRIU, as client, expects the fault server: a unix socket
-// in its work directory (criu/uffd.c, prepare_lazy_pages_socket).
-const LazySocket = "lazy-pages.socket"
 
 // Restore is a restore that somebody else starts, by `runc restore`, and that
 // is held when all processes exist and none has run.
@@ -71,5 +69,5 @@ func (r *Restore) WithLog(err error) error {
 func (r *Restore) Close() {
 	r.gate.Close()
 	os.Remove(r.config.Config)
-	os.Remove(filepath.Join(r.config.Work, LazySocket))
+	os.Remove(filepath.Join(r.config.Work, lazy.SocketName))
 }
