@@ -145,22 +145,7 @@ func ascending(ranges []pagestream.Range) []pagestream.Range {
 	})
 	merged := sorted[:0]
 	for _, r := range sorted {
-		merged = appendRun(merged, r)
+		merged = pagestream.AppendRun(merged, r)
 	}
 	return merged
-}
-
-// appendRun adds r, which starts at or after the last run's start, to runs.
-func appendRun(runs []pagestream.Range, r pagestream.Range) []pagestream.Range {
-	if r.Pages == 0 {
-		return runs
-	}
-	if n := len(runs); n > 0 && r.Start <= runs[n-1].End() {
-		last := &runs[n-1]
-		if r.End() > last.End() {
-			last.Pages = (r.End() - last.Start) / pagestream.PageSize
-		}
-		return runs
-	}
-	return append(runs, r)
 }

@@ -87,7 +87,7 @@ func (s *scripted) collect() (track.Round, error) {
 	}
 	slices.Sort(numbers)
 	for _, p := range numbers {
-		ranges = appendRun(ranges, pagestream.Range{Start: s.start + p*pagestream.PageSize, Pages: 1})
+		ranges = pagestream.AppendRun(ranges, pagestream.Range{Start: s.start + p*pagestream.PageSize, Pages: 1})
 	}
 	clear(s.dirty)
 	if s.missing {

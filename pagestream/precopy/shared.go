@@ -1,8 +1,6 @@
 package precopy
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/pagehash"
 	"godwit.dev/godwit/pagestream/pagemap"
 )
 
@@ -33,7 +32,7 @@ const sharedRounds = 1
 // do_dump_one_shmem). Segments on hugetlbfs are not copied ahead.
 //
 // The hashes take 8 bytes for each 4 KiB page, 2 MiB for each GiB, and
-// maxHashBytes at most; pages over that are sent after the dump.
+// pagehash.MaxBytes at most; pages over that are sent after the dump.
 type Shared struct {
 	device uint64 // st_dev of the kernel's tmpfs mount
 	seed   uint64 // of the hashes: not for the pod to know
@@ -47,7 +46,7 @@ type Shared struct {
 // segment is one shared memory object of a container.
 type segment struct {
 	file   *os.File
-	hashes *hashes
+	hashes *pagehash.Table
 }
 
 // NewShared probes the device number of shared memory. Close gives up the
@@ -57,16 +56,16 @@ func NewShared(log *slog.Logger) (*Shared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the device of shared memory: %w", err)
 	}
-	var seed [8]byte
-	if _, err := rand.Read(seed[:]); err != nil {
-		return nil, fmt.Errorf("seed of page hashes: %w", err)
+	seed, err := pagehash.NewSeed()
+	if err != nil {
+		return nil, err
 	}
 	if log == nil {
 		log = slog.Default()
 	}
 	return &Shared{
 		device:   device,
-		seed:     binary.NativeEndian.Uint64(seed[:]),
+		seed:     seed,
 		log:      log,
 		segments: make(map[pagestream.Space]*segment),
 	}, nil
@@ -94,7 +93,7 @@ func (s *Shared) Close() {
 	s.closed = true
 	for _, g := range s.segments {
 		g.file.Close()
-		g.hashes.release()
+		g.hashes.Release()
 	}
 	clear(s.segments)
 }
@@ -120,7 +119,7 @@ func (s *Shared) areas(memories []Memory) []*area {
 			s.log.Warn("shared memory is not copied ahead", "space", space, "error", err)
 			continue
 		}
-		areas = append(areas, &area{space: space, source: segmentSource{g.file}, ranges: ranges, sift: g.hashes.ahead})
+		areas = append(areas, &area{space: space, source: segmentSource{g.file}, ranges: ranges, sift: g.hashes.Ahead})
 	}
 	return areas
 }
@@ -144,7 +143,7 @@ func (s *Shared) find(m Memory) error {
 			file.Close()
 			return fmt.Errorf("segment %s of process %d: %w", space, m.PID, err)
 		}
-		s.segments[space] = &segment{file: file, hashes: newHashes(s.seed)}
+		s.segments[space] = &segment{file: file, hashes: pagehash.New(s.seed)}
 	}
 	return nil
 }
@@ -162,7 +161,7 @@ func (s *Shared) isSegment(file *os.File, inode uint64) error {
 }
 
 // hashesOf is what was sent of a space; nil if nothing was.
-func (s *Shared) hashesOf(space pagestream.Space) *hashes {
+func (s *Shared) hashesOf(space pagestream.Space) *pagehash.Table {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g := s.segments[space]; g != nil {
@@ -192,7 +191,7 @@ func contentOf(file *os.File) ([]pagestream.Range, error) {
 		}
 		start := uint64(data) / pagestream.PageSize * pagestream.PageSize
 		pages := (uint64(hole) - start + pagestream.PageSize - 1) / pagestream.PageSize
-		runs = appendRun(runs, pagestream.Range{Start: start, Pages: pages})
+		runs = pagestream.AppendRun(runs, pagestream.Range{Start: start, Pages: pages})
 		at = hole
 	}
 }

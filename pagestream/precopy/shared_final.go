@@ -90,7 +90,7 @@ func (r *Rounds) lastArea(space pagestream.Space, source source, ranges []pagest
 		return a
 	}
 	if h := r.config.Shared.hashesOf(space); h != nil {
-		a.sift = h.last
+		a.sift = h.Last
 	}
 	return a
 }

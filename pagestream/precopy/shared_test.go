@@ -15,6 +15,7 @@ import (
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/images"
+	"godwit.dev/godwit/pagestream/pagehash"
 	"godwit.dev/godwit/pagestream/pagemap"
 	"godwit.dev/godwit/pagestream/track"
 )
@@ -274,31 +275,16 @@ func TestFrozenSharedMemoryMayBeReadInPlace(t *testing.T) {
 	}
 }
 
-func TestHashesAreBounded(t *testing.T) {
-	h := newHashes(1)
-	defer h.release()
-	hashBlocks.Add(maxHashBlocks - 1)
-	defer hashBlocks.Add(-(maxHashBlocks - 1))
-	data := make([]byte, 2*pagestream.PageSize)
-	runs := []pagestream.Range{{Start: 0, Pages: 1}, {Start: 1 << 40, Pages: 1}}
-	if got, _ := h.ahead(runs, data, nil); len(got) != 1 || got[0] != runs[0] {
-		t.Errorf("%v is sent ahead, want only what can be remembered", got)
-	}
-	if got, _ := h.last(runs, data, nil); len(got) != 1 || got[0] != runs[1] {
-		t.Errorf("%v is sent at last, want only what was not", got)
-	}
-}
-
 func BenchmarkUnchangedSharedPages(b *testing.B) {
-	h := newHashes(1)
-	defer h.release()
+	h := pagehash.New(1)
+	defer h.Release()
 	data := make([]byte, chunkBytes)
 	fill(data, 1)
 	runs := []pagestream.Range{{Start: 0, Pages: chunkPages}}
-	h.ahead(runs, data, nil)
+	h.Ahead(runs, data, nil)
 	b.SetBytes(chunkBytes)
 	for b.Loop() {
-		if got, _ := h.ahead(runs, data, nil); len(got) > 0 {
+		if got, _ := h.Ahead(runs, data, nil); len(got) > 0 {
 			b.Fatal("changed")
 		}
 	}

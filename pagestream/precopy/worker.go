@@ -71,32 +71,10 @@ func (w *worker) carry() (CopyStats, error) {
 // without takes the missing pages, which are in the order of runs, out of runs
 // and data. The result's runs are appended to dst.
 func without(missing, runs []pagestream.Range, data []byte, dst []pagestream.Range) ([]pagestream.Range, []byte) {
-	return pick(runs, data, dst, func(address uint64, _ []byte) bool {
+	return pagestream.PickPages(runs, data, dst, func(address uint64, _ []byte) bool {
 		for len(missing) > 0 && missing[0].End() <= address {
 			missing = missing[1:]
 		}
 		return len(missing) == 0 || address < missing[0].Start
 	})
-}
-
-// pick moves the pages for which keep is true to the front of data and appends
-// their runs to dst, which must not share memory with runs. keep is called once
-// for each page, in order.
-func pick(runs []pagestream.Range, data []byte, dst []pagestream.Range, keep func(address uint64, page []byte) bool) ([]pagestream.Range, []byte) {
-	read, kept := 0, 0
-	for _, r := range runs {
-		for address := r.Start; address < r.End(); address += pagestream.PageSize {
-			page := data[read : read+pagestream.PageSize]
-			read += pagestream.PageSize
-			if !keep(address, page) {
-				continue
-			}
-			if read-pagestream.PageSize != kept {
-				copy(data[kept:], page)
-			}
-			kept += pagestream.PageSize
-			dst = appendRun(dst, pagestream.Range{Start: address, Pages: 1})
-		}
-	}
-	return dst, data[:kept]
 }
