@@ -10,11 +10,13 @@ import (
 
 // mountTmpfs mounts an empty tmpfs of at most limit bytes on dir.
 //
-// It has single pages. Huge ones are four times as fast to write where the
-// memory was in use a moment ago, and four times as slow where it is fresh: the
-// kernel clears all of a huge page before the first part of it is written, and on
-// a virtual machine each of them has to come from the host first (1.4 against
-// 0.35 GB/s). The store of a migration is fresh memory.
+// Its pages come in folios as large as what is written at once, from Linux 6.14 on
+// (mm/shmem.c, shmem_huge_global_enabled: a write that ends at the file's end takes
+// no folio that reaches over it). Allocating pages one by one takes twice the time
+// of the copy itself, in folios of 128 KiB a tenth of it. Folios are never larger
+// than the write, which a file that grows ahead of its pages would allow: the rest
+// of those would be cleared first, and on a virtual machine 2 MiB that nobody has
+// used for some seconds come from the host, at 0.3 GB/s.
 func mountTmpfs(dir string, limit int64) error {
 	err := os.Mkdir(dir, 0o700)
 	if err != nil && !errors.Is(err, os.ErrExist) {
@@ -30,7 +32,7 @@ func mountTmpfs(dir string, limit int64) error {
 		}
 	}
 	const flags = unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
-	data := fmt.Sprintf("mode=0700,size=%d", limit)
+	data := fmt.Sprintf("mode=0700,size=%d,huge=within_size", limit)
 	if err := unix.Mount("godwit-store", dir, "tmpfs", flags, data); err != nil {
 		return errors.Join(fmt.Errorf("mount a tmpfs on %s: %w", dir, err), os.Remove(dir))
 	}

@@ -180,7 +180,6 @@ func (sp *space) seal() error {
 	if err := sp.file.Truncate(size); err != nil {
 		return err
 	}
-	sp.size = size
 	body := sp.sealedRuns()
 	h := indexHeader{
 		space:   sp.name,

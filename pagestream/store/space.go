@@ -10,14 +10,8 @@ import (
 	"godwit.dev/godwit/pagestream"
 )
 
-const (
-	// spaceOverhead is what a space takes beside pages and index, roughly.
-	spaceOverhead = 4096
-	// smallFile is the size in bytes up to which a data file grows as its
-	// pages come; over it, in steps, so that few writes have to move its end.
-	smallFile = 2 << 20
-	fileStep  = 64 << 20
-)
+// spaceOverhead is what a space takes beside pages and index, roughly.
+const spaceOverhead = 4096
 
 // space is the pages of one address space.
 type space struct {
@@ -30,7 +24,6 @@ type space struct {
 	mu      sync.Mutex
 	index   index
 	slots   uint32
-	size    int64 // of the data file
 	dropped bool
 }
 
@@ -130,10 +123,6 @@ func (sp *space) place(page, pages uint64, runs []run) ([]run, error) {
 	if err := sp.store.reserve(reserved); err != nil {
 		return nil, err
 	}
-	if err := sp.grow((int64(sp.slots) + fresh) * pagestream.PageSize); err != nil {
-		sp.store.used.Add(-reserved)
-		return nil, err
-	}
 	for end := page + pages; page < end; {
 		i, n := page%chunkPages, min(chunkPages-page%chunkPages, end-page)
 		c := sp.index.writable(page / chunkPages)
@@ -176,17 +165,4 @@ func (x *index) slotted(page, pages uint64) int64 {
 		page += n
 	}
 	return have
-}
-
-// grow sets the size of the data file ahead of pages that go up to need.
-func (sp *space) grow(need int64) error {
-	if need <= max(sp.size, smallFile) {
-		return nil
-	}
-	size := (need + fileStep - 1) / fileStep * fileStep
-	if err := sp.file.Truncate(size); err != nil {
-		return sp.store.fileError("set the size of the data file", err)
-	}
-	sp.size = size
-	return nil
 }
