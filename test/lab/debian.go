@@ -253,11 +253,15 @@ func (l *Lab) installTools(ctx context.Context) error {
 	if missing["gcc"] {
 		missing["libc6-dev"] = true
 	}
-	if len(missing) == 0 {
+	return aptInstall(ctx, sortedKeys(missing), l.log)
+}
+
+// aptInstall installs packages on this machine; none is as good.
+func aptInstall(ctx context.Context, packages []string, log *slog.Logger) error {
+	if len(packages) == 0 {
 		return nil
 	}
-	packages := sortedKeys(missing)
-	l.log.Info("installing on this machine", "packages", strings.Join(packages, ","))
+	log.Info("installing on this machine", "packages", strings.Join(packages, ","))
 	for _, args := range [][]string{{"update"}, append([]string{"install", "-y", "--no-install-recommends"}, packages...)} {
 		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q"}, args...)...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")

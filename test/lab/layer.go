@@ -26,6 +26,9 @@ type layer struct {
 	Size   int64  `json:"size"`
 }
 
+// dir is where the layer and what is recorded of it are.
+func (l layer) dir() string { return filepath.Dir(l.Path) }
+
 // unneeded are the parts of a Debian root that no workload reads: documentation, translations, logs of the installation,
 // what apt can fetch again. A name stands for itself and all below; with a slash at its end, for what is in it; with two, for
 // the files in it and below, because services expect their directories there.

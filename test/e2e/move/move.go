@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -121,10 +122,24 @@ type Move struct {
 	seen   []Event // by Await and Wait; theirs alone
 }
 
+// EnvTracker names the engine that Start asks for, as godwitctl's --tracker does, unless the flags name one or the move is
+// cold: so that the same tests run with each. Without it, the daemon chooses.
+const EnvTracker = "GODWIT_TRACKER"
+
+// engine are the flags for what EnvTracker names.
+func engine(flags []string) []string {
+	name := os.Getenv(EnvTracker)
+	if name == "" || slices.Contains(flags, "--tracker") || slices.Contains(flags, "cold") {
+		return nil
+	}
+	return []string{"--tracker", name}
+}
+
 // Start begins to move a pod from its node to another, with more flags of `godwitctl migrate` in flags. If ctx ends,
 // godwitctl is killed; the migration then belongs to the daemon.
 func Start(ctx context.Context, from *lab.Node, pod, to string, flags ...string) (*Move, error) {
 	args := append([]string{"godwitctl", "migrate", pod, "--to", to, "--json"}, flags...)
+	args = append(args, engine(flags)...)
 	m := &Move{cmd: from.Command(ctx, args...), events: make(chan Event, 4096), done: make(chan struct{})}
 	m.cmd.Stderr = &m.stderr
 	stdout, err := m.cmd.StdoutPipe()

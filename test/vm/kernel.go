@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+
+	"godwit.dev/godwit/test/lab"
+)
+
+// errNoEmulator says that there cannot be a virtual machine here: the tests are skipped.
+var errNoEmulator = errors.New("no emulator")
+
+const (
+	// kernelSuite is the Debian release whose kernel is booted: a long-term one, as nodes in the field have.
+	kernelSuite = "trixie"
+	// kernelPackage depends on the newest cloud kernel of that release.
+	kernelPackage = "linux-image-cloud-amd64"
+)
+
+// kernelOptions are what this kernel is booted for, or cannot be booted without.
+var kernelOptions = []string{
+	"MEM_SOFT_DIRTY", "USERFAULTFD", "HAVE_ARCH_USERFAULTFD_WP", "CHECKPOINT_RESTORE", "CGROUPS", "MEMCG",
+	"VIRTIO_CONSOLE", "EXT4_FS", "MODULE_DECOMPRESS",
+}
+
+// tools are the programs that are run here, with the Debian package of each.
+var tools = map[string]string{
+	"qemu-system-x86_64": "qemu-system-x86", "mke2fs": "e2fsprogs", "cpio": "cpio", "depmod": "kmod", "busybox": "busybox-static",
+}
+
+// installTools installs them. Without an emulator the error wraps errNoEmulator.
+func installTools(ctx context.Context, log *slog.Logger) error {
+	if runtime.GOARCH != "amd64" {
+		return fmt.Errorf("%w: only a kernel for amd64 has been tried, this is %s", errNoEmulator, runtime.GOARCH)
+	}
+	err := lab.InstallTools(ctx, tools, log)
+	if _, lerr := exec.LookPath("qemu-system-x86_64"); lerr != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w; install %s", errNoEmulator, errors.Join(err, lerr), tools["qemu-system-x86_64"])
+	}
+	return err
+}
+
+// kernel is a kernel in the cache.
+type kernel struct {
+	dir     string // vmlinuz, config, and modules/VERSION as depmod leaves it
+	version string
+}
+
+func (k kernel) image() string   { return filepath.Join(k.dir, "vmlinuz") }
+func (k kernel) modules() string { return filepath.Join(k.dir, "modules") }
+
+// findKernel returns the cached kernel, or fetches it. Remove it from the cache to get the release's newest. The caller
+// holds the cache's lock.
+func findKernel(ctx context.Context, cache, keyring string, log *slog.Logger) (kernel, error) {
+	dir := filepath.Join(cache, "kernel-"+kernelSuite)
+	if k, err := openKernel(dir); err == nil {
+		return k, nil
+	}
+	log.Info("fetching Debian's cloud kernel, once", "suite", kernelSuite)
+	tmp, err := freshDir(dir + ".tmp")
+	if err != nil {
+		return kernel{}, err
+	}
+	defer os.RemoveAll(tmp)
+	deb, err := download(ctx, tmp, keyring)
+	if err != nil {
+		return kernel{}, fmt.Errorf("kernel: %w", err)
+	}
+	if err := unpackKernel(ctx, deb, tmp); err != nil {
+		return kernel{}, fmt.Errorf("kernel: %w", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return kernel{}, err
+	}
+	if err := os.Rename(filepath.Join(tmp, "kernel"), dir); err != nil {
+		return kernel{}, err
+	}
+	return openKernel(dir)
+}
+
+// openKernel finds a kernel in a directory, and sees that it has what it is for.
+func openKernel(dir string) (kernel, error) {
+	versions, err := filepath.Glob(filepath.Join(dir, "modules", "*"))
+	if err != nil || len(versions) != 1 {
+		return kernel{}, fmt.Errorf("%s has %d kernels", dir, len(versions))
+	}
+	config, err := os.ReadFile(filepath.Join(dir, "config"))
+	if err != nil {
+		return kernel{}, err
+	}
+	k := kernel{dir: dir, version: filepath.Base(versions[0])}
+	if lacking := lacks(string(config), kernelOptions); len(lacking) > 0 {
+		return kernel{}, fmt.Errorf("kernel %s is without %s: it is not for these tests", k.version, strings.Join(lacking, ", "))
+	}
+	return k, nil
+}
+
+// lacks lists the options that a kernel's configuration does not have built in.
+func lacks(config string, options []string) []string {
+	have := map[string]bool{}
+	for line := range strings.Lines(config) {
+		if name, ok := strings.CutSuffix(strings.TrimSpace(line), "=y"); ok {
+			have[strings.TrimPrefix(name, "CONFIG_")] = true
+		}
+	}
+	var lacking []string
+	for _, o := range options {
+		if !have[o] {
+			lacking = append(lacking, o)
+		}
+	}
+	return lacking
+}
+
+// kernelDependency is the package of the kernel itself, in what kernelPackage depends on.
+var kernelDependency = regexp.MustCompile(`^\s*Depends: (linux-image-[0-9][a-z0-9.+~-]*-cloud-amd64)\s*$`)
+
+// download gets the kernel's package with the machine's apt, which knows the way to the mirror, and lists of its own.
+func download(ctx context.Context, dir, keyring string) (deb string, err error) {
+	mirror, err := lab.DebianMirror(ctx)
+	if err != nil {
+		return "", err
+	}
+	sources := filepath.Join(dir, "sources.list")
+	line := fmt.Sprintf("deb [signed-by=%s] %s %s main\n", keyring, mirror, kernelSuite)
+	if err := os.WriteFile(sources, []byte(line), 0o644); err != nil {
+		return "", err
+	}
+	for _, d := range []string{"lists/partial", "cache/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return "", err
+		}
+	}
+	apt := func(program string, args ...string) ([]byte, error) {
+		cmd := exec.CommandContext(ctx, program, append([]string{
+			"-q", "-o", "Dir::Etc::sourcelist=" + sources, "-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::State::Lists=" + dir + "/lists",
+			"-o", "Dir::Cache=" + dir + "/cache", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Check-Valid-Until=false",
+			"-o", "Acquire::Languages=none",
+		}, args...)...)
+		cmd.Dir = dir
+		return output(cmd)
+	}
+	if _, err := apt("apt-get", "update"); err != nil {
+		return "", err
+	}
+	depends, err := apt("apt-cache", "depends", kernelPackage)
+	if err != nil {
+		return "", err
+	}
+	name := ""
+	for s := bufio.NewScanner(strings.NewReader(string(depends))); s.Scan(); {
+		if m := kernelDependency.FindStringSubmatch(s.Text()); m != nil {
+			name = m[1]
+		}
+	}
+	if name == "" {
+		return "", fmt.Errorf("package %s of %s depends on no kernel", kernelPackage, kernelSuite)
+	}
+	if _, err := apt("apt-get", "download", name); err != nil {
+		return "", err
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
+	if err != nil || len(debs) != 1 {
+		return "", fmt.Errorf("package %s: %d files came", name, len(debs))
+	}
+	return debs[0], nil
+}
+
+// unpackKernel makes the directory kernel in dir.
+func unpackKernel(ctx context.Context, deb, dir string) error {
+	unpacked, to := filepath.Join(dir, "unpacked"), filepath.Join(dir, "kernel")
+	if _, err := output(exec.CommandContext(ctx, "dpkg-deb", "--extract", deb, unpacked)); err != nil {
+		return err
+	}
+	versions, err := filepath.Glob(filepath.Join(unpacked, "usr/lib/modules/*"))
+	if err != nil || len(versions) != 1 {
+		return fmt.Errorf("package %s has %d kernels", filepath.Base(deb), len(versions))
+	}
+	version := filepath.Base(versions[0])
+	if _, err := output(exec.CommandContext(ctx, "depmod", "-b", filepath.Join(unpacked, "usr"), version)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return err
+	}
+	for from, name := range map[string]string{
+		"boot/vmlinuz-" + version: "vmlinuz", "boot/config-" + version: "config", "usr/lib/modules": "modules",
+	} {
+		if err := os.Rename(filepath.Join(unpacked, from), filepath.Join(to, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// moduleFiles gives the files of a module and of all that it needs, in the order in which they are loaded, relative to the
+// directory of the kernel's modules; none for a module that is built in.
+func (k kernel) moduleFiles(name string) ([]string, error) {
+	b, err := os.ReadFile(filepath.Join(k.modules(), k.version, "modules.dep"))
+	if err != nil {
+		return nil, fmt.Errorf("modules: %w", err)
+	}
+	return dependencies(string(b), name), nil
+}
+
+// dependencies reads a line of modules.dep: a file, a colon, and what it needs, the innermost last.
+func dependencies(modulesDep, name string) []string {
+	for line := range strings.Lines(modulesDep) {
+		file, needs, _ := strings.Cut(strings.TrimSpace(line), ":")
+		base, _, _ := strings.Cut(filepath.Base(file), ".")
+		if base != name {
+			continue
+		}
+		files := []string{file}
+		for _, f := range strings.Fields(needs) {
+			files = append([]string{f}, files...)
+		}
+		return files
+	}
+	return nil
+}
+
+// freshDir makes an empty directory in place of one that a killed run left.
+func freshDir(dir string) (string, error) {
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// output runs a command for what it writes; an error has the end of what it complains about.
+func output(cmd *exec.Cmd) ([]byte, error) {
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		said := strings.TrimSpace(stderr.String())
+		return out, fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, said[max(0, len(said)-2000):])
+	}
+	return out, nil
+}

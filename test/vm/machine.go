@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/test/vm/guest"
+)
+
+// machine is a virtual machine, and what is to be done in it.
+type machine struct {
+	dir             string // of this run alone
+	scrap           []string
+	kernel, initrd  string
+	system, payload string // disks; nothing is ever written to their images
+	memory, cpus    int
+	kvm             bool
+	spec            guest.Spec
+	out             string // takes in the files that come back
+	stdout          io.Writer
+	log             *slog.Logger
+}
+
+func (m *machine) console() string { return filepath.Join(m.dir, "console.log") }
+
+// run boots the machine, has it do all steps, and takes it away. The exit status is that of the first step that failed.
+func (m *machine) run(ctx context.Context) (code int, err error) {
+	defer func() {
+		for _, f := range m.scrap {
+			os.Remove(f)
+		}
+	}()
+	socket := filepath.Join(m.dir, "control.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return 1, fmt.Errorf("control socket: %w", err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	go func() { // ends with qemu, which ends with ctx
+		defer close(ended)
+		cancel(m.qemu(ctx, socket))
+	}()
+	code, err = m.converse(ctx, l)
+	if err != nil && ctx.Err() == nil {
+		// The machine is going down, or qemu is: what it says last says why.
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+		}
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	cancel(nil)
+	<-ended
+	if err != nil {
+		return 1, fmt.Errorf("%w%s", err, m.lastWords())
+	}
+	return code, nil
+}
+
+// errEnded says that the machine went down before it was done.
+var errEnded = errors.New("the virtual machine ended before it was done")
+
+// qemu runs the emulator until ctx ends; it never returns nil.
+func (m *machine) qemu(ctx context.Context, socket string) error {
+	// The death signal is tied to the thread that starts the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", m.arguments(socket)...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+m.dir) // where it keeps what is written to the disks
+	// Ctrl-C is for us.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%w: qemu: %w: %s", errEnded, err, strings.TrimSpace(said.String()))
+	}
+	return errEnded
+}
+
+// arguments are qemu's.
+func (m *machine) arguments(socket string) []string {
+	// tb-size is the room for translated code, MiB: more of it than the default, and less is translated twice.
+	accel := []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"}
+	if m.kvm {
+		accel = []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	args := append(accel,
+		"-smp", fmt.Sprint(m.cpus), "-m", fmt.Sprint(m.memory), "-nodefaults", "-display", "none", "-no-reboot",
+		"-kernel", m.kernel, "-initrd", m.initrd,
+		// A panic, also of an oops, is the end at once.
+		"-append", "console=ttyS0 quiet panic=-1 oops=panic apparmor=0 cgroup_no_v1=all",
+		"-serial", "file:"+m.console(),
+		"-device", "virtio-rng-pci",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=control,path="+socket,
+		"-device", "virtserialport,chardev=control,name="+guest.Port,
+	)
+	for _, d := range []struct{ serial, image string }{{guest.SystemDisk, m.system}, {guest.PayloadDisk, m.payload}} {
+		args = append(args,
+			"-drive", "if=none,id="+d.serial+",format=raw,snapshot=on,cache=unsafe,file="+d.image,
+			"-device", "virtio-blk-pci,drive="+d.serial+",serial="+d.serial)
+	}
+	return args
+}
+
+// converse tells the machine what to do, and follows it to the end.
+func (m *machine) converse(ctx context.Context, l net.Listener) (code int, err error) {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	conn, err := l.Accept()
+	if err != nil {
+		return 1, fmt.Errorf("control socket: %w", err)
+	}
+	defer conn.Close()
+	stop = context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	began := time.Now()
+	if err := json.NewEncoder(conn).Encode(m.spec); err != nil {
+		return 1, fmt.Errorf("control socket: %w", err)
+	}
+	messages := json.NewDecoder(conn)
+	for step := -1; ; {
+		var msg guest.Message
+		if err := messages.Decode(&msg); err != nil {
+			return 1, fmt.Errorf("control socket: %w", err)
+		}
+		if step < 0 {
+			m.log.Info("the machine is up", "after", time.Since(began).Round(100*time.Millisecond))
+			step = 0
+		}
+		done, failed, err := m.heed(msg)
+		if code == 0 {
+			code = failed
+		}
+		if done || err != nil {
+			return code, err
+		}
+	}
+}
+
+// heed does what a message asks for. failed is the exit status of a step that ended.
+func (m *machine) heed(msg guest.Message) (done bool, failed int, err error) {
+	switch {
+	case msg.Failed != "":
+		return true, 1, fmt.Errorf("the virtual machine: %s", msg.Failed)
+	case msg.Ended != nil:
+		if msg.Step < 0 || msg.Step >= len(m.spec.Steps) {
+			return true, 1, fmt.Errorf("there is no step %d", msg.Step)
+		}
+		m.log.Info("ended", "step", m.spec.Steps[msg.Step].Name, "exit status", msg.Ended.Code, "seconds", fmt.Sprintf("%.1f", msg.Ended.Seconds), "error", msg.Ended.Error)
+		return false, msg.Ended.Code, nil
+	case msg.File != nil:
+		return false, 0, m.save(*msg.File)
+	case msg.Done:
+		return true, 0, nil
+	}
+	_, err = m.stdout.Write(msg.Output)
+	return false, 0, err
+}
+
+// save writes a file that came back, never outside of the directory for them.
+func (m *machine) save(f guest.File) error {
+	if !filepath.IsLocal(f.Name) {
+		return fmt.Errorf("file %q: not below /out", f.Name)
+	}
+	to := filepath.Join(m.out, f.Name)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return fmt.Errorf("file %s: %w", f.Name, err)
+	}
+	if err := os.WriteFile(to, f.Data, 0o644); err != nil {
+		return fmt.Errorf("file %s: %w", f.Name, err)
+	}
+	m.log.Info("came back", "file", to)
+	return nil
+}
+
+// lastWords are the end of the machine's console.
+func (m *machine) lastWords() string {
+	b, err := os.ReadFile(m.console())
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	if err != nil || lines[0] == "" {
+		return "\nits console is empty"
+	}
+	return "\n--- its console ends with\n" + strings.Join(lines[max(0, len(lines)-40):], "\n")
+}

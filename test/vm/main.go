@@ -1,0 +1,123 @@
+// Command vm runs tests in a virtual machine whose kernel has what the machine's own may lack: soft-dirty tracking, and
+// cgroup version 2 alone. It boots Debian's cloud kernel in qemu, emulated if there is no KVM, brings the lab's cache and
+// the project's binaries in, runs steps inside, shows what they write as they write it, and ends with the exit status of the
+// first that failed.
+//
+//	go run ./test/vm                                the end-to-end tests, once for each engine
+//	go run ./test/vm -run Redis -engines softdirty  some of them, with one engine
+//	go run ./test/vm -test ./pagestream/track       the unit tests of packages instead
+//	go run ./test/vm -bench                         the bench; its report is in the directory -out
+//	go run ./test/vm -shell 'criu check --all'      any command; what is in /out afterwards comes back to -out
+//
+// It needs root, for the lab's cache, and `make build`. Any number of machines run at once; they share what is cached, and
+// write to nothing of each other.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// options are the flags.
+type options struct {
+	run, skip string
+	tests     list
+	engines   list
+	shell     string
+	bench     bool
+	files     list
+	env       list
+	out       string
+	memory    int // MiB
+	cpus      int
+	timeout   time.Duration
+}
+
+// list is a flag that is given several times, or once with commas.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(s string) error {
+	*l = append(*l, strings.Split(s, ",")...)
+	return nil
+}
+
+func parseFlags(args []string, output io.Writer) (options, error) {
+	var o options
+	f := flag.NewFlagSet("vm", flag.ContinueOnError)
+	f.SetOutput(output)
+	f.StringVar(&o.run, "run", "", "run only the tests that match, as go test takes it")
+	f.StringVar(&o.skip, "skip", "", "leave out the tests that match, as go test takes it")
+	f.Var(&o.tests, "test", "run the unit tests of these `packages` instead of the end-to-end tests")
+	f.Var(&o.engines, "engines", "run the end-to-end tests with each of these `engines`: auto, writeprotect, softdirty, none")
+	f.StringVar(&o.shell, "shell", "", "run this `command` instead, with sh")
+	f.BoolVar(&o.bench, "bench", false, "run the bench instead")
+	f.Var(&o.files, "file", "bring `files` or directories along: they are in /payload/files")
+	f.Func("env", "set a variable, `NAME=value`, for all that runs inside", func(s string) error {
+		o.env = append(o.env, s)
+		return nil
+	})
+	f.StringVar(&o.out, "out", "out/vm", "take in what the steps leave in /out, to this `directory`")
+	f.IntVar(&o.memory, "memory", 4096, "memory of the machine, `MiB`")
+	f.IntVar(&o.cpus, "cpus", 2, "its processors")
+	f.DurationVar(&o.timeout, "timeout", 40*time.Minute, "end the machine after this time")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("%q: there are flags only", f.Arg(0))
+	}
+	return o, nil
+}
+
+func main() {
+	o, err := parseFlags(os.Args[1:], os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	code, err := run(ctx, o, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	if errors.Is(err, errNoEmulator) {
+		fmt.Println("SKIPPED, no virtual machine:", err)
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+	}
+	os.Exit(code)
+}
+
+// run makes what is missing, boots, and runs the steps. The exit status is never 0 with an error.
+func run(ctx context.Context, o options, log *slog.Logger) (code int, err error) {
+	if os.Geteuid() != 0 {
+		return 1, errors.New("it needs root: the lab's cache is root's")
+	}
+	dir, err := os.MkdirTemp("", "godwit-vm-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	m, err := prepare(ctx, o, dir, log)
+	if err != nil {
+		return 1, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("it took longer than %v (-timeout)", o.timeout))
+	defer cancel()
+	return m.run(ctx)
+}
