@@ -136,8 +136,11 @@ func (p *testPod) Watch(ctx context.Context, r *shimv1.WatchRequest, stream shim
 	}()
 	for {
 		p.mu.Lock()
-		state, changed := p.state, p.changed
+		state, dead, changed := p.state, p.dead, p.changed
 		p.mu.Unlock()
+		if dead {
+			return errors.New("killed") // ttrpc's Close leaves a stream that is under way
+		}
 		if err := stream.Send(&shimv1.Progress{State: state}); err != nil {
 			return err
 		}
@@ -186,7 +189,7 @@ func (p *testPod) Abort(_ context.Context, r *shimv1.AbortRequest) (*shimv1.Abor
 	switch {
 	case p.migration != r.Migration:
 		return nil, errgrpc.ToGRPCf(errdefs.ErrNotFound, "no such migration")
-	case p.state == shimv1.State_STATE_COMMITTED, p.state == shimv1.State_STATE_FILLED:
+	case p.state == shimv1.State_STATE_COMMITTED, p.state == shimv1.State_STATE_FILLED, p.state == shimv1.State_STATE_FILLING:
 		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "committed")
 	case p.beforeCommit():
 		p.session.Abort(errors.New(r.Reason))
@@ -234,15 +237,26 @@ func (p *testPod) Restore(_ context.Context, r *shimv1.RestoreRequest) (*shimv1.
 func (p *testPod) Resume(context.Context, *shimv1.ResumeRequest) (*shimv1.ResumeResponse, error) {
 	return &shimv1.ResumeResponse{ResumedUnixNano: time.Now().UnixNano()}, p.call("destination.Resume", func() error {
 		switch p.state {
-		case shimv1.State_STATE_FILLED:
+		case shimv1.State_STATE_FILLED, shimv1.State_STATE_FILLING:
 			return nil
 		case shimv1.State_STATE_HELD:
-			p.set(shimv1.State_STATE_FILLED, true)
+			state := shimv1.State_STATE_FILLED
+			if p.cluster.slowFill {
+				state = shimv1.State_STATE_FILLING
+			}
+			p.set(state, true)
 			p.endStart(nil)
 			return nil
 		}
 		return errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "state %s", p.state)
 	})
+}
+
+// fill is the end of a slow fill.
+func (p *testPod) fill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.set(shimv1.State_STATE_FILLED, true)
 }
 
 // kill is a SIGKILL of the shim, upon which containerd kills what ran in the pod.
@@ -280,6 +294,8 @@ type testCluster struct {
 	t    *testing.T
 	dir  string
 	a, b *testNode
+
+	slowFill bool // a restored pod has its memory in when the test says so; set before it moves
 
 	mu        sync.Mutex
 	fault     *fault
@@ -571,13 +587,19 @@ func (n *testNode) Close() error { return nil }
 // migrate moves the pod from a to b as godwitctl does, and returns the last
 // event that arrived.
 func (c *testCluster) migrate(mode string) (*nodev1.Event, error) {
-	conn, err := net.Dial("unix", c.a.socket)
+	return c.a.migrate(&nodev1.MigrateRequest{Pod: "p", To: "b", Mode: mode}, func(*nodev1.Event) {})
+}
+
+// migrate asks the node's daemon as godwitctl does, shows each event, and returns
+// the last one that arrived.
+func (n *testNode) migrate(req *nodev1.MigrateRequest, seen func(*nodev1.Event)) (*nodev1.Event, error) {
+	conn, err := net.Dial("unix", n.socket)
 	if err != nil {
 		return nil, err
 	}
 	client := ttrpc.NewClient(conn)
 	defer client.Close()
-	stream, err := nodev1.NewNodeClient(client).Migrate(context.Background(), &nodev1.MigrateRequest{Pod: "p", To: "b", Mode: mode})
+	stream, err := nodev1.NewNodeClient(client).Migrate(context.Background(), req)
 	if err != nil {
 		return nil, err
 	}
@@ -590,6 +612,7 @@ func (c *testCluster) migrate(mode string) (*nodev1.Event, error) {
 		if err != nil {
 			return last, err
 		}
+		seen(e)
 		last = e
 	}
 }

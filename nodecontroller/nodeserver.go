@@ -66,8 +66,8 @@ func (s *nodeServer) Pods(ctx context.Context, _ *nodev1.PodsRequest) (*nodev1.P
 			pod.Containers = append(pod.Containers, c.Name)
 		}
 		s.d.mu.Lock()
-		if id := s.d.busyWith(p.ID); id != "" && pod.Obstacle == "" {
-			pod.Obstacle = "it takes part in migration " + id
+		if c := s.d.claimOn(p.ID); c != nil && c.arrival == nil && pod.Obstacle == "" {
+			pod.Obstacle = "it takes part in migration " + c.migration
 		}
 		s.d.mu.Unlock()
 		r.Pods = append(r.Pods, pod)

@@ -36,6 +36,9 @@ type outgoing struct {
 	request *nodev1.MigrateRequest
 	pod     cri.Pod
 	address string // the destination's
+	// arrival is the migration by which the pod came, if its memory was not all
+	// in when this one was asked for: this one waits for its end.
+	arrival *incoming
 	started time.Time
 	log     *slog.Logger
 	feed    *feed
@@ -128,6 +131,13 @@ func (m *outgoing) fail(err error) error {
 		return context.Cause(m.undecided)
 	}
 	return err
+}
+
+// pending says whether nothing was done for the migration yet.
+func (m *outgoing) pending() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.phase == nodev1.Phase_PHASE_PENDING
 }
 
 // move goes to another phase and says so.

@@ -141,7 +141,7 @@ func (m *outgoing) rollBack(ctx context.Context, why error) {
 	if errors.Is(why, ErrCancelled) || errors.Is(why, errStopping) {
 		to = nodev1.Phase_PHASE_CANCELLED
 	}
-	for {
+	for !m.pending() { // else nobody was asked for anything
 		err := m.d.abortSource(ctx, m.current(), why.Error(), m.log)
 		if err == nil {
 			break

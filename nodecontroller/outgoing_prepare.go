@@ -22,9 +22,13 @@ const (
 
 // prepare brings the destination to where its containers are parked.
 func (m *outgoing) prepare() error {
-	m.move(nodev1.Phase_PHASE_PREPARING, "preparing", "asking "+m.request.To+" to take the pod in")
 	ctx := m.undecided
-	if err := m.describe(ctx); err != nil {
+	pod, err := m.awaitMemory(ctx)
+	if err != nil {
+		return m.fail(err)
+	}
+	m.move(nodev1.Phase_PHASE_PREPARING, "preparing", "asking "+m.request.To+" to take the pod in")
+	if err := m.describe(ctx, pod); err != nil {
 		return m.fail(err)
 	}
 	if err := m.connect(ctx); err != nil {
@@ -49,8 +53,8 @@ func (m *outgoing) prepare() error {
 	return m.fail(m.create(ctx))
 }
 
-func (m *outgoing) describe(ctx context.Context) error {
-	d, err := m.d.cri.Describe(ctx, m.pod)
+func (m *outgoing) describe(ctx context.Context, pod cri.Pod) error {
+	d, err := m.d.cri.Describe(ctx, pod)
 	if err != nil {
 		return err
 	}

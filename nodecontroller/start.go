@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,9 +24,6 @@ const (
 // defaultTimeout is what a migration has until its commit.
 const defaultTimeout = 30 * time.Minute
 
-// errBusy: the pod is being moved already.
-var errBusy = errors.New("the pod takes part in a migration already")
-
 // migrate begins a migration: it is under way when this returns.
 func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outgoing, error) {
 	if err := checkRequest(req); err != nil {
@@ -44,17 +40,18 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outg
 	if err != nil {
 		return nil, err
 	}
-	if obstacle := pod.Obstacle(); obstacle != "" {
-		return nil, fmt.Errorf("pod %s: %s: %w", pod.FullName(), obstacle, cri.ErrImmovable)
-	}
-	m := d.newOutgoing(req, pod, address)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stopping {
 		return nil, fmt.Errorf("%w: %w", errStopping, errdefs.ErrUnavailable)
 	}
-	if id := d.busyWith(pod.ID); id != "" {
-		return nil, fmt.Errorf("pod %s, migration %s: %w: %w", pod.FullName(), id, errBusy, errdefs.ErrFailedPrecondition)
+	claim := d.claimOn(pod.ID)
+	if err := claim.refusal(pod); err != nil {
+		return nil, err
+	}
+	m := d.newOutgoing(req, pod, address)
+	if claim != nil {
+		m.arrival = claim.arrival
 	}
 	d.outgoing[m.id] = m
 	m.tell("accepted", fmt.Sprintf("moving pod %s to %s", pod.FullName(), req.To))
@@ -78,27 +75,6 @@ func checkRequest(r *nodev1.MigrateRequest) error {
 		return fmt.Errorf("compression %q is none of auto, none, lz4, zstd: %w", r.Compression, errdefs.ErrInvalidArgument)
 	}
 	return nil
-}
-
-// busyWith returns the migration in which a sandbox has a part. It is called
-// with mu held.
-func (d *Daemon) busyWith(sandbox string) string {
-	for id, m := range d.outgoing {
-		if m.pod.ID == sandbox {
-			return id
-		}
-	}
-	for id, r := range d.recovering {
-		if r.Sandbox == sandbox {
-			return id
-		}
-	}
-	for id, m := range d.incoming {
-		if m.current().Sandbox == sandbox {
-			return id
-		}
-	}
-	return ""
 }
 
 func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address string) *outgoing {

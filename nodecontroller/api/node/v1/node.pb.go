@@ -873,7 +873,7 @@ type Event struct {
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	UnixNano  int64                  `protobuf:"varint,2,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`
 	Phase     Phase                  `protobuf:"varint,3,opt,name=phase,proto3,enum=godwit.node.v1.Phase" json:"phase,omitempty"`
-	// One word that says what happened: accepted, prepared, image, created,
+	// One word that says what happened: accepted, waiting, prepared, image, created,
 	// tracking, progress, converged, freezing, cutover, held, committed, resumed,
 	// cleaned, rolledback, note, and at last ended.
 	Kind     string    `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
