@@ -1,0 +1,44 @@
+package pageserver
+
+import (
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// pairBuffer is how much of what criu sends may lie in the socket. CRIU sends
+// references to pages rather than copies, so it takes little memory.
+const pairBuffer = 4 << 20
+
+// Pair makes a connection for one criu: conn is for Serve, and criu inherits
+// client, which it is told of as ps.fd in a request or --ps-socket. Close
+// client once criu has it, or its death will not be seen.
+//
+// Over TCP, CRIU corks its socket and does not push its last message, which
+// arrives 200 ms late (criu/page-xfer.c, disconnect_from_page_server); a pair
+// has no such delay, and no other process can connect to it.
+func Pair() (conn net.Conn, client *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket pair for criu: %w", err)
+	}
+	client = os.NewFile(uintptr(fds[1]), "page-server-client")
+	server := os.NewFile(uintptr(fds[0]), "page-server")
+	defer server.Close() // FileConn has its own
+	grow(fds[1])
+	if conn, err = net.FileConn(server); err != nil {
+		client.Close()
+		return nil, nil, fmt.Errorf("socket pair for criu: %w", err)
+	}
+	return conn, client, nil
+}
+
+// grow makes the send buffer as big as the process may: over the machine's
+// limit with CAP_NET_ADMIN, else up to it. A small one only costs speed.
+func grow(fd int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, pairBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, pairBuffer)
+	}
+}
