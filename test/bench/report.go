@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // figure is one thing that was promised.
@@ -36,21 +37,31 @@ type report struct {
 
 // report judges what was measured.
 func (b *bench) report() report {
-	live, cold, big := ms(median(b.live)), ms(median(b.cold)), ms(median(b.bigLive))
-	lost := float64(1)
-	if b.survived {
-		lost = 0
+	var r report
+	promise := func(measured bool, f figure) {
+		if measured {
+			r.Figures = append(r.Figures, f)
+		}
 	}
-	r := report{Figures: []figure{
-		{Name: "downtime, 1 GiB under load, live", Value: live, Unit: "ms", Limit: 300},
-		{Name: "live downtime / cold downtime", Value: live / cold, Limit: 1.0 / 6},
-		{Name: "downtime of 4 GiB / of 1 GiB", Value: big / live, Limit: 2.5},
-		{Name: "longest stall of a 1 ms ticker in the rounds", Value: ms(slices.Max(b.stalls)), Unit: "ms", Limit: 50},
-		{Name: "first copy, incompressible, over TLS", Value: median(b.copyRates) / 1e9, Unit: "GB/s", Limit: 0.7, AtLeast: true},
-		{Name: "growth of the source's shim", Value: float64(b.agentGrowth) / (1 << 20), Unit: "MiB", Limit: 64},
-		{Name: "pods lost with the source node after the commit", Value: lost, Limit: 0},
-		{Name: "lost writes and wrong values", Value: float64(b.lost + b.wrong), Limit: 0},
-	}}
+	live, cold, big := medianMS(b.live), medianMS(b.cold), medianMS(b.bigLive)
+	promise(live > 0, figure{Name: "downtime, 1 GiB under load, live", Value: live, Unit: "ms", Limit: 300})
+	promise(cold > 0, figure{Name: "live downtime / cold downtime", Value: live / cold, Limit: 1.0 / 6})
+	promise(live > 0 && big > 0, figure{Name: "downtime of 4 GiB / of 1 GiB", Value: big / live, Limit: 2.5})
+	if len(b.stalls) > 0 {
+		promise(true, figure{Name: "longest stall of a 1 ms ticker in the rounds", Value: ms(slices.Max(b.stalls)), Unit: "ms", Limit: 50})
+	}
+	if len(b.copyRates) > 0 {
+		promise(true, figure{Name: "first copy, incompressible, over TLS", Value: median(b.copyRates) / 1e9, Unit: "GB/s", Limit: 0.7, AtLeast: true})
+		promise(true, figure{Name: "growth of the source's shim", Value: float64(b.agentGrowth) / (1 << 20), Unit: "MiB", Limit: 64})
+	}
+	if b.survived != nil {
+		lost := 1.0
+		if *b.survived {
+			lost = 0
+		}
+		promise(true, figure{Name: "pods lost with the source node after the commit", Value: lost, Limit: 0})
+	}
+	promise(true, figure{Name: "lost writes and wrong values", Value: float64(b.lost + b.wrong), Limit: 0})
 	for _, d := range b.live {
 		r.Live = append(r.Live, ms(d))
 	}
@@ -61,6 +72,14 @@ func (b *bench) report() report {
 		r.Big = append(r.Big, ms(d))
 	}
 	return r
+}
+
+// medianMS is the median in milliseconds, 0 of none.
+func medianMS(d []time.Duration) float64 {
+	if len(d) == 0 {
+		return 0
+	}
+	return ms(median(d))
 }
 
 func (r report) missed() bool {
