@@ -99,8 +99,9 @@ func (m *machine) qemu(ctx context.Context, socket string) error {
 
 // arguments are qemu's.
 func (m *machine) arguments(socket string) []string {
-	// tb-size is the room for translated code, MiB: more of it than the default, and less is translated twice.
-	accel := []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"}
+	// Without cmpxchg16b: that of qemu 7.2 (Debian 12) at times leaves an address in the flags, and the kernel's allocator, which
+	// uses it where there is one, dies of it. tb-size is the room for translated code, MiB: more of it than the default, and less is translated twice.
+	accel := []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-cx16"}
 	if m.kvm {
 		accel = []string{"-accel", "kvm", "-cpu", "host"}
 	}
@@ -193,9 +194,12 @@ func (m *machine) save(f guest.File) error {
 	return nil
 }
 
-// lastWords are the end of the machine's console.
+// lastWords are the end of the machine's console; all of it is kept beside the files that come back.
 func (m *machine) lastWords() string {
 	b, err := os.ReadFile(m.console())
+	if err == nil {
+		err = m.save(guest.File{Name: "console.log", Data: b})
+	}
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	if err != nil || lines[0] == "" {
 		return "\nits console is empty"
