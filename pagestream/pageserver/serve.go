@@ -127,8 +127,7 @@ type server struct {
 	talk   *conversation
 	pool   *pool
 	drain  *drain
-	chunk  *chunk // being filled; nil: none
-	reply  []byte
+	chunk  *chunk    // being filled; nil: none
 	began  time.Time // the first message
 	ended  time.Time // the last one; zero: the client did not end well
 }
