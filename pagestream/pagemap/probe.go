@@ -45,7 +45,7 @@ var ProbeGuard = sync.OnceValue(func() error {
 // scanSelf scans one page of our own for any of the categories.
 func scanSelf(any Category) error {
 	page := make([]byte, 2*pagestream.PageSize)
-	addr := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(page))))
+	addr := address(page)
 	addr = (addr + pagestream.PageSize - 1) &^ (pagestream.PageSize - 1)
 	f, err := Open(os.Getpid())
 	if err != nil {
@@ -56,6 +56,9 @@ func scanSelf(any Category) error {
 	runtime.KeepAlive(page)
 	return err
 }
+
+// address is where memory of our own is.
+func address(mem []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem)))) }
 
 // The kernel's include/uapi/linux/userfaultfd.h, as far as the probe needs it.
 const (

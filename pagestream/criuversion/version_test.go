@@ -1,0 +1,115 @@
+package criuversion
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+func TestVersionIsFoundInWhatCRIUPrints(t *testing.T) {
+	for text, want := range map[string]string{
+		"Version: 4.2.1\n": "4.2.1",
+		"Version: 3.17.1\nGitID: v3.17.1-0-gabcdef\n": "3.17.1",
+		"Version: 4.2\n": "4.2",
+		"4.1.1":          "4.1.1",
+		"v4.0":           "4.0",
+		"3.19-2":         "3.19",
+	} {
+		v, err := Parse(text)
+		if err != nil || v.String() != want {
+			t.Errorf("%q: %v, %v, want %s", text, v, err, want)
+		}
+	}
+	for _, text := range []string{"", "4", "criu: not found", "4.", "99999.1", "1.2x", strings.Repeat(" ", longest) + "4.2"} {
+		if v, err := Parse(text); !errors.Is(err, ErrUnknown) {
+			t.Errorf("%.20q: %v, %v", text, v, err)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"Version: 4.2.1\nGitID: x", "3.17", "", "9999.9999.9999", "4.2.1.3"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		v, err := Parse(s)
+		if err != nil {
+			return
+		}
+		if w, err := Parse(v.String()); err != nil || w != v {
+			t.Errorf("%q: %v, and then %v, %v", s, v, w, err)
+		}
+	})
+}
+
+func TestSupportedFrom317To42(t *testing.T) {
+	for text, want := range map[string]error{
+		"2.6": ErrTooOld, "3.16.1": ErrTooOld, "3.17": nil, "3.17.1": nil, "3.19": nil, "4.0": nil, "4.1.1": nil, "4.2": nil, "4.2.1": nil,
+		"4.3": ErrUntried, "5.0": ErrUntried,
+	} {
+		v, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Supported(); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", text, err, want)
+		}
+	}
+}
+
+func TestImagesAreReadBySameAndLaterReleases(t *testing.T) {
+	for _, c := range []struct {
+		restores, dumped Version
+		ok               bool
+	}{
+		{Version{4, 2, 1}, Version{4, 2, 1}, true},
+		{Version{4, 2, 0}, Version{4, 2, 1}, true},
+		{Version{4, 2, 1}, Version{3, 17, 1}, true},
+		{Version{4, 1, 1}, Version{4, 2, 0}, false},
+		{Version{3, 19, 0}, Version{4, 0, 0}, false},
+	} {
+		if err := c.restores.Restores(c.dumped); (err == nil) != c.ok || !c.ok && !errors.Is(err, ErrUnreadable) {
+			t.Errorf("%v restores %v: %v", c.restores, c.dumped, err)
+		}
+	}
+}
+
+func TestWhatChangedWithWhichRelease(t *testing.T) {
+	for _, c := range []struct {
+		version Version
+		message int
+		network bool
+	}{
+		{Version{3, 17, 1}, 24, false},
+		{Version{3, 18, 0}, 24, false},
+		{Version{3, 19, 0}, 24, true},
+		{Version{4, 1, 1}, 24, true},
+		{Version{4, 2, 0}, 32, true},
+		{Version{4, 2, 1}, 32, true},
+	} {
+		if n := c.version.PageServerMessage(); n != c.message {
+			t.Errorf("%v: messages of %d bytes, want %d", c.version, n, c.message)
+		}
+		if ok := c.version.LeavesNetwork(); ok != c.network {
+			t.Errorf("%v: leaves the network alone: %v, want %v", c.version, ok, c.network)
+		}
+	}
+}
+
+func TestInstalledCRIUIsAskedOrMissed(t *testing.T) {
+	t.Run("none", func(t *testing.T) {
+		t.Setenv("PATH", t.TempDir())
+		if _, err := Installed(context.Background()); !errors.Is(err, ErrNone) {
+			t.Errorf("without CRIU: %v", err)
+		}
+	})
+	if _, err := exec.LookPath("criu"); err != nil {
+		t.Skip("no CRIU here")
+	}
+	v, err := Installed(context.Background())
+	if err != nil || v.Major == 0 {
+		t.Errorf("%v, %v", v, err)
+	}
+}
