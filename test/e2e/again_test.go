@@ -7,6 +7,7 @@ import (
 
 	"godwit.dev/godwit/test/e2e/census"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
 )
 
@@ -34,7 +35,7 @@ func baseline(t *testing.T, nodes ...*lab.Node) []census.Census {
 // noMore fails the test if a node still holds more than before after a while.
 func noMore(t *testing.T, before []census.Census, slack census.Slack, nodes ...*lab.Node) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), settleTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(settleTimeout))
 	defer cancel()
 	for i, n := range nodes {
 		more, err := census.Settle(ctx, n, before[i], slack)
@@ -76,7 +77,7 @@ func TestTwentyMovesInARowLeaveNothingBehind(t *testing.T) {
 // settled counts when two counts in a row agree.
 func settled(t *testing.T, nodes ...*lab.Node) []census.Census {
 	t.Helper()
-	deadline := time.Now().Add(settleTimeout)
+	deadline := time.Now().Add(pace.Stretch(settleTimeout))
 	for {
 		first := baseline(t, nodes...)
 		time.Sleep(500 * time.Millisecond)

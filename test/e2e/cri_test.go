@@ -7,6 +7,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 )
 
 // cri is the CRI of a node.
@@ -22,7 +23,7 @@ func cri(t *testing.T, n *lab.Node) runtimeapi.RuntimeServiceClient {
 // execIn runs a command in a container through CRI.
 func execIn(t *testing.T, n *lab.Node, id string, args ...string) (output string, code int32) {
 	t.Helper()
-	r, err := cri(t, n).ExecSync(within(t, 20*time.Second), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: args, Timeout: 15})
+	r, err := cri(t, n).ExecSync(within(t, 20*time.Second), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: args, Timeout: int64(pace.Stretch(15 * time.Second).Seconds())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
 )
 
@@ -201,7 +202,7 @@ func TestThePodLivesThoughItsSourceDiesRightAfterTheCommit(t *testing.T) {
 // rebuild brings nodes that were killed up again.
 func rebuild(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
 	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{Dir: labDir()})
 	if err != nil {

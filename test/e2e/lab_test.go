@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
 )
 
@@ -208,10 +209,10 @@ func makeImage(t *testing.T, name string, build func(context.Context, *lab.Lab) 
 	return ref
 }
 
-// within is a context of the test that ends after d.
+// within is a context of the test that ends after d, on a machine that is as fast as most.
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(d))
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -11,6 +11,7 @@ import (
 
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
 )
 
@@ -40,7 +41,7 @@ func runPod(t *testing.T, n *lab.Node, spec lab.PodSpec) *pod {
 // removePod removes all pods of that name from all nodes.
 func removePod(ctx context.Context, t *testing.T, name string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, pace.Stretch(30*time.Second))
 	defer cancel()
 	for _, n := range the.lab.Nodes() {
 		if !n.Alive() {

@@ -13,6 +13,7 @@ import (
 	"godwit.dev/godwit/pagestream/wire"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
 )
 
@@ -126,7 +127,7 @@ func TestAWrongTokenIsRefused(t *testing.T) {
 		{"wrong token", e.Migration},
 		{"no such migration", "m-20200101-0000000000"},
 	} {
-		dial, cancel := context.WithTimeout(ctx, 10*time.Second)
+		dial, cancel := context.WithTimeout(ctx, pace.Stretch(10*time.Second))
 		s, err := wire.Dial(dial, wire.DialOptions{
 			Address: peerAddress(b), ServerName: b.Name, Credentials: credentials,
 			Migration: c.migration, Token: [32]byte{1, 2, 3}, Streams: 2,

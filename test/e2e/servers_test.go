@@ -17,12 +17,13 @@ import (
 
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
 )
 
 // get asks a web server once; a new connection each time, as a browser that comes by.
 func get(ctx context.Context, address string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, pace.Stretch(time.Second))
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
 )
 
@@ -85,7 +86,7 @@ func TestLogGoesOnInTheNewContainer(t *testing.T) {
 	}
 	defer now.Close()
 	// A printer counts a line when it is in the pipe, and containerd takes it from there to the log when it gets to it.
-	deadline := time.Now().Add(logDelay)
+	deadline := time.Now().Add(pace.Stretch(logDelay))
 	for {
 		err := wholeLog(t, figures, old, now)
 		if err == nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"godwit.dev/godwit/test/lab/nodeinit"
+	"godwit.dev/godwit/test/pace"
 )
 
 // readyTimeout is how long a node may take from nothing to a containerd that answers, on a machine that is busy.
@@ -76,7 +77,7 @@ func (l *Lab) boot(ctx context.Context, s nodeState, all []nodeState, root strin
 	d.spec.Close()
 	stop := context.AfterFunc(ctx, func() { d.ready.SetReadDeadline(time.Now()) })
 	defer stop()
-	if err := d.waitReady(readyTimeout); err != nil {
+	if err := d.waitReady(pace.Stretch(readyTimeout)); err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}

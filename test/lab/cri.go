@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"godwit.dev/godwit/test/pace"
 )
 
 // CRI is a connection from the host to the node's containerd. It stays open until the Lab is closed.
@@ -80,7 +82,7 @@ func (n *Node) awaitCRI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pace.Stretch(readyTimeout))
 	defer cancel()
 	last := "no answer"
 	err = poll(ctx, func() (bool, error) {

@@ -16,6 +16,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/test/pace"
 )
 
 func ipNet(p netip.Prefix) *net.IPNet {
@@ -194,7 +196,7 @@ func (l layout) startDelayLine(s nodeState, up uplink) (uplink, error) {
 		return up, err
 	}
 	defer d.close()
-	if err := d.waitReady(10 * time.Second); err != nil {
+	if err := d.waitReady(pace.Stretch(10 * time.Second)); err != nil {
 		return up, fmt.Errorf("delay line of node %s: %w", s.Name, err)
 	}
 	up.PID = d.pid

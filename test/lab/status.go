@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"godwit.dev/godwit/test/lab/nodeinit"
+	"godwit.dev/godwit/test/pace"
 )
 
 // Status is the whole lab at one moment.
@@ -48,7 +49,7 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 }
 
 func (n *Node) status(ctx context.Context) NodeStatus {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, pace.Stretch(5*time.Second))
 	defer cancel()
 	u := n.state.Uplink
 	s := NodeStatus{

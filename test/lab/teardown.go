@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/test/pace"
 )
 
 // endTimeout is how long the processes of a node may take to die of a SIGKILL: gigabytes of memory have to be freed.
@@ -19,7 +21,7 @@ const endTimeout = 30 * time.Second
 // endAll kills what find finds until it finds nothing. Killed once is not enough: a task frozen by cgroup version 1 has to be
 // thawed first, and one that was being forked is found the next time.
 func endAll(find func() []int, thaw func()) error {
-	deadline := time.Now().Add(endTimeout)
+	deadline := time.Now().Add(pace.Stretch(endTimeout))
 	for {
 		pids := running(find())
 		if len(pids) == 0 {

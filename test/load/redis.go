@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"godwit.dev/godwit/test/pace"
 )
 
 // Redis holds what a redis server must hold: for each key the last write that
@@ -184,7 +186,7 @@ func (r *Redis) dialAny(ctx context.Context) (net.Conn, error) {
 
 // dialUntilAnswer tries one address until it answers; nil when ctx ended first.
 func dialUntilAnswer(ctx context.Context, address string) net.Conn {
-	dialer := net.Dialer{Timeout: time.Second}
+	dialer := net.Dialer{Timeout: pace.Stretch(time.Second)}
 	for ctx.Err() == nil {
 		conn, err := dialer.DialContext(ctx, "tcp", address)
 		if err == nil {
@@ -206,7 +208,7 @@ func dialUntilAnswer(ctx context.Context, address string) net.Conn {
 // ping asks whether the server answers at all: a frozen one accepts
 // connections and says nothing.
 func ping(conn net.Conn) error {
-	conn.SetReadDeadline(time.Now().Add(time.Second))
+	conn.SetReadDeadline(time.Now().Add(pace.Stretch(time.Second)))
 	defer conn.SetDeadline(time.Time{})
 	if _, err := io.WriteString(conn, "*1\r\n$4\r\nPING\r\n"); err != nil {
 		return err

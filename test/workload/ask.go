@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"godwit.dev/godwit/test/pace"
 )
 
 // ErrWrong is wrapped by the error of a program that found something wrong with itself.
@@ -37,13 +39,13 @@ func Ask(ctx context.Context, address, question string) (string, error) {
 }
 
 func askOnce(ctx context.Context, address, question string) (string, error) {
-	conn, err := (&net.Dialer{Timeout: 500 * time.Millisecond}).DialContext(ctx, "tcp", address)
+	conn, err := (&net.Dialer{Timeout: pace.Stretch(500 * time.Millisecond)}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := conn.SetDeadline(time.Now().Add(askPatience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(pace.Stretch(askPatience))); err != nil {
 		return "", err
 	}
 	if _, err := io.WriteString(conn, question+"\n"); err != nil {
