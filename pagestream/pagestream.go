@@ -100,15 +100,16 @@ func (s Space) String() string {
 }
 
 // Valid returns an error if a field is out of its bounds. A shared id is
-// bounded to 32 bits, as CRIU's page-server protocol shifts ids by 8.
+// bounded to 32 bits, as CRIU's page-server protocol shifts ids by 8; 0 is that
+// of the first System V segment of a pod.
 func (s Space) Valid() error {
 	switch {
 	case s.Container >= MaxContainers:
 		return fmt.Errorf("space %s: container index over %d: %w", s, MaxContainers-1, ErrInvalid)
 	case s.Kind == Process && (s.ID == 0 || s.ID > maxPID):
 		return fmt.Errorf("space %s: pid out of 1..%d: %w", s, maxPID, ErrInvalid)
-	case s.Kind == Shared && (s.ID == 0 || s.ID > 1<<32-1):
-		return fmt.Errorf("space %s: shared memory id out of 1..%d: %w", s, uint32(1<<32-1), ErrInvalid)
+	case s.Kind == Shared && s.ID > 1<<32-1:
+		return fmt.Errorf("space %s: shared memory id out of 0..%d: %w", s, uint32(1<<32-1), ErrInvalid)
 	case s.Kind != Process && s.Kind != Shared:
 		return fmt.Errorf("space %s: unknown kind: %w", s, ErrInvalid)
 	}

@@ -45,7 +45,7 @@ func TestSpaceValidBoundsEveryField(t *testing.T) {
 		{Space{MaxContainers, Process, 1}, false},
 		{Space{0, Process, 0}, false},
 		{Space{0, Process, maxPID + 1}, false},
-		{Space{0, Shared, 0}, false},
+		{Space{0, Shared, 0}, true},
 		{Space{0, Shared, 1 << 32}, false},
 		{Space{0, 0, 1}, false},
 		{Space{0, 3, 1}, false},

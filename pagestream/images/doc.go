@@ -99,7 +99,7 @@ func parsePagemapName(name string) (Listed, bool) {
 	}
 	s, l.Shared = strings.CutPrefix(s, "shmem-")
 	id, err := strconv.ParseUint(s, 10, 64)
-	if err != nil || id == 0 || strconv.FormatUint(id, 10) != s {
+	if err != nil || id == 0 && !l.Shared || strconv.FormatUint(id, 10) != s {
 		return l, false
 	}
 	l.ID = id

@@ -217,6 +217,7 @@ func FuzzReadMM(f *testing.F) {
 func FuzzPagemapName(f *testing.F) {
 	f.Add("pagemap-1.img")
 	f.Add("pagemap-shmem-01.img")
+	f.Add("pagemap-shmem-0.img")
 	f.Fuzz(func(t *testing.T, name string) {
 		l, ok := parsePagemapName(name)
 		if !ok {

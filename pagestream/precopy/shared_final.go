@@ -25,8 +25,6 @@ type SharedStat struct {
 // images of one container, those pages that are not at the destination yet. It
 // returns when they are stored, with the names of the pages files whose whole
 // content is now in the store and which must not be sent; their pagemaps must.
-// Shared memory with an id that the wire does not carry, which is only a System
-// V segment with id 0, is not in the list and travels as the files that it is.
 //
 // It may run beside Final, and for several containers at once.
 func (r *Rounds) FinishShared(ctx context.Context, container uint16, dir string) ([]string, SharedStat, error) {

@@ -1,0 +1,72 @@
+package criunode
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed testdata/memory.c
+var memorySource string
+
+// MemoryName is the name of the processes that StartMemory starts.
+const MemoryName = "memory"
+
+// startLimit is how long a program may take to fill its memory.
+const startLimit = time.Minute
+
+// StartMemory starts a tree of two processes with megabytes of private memory
+// of known content, with shared memory of every kind that CRIU dumps, and with
+// sparse and unreadable areas, in an IPC namespace of its own; see testdata/memory.c. It returns the pid of the first in
+// the node. An error wraps ErrUnavailable where there is no C compiler.
+func (n *Node) StartMemory(ctx context.Context, megabytes int) (pid int, err error) {
+	if _, err := exec.LookPath("cc"); err != nil {
+		return 0, fmt.Errorf("no C compiler: %w: %w", err, ErrUnavailable)
+	}
+	program := n.Path("/tmp/" + MemoryName)
+	cc := exec.CommandContext(ctx, "cc", "-O2", "-static", "-x", "c", "-o", program, "-")
+	cc.Stdin = strings.NewReader(memorySource)
+	if out, err := cc.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("compile the program to dump: %w: %s", err, out)
+	}
+	start := n.Command(ctx, "bash", "-c", `unshare --ipc setsid "$@" </dev/null >/dev/null 2>&1 & echo $!`, "start",
+		"/tmp/"+MemoryName, "/tmp/memory.log", strconv.Itoa(megabytes))
+	out, err := start.Output()
+	if err != nil {
+		return 0, fmt.Errorf("start the program to dump: %w", err)
+	}
+	if err := n.Await(ctx, "/tmp/memory.log", "process 0 is ready\n", "process 1 is ready\n"); err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(out)))
+}
+
+// Await waits until a file in the node has all the strings.
+func (n *Node) Await(ctx context.Context, file string, want ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		b, _ := os.ReadFile(n.Path(file))
+		missing := ""
+		for _, w := range want {
+			if !strings.Contains(string(b), w) {
+				missing = w
+			}
+		}
+		if missing == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s has %q, not %q: %w", file, b, missing, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
