@@ -185,6 +185,35 @@ func (e Entry) WriteProtected() bool { return e&(1<<57) != 0 }
 // SoftDirty: the page was written since the soft-dirty bits were cleared.
 func (e Entry) SoftDirty() bool { return e&(1<<55) != 0 }
 
+// Frame is the number of the page frame of a page that is Present; 0 for whoever
+// lacks CAP_SYS_ADMIN.
+func (e Entry) Frame() uint64 {
+	if !e.Present() {
+		return 0
+	}
+	return uint64(e) & (1<<55 - 1)
+}
+
+// ZeroFrame is the number of the frame that the kernel shows in private memory that
+// was read and never written; 0 if it cannot be told.
+func ZeroFrame() uint64 {
+	page, err := unix.Mmap(-1, 0, pagestream.PageSize, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0
+	}
+	defer unix.Munmap(page)
+	var entry [1]Entry
+	f, err := Open(os.Getpid())
+	if err != nil || page[0] != 0 {
+		return 0
+	}
+	defer f.Close()
+	if f.ReadEntries(uint64(uintptr(unsafe.Pointer(unsafe.SliceData(page)))), entry[:]) != nil {
+		return 0
+	}
+	return entry[0].Frame()
+}
+
 // ReadEntries fills dst with the entries of the pages from address start on.
 func (f *File) ReadEntries(start uint64, dst []Entry) error {
 	if len(dst) == 0 {

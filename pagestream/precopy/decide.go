@@ -48,6 +48,9 @@ type RoundStat struct {
 	// before to this one. 0 in round 0.
 	Window time.Duration
 	Scan   time.Duration // taken by the collection
+	// Stood is how long processes stood still for the round: the sum over
+	// those that were stopped one after the other.
+	Stood  time.Duration
 	Copy   time.Duration // taken from its end until all pages found were stored
 	Copied CopyStats     // the outcome
 	// SharedCopy is what looking at shared memory took after that, 0 in most

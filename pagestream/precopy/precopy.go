@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"godwit.dev/godwit/pagestream/track"
@@ -41,6 +42,9 @@ func memoriesOf(round track.Round) []Memory {
 type Config struct {
 	Policy  Policy
 	Tracker Tracker // required
+	// Carrier does the rounds of running processes; nil: they are copied from
+	// what the Tracker collects.
+	Carrier Carrier
 	Session Session // required
 	// Shared is the shared memory to copy ahead; nil: none.
 	Shared *Shared
@@ -112,6 +116,7 @@ var legal = map[State][]State{
 type Rounds struct {
 	config   Config
 	copier   *Copier
+	carried  atomic.Uint64 // pages that the carrier has dealt with
 	reporter *reporter
 
 	// Whoever is in Running, Keeping or Final owns what follows.
@@ -142,7 +147,7 @@ func New(config Config) (*Rounds, error) {
 		config.Log = slog.Default()
 	}
 	r := &Rounds{config: config, copier: NewCopier(config.Session)}
-	r.reporter = newReporter(config, r.copier.Copied)
+	r.reporter = newReporter(config, r.handled)
 	return r, nil
 }
 

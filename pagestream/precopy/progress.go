@@ -123,6 +123,16 @@ func (r *reporter) roundBegins(number int, pages uint64) {
 	})
 }
 
+// roundFound corrects what a round was begun with.
+func (r *reporter) roundFound(stat RoundStat) {
+	r.update(func(p *Progress) {
+		p.RoundPages = stat.Pages
+		if stat.Number == 0 {
+			p.MemoryBytes = stat.Bytes()
+		}
+	})
+}
+
 // roundEnds books a round of Run; left is how long those to come are expected
 // to take.
 func (r *reporter) roundEnds(stat RoundStat, d Decision, left time.Duration) {

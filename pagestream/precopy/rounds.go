@@ -73,16 +73,25 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 	if number == 0 {
 		r.begun = began
 	}
+	stat := RoundStat{Number: number}
+	if number > 0 {
+		stat.Window = began.Sub(r.lastScan)
+	}
+	r.lastScan = began
+	if r.config.Carrier != nil {
+		stat, err := r.carry(ctx, stat, began)
+		stat.WireBytes = wireBytes(r.config.Session) - wireBefore
+		return stat, err
+	}
 	found, err := r.config.Tracker.Collect(ctx)
 	if err != nil {
 		return RoundStat{}, fmt.Errorf("collect dirty pages: %w", err)
 	}
 	memories := memoriesOf(found)
-	stat := RoundStat{Number: number, Scan: time.Since(began), Untracked: found.Untracked}
-	if number > 0 {
-		stat.Window = began.Sub(r.lastScan)
+	stat.Scan, stat.Untracked = time.Since(began), found.Untracked
+	for _, stop := range found.Stops {
+		stat.Stood += stop
 	}
-	r.lastScan = began
 	areas := processAreas(memories)
 	stat.Pages = pagesOfAreas(areas)
 	var shared []*area
@@ -139,7 +148,7 @@ func (r *Rounds) Keep(ctx context.Context) error {
 		return err
 	}
 	work := context.WithoutCancel(ctx)
-	pause := time.NewTimer(keepPause(r.last, r.limit))
+	pause := time.NewTimer(r.keepPause(r.last))
 	defer pause.Stop()
 	for {
 		select {
@@ -153,8 +162,15 @@ func (r *Rounds) Keep(ctx context.Context) error {
 		}
 		r.last = stat
 		r.reporter.keptUp(stat)
-		pause.Reset(keepPause(stat, r.limit))
+		pause.Reset(r.keepPause(stat))
 	}
+}
+
+func (r *Rounds) keepPause(last RoundStat) time.Duration {
+	if r.config.Carrier != nil {
+		return max(minCarriedPause, keepPause(last, r.limit))
+	}
+	return keepPause(last, r.limit)
 }
 
 // keepPause is how long to wait after a round of Keep.

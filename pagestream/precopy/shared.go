@@ -45,7 +45,7 @@ type Shared struct {
 
 // segment is one shared memory object of a container.
 type segment struct {
-	file   *os.File
+	file   *os.File // nil: not ours to read
 	hashes *pagehash.Table
 }
 
@@ -92,7 +92,9 @@ func (s *Shared) Close() {
 	defer s.mu.Unlock()
 	s.closed = true
 	for _, g := range s.segments {
-		g.file.Close()
+		if g.file != nil {
+			g.file.Close()
+		}
 		g.hashes.Release()
 	}
 	clear(s.segments)
@@ -114,6 +116,9 @@ func (s *Shared) areas(memories []Memory) []*area {
 	}
 	var areas []*area
 	for space, g := range s.segments {
+		if g.file == nil {
+			continue // somebody else sends it
+		}
 		ranges, err := contentOf(g.file)
 		if err != nil {
 			s.log.Warn("shared memory is not copied ahead", "space", space, "error", err)
@@ -168,6 +173,22 @@ func (s *Shared) hashesOf(space pagestream.Space) *pagehash.Table {
 		return g.hashes
 	}
 	return nil
+}
+
+// Hashes is what was sent of a space, for somebody else who sends its pages
+// and keeps to what the table says was sent before; nil once s is closed.
+func (s *Shared) Hashes(space pagestream.Space) *pagehash.Table {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	g := s.segments[space]
+	if g == nil {
+		g = &segment{hashes: pagehash.New(s.seed)}
+		s.segments[space] = g
+	}
+	return g.hashes
 }
 
 // contentOf lists the parts of a segment that are not holes, in whole pages.
