@@ -51,6 +51,7 @@ var steps = []step{
 	{"stall", (*bench).ticking},
 	{"growth", (*bench).big},
 	{"loss", (*bench).lossOfSource},
+	{"page-server", (*bench).pageServer},
 }
 
 func stepNames() []string {

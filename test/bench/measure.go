@@ -38,6 +38,7 @@ type bench struct {
 	lost, wrong  uint64
 	survived     *bool // the pod outlived its source node; nil: not tried
 	acked, lines uint64
+	absorbed     float64 // speed of our page server / of criu's; 0: not measured
 }
 
 // errDamaged ends the bench at once.

@@ -61,6 +61,7 @@ func (b *bench) report() report {
 		}
 		promise(true, figure{Name: "pods lost with the source node after the commit", Value: lost, Limit: 0})
 	}
+	promise(b.absorbed > 0, figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	promise(true, figure{Name: "lost writes and wrong values", Value: float64(b.lost + b.wrong), Limit: 0})
 	for _, d := range b.live {
 		r.Live = append(r.Live, ms(d))
