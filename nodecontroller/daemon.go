@@ -20,6 +20,7 @@ import (
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/pagestream/store"
+	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -44,6 +45,8 @@ type Daemon struct {
 	// starts of containers that will be parked.
 	shimSocket      func(sandbox string) string
 	startContainers func(containers []string) (*starts, error)
+	// features says what trackers find on this node.
+	features func(context.Context) track.Features
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.
@@ -99,6 +102,7 @@ func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *jour
 		log:             log.With("node", config.NodeName),
 		shimSocket:      shimv1.SocketPath,
 		startContainers: func(ids []string) (*starts, error) { return startProcesses(config.Containerd, ids) },
+		features:        func(ctx context.Context) track.Features { return track.Probe(ctx, nil) },
 		outgoing:        make(map[string]*outgoing),
 		incoming:        make(map[string]*incoming),
 		recovering:      make(map[string]record),

@@ -24,6 +24,7 @@ import (
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/store"
+	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
 	"godwit.dev/godwit/pagestream/wire/pki"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
@@ -101,7 +102,11 @@ func (p *testPod) call(name string, do func() error) error {
 }
 
 func (p *testPod) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.BeginResponse, error) {
-	return &shimv1.BeginResponse{Engine: "WriteProtect"}, p.call("source.Begin", func() error {
+	engine, why, err := track.Choose(engineOf(r), p.cluster.features)
+	if err != nil {
+		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "%v", err)
+	}
+	return &shimv1.BeginResponse{Engine: engine.String(), EngineReason: why}, p.call("source.Begin", func() error {
 		creds, err := wire.LoadCredentials(r.PkiDir)
 		if err != nil {
 			return err
@@ -117,6 +122,14 @@ func (p *testPod) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.Be
 		space := pagestream.Space{Container: 0, Kind: pagestream.Process, ID: 1}
 		return p.session.Stream(0).Pages(space, 0x10000, make([]byte, pagestream.PageSize))
 	})
+}
+
+func engineOf(r *shimv1.BeginRequest) track.Engine {
+	e, err := track.ParseEngine(r.Policy.Tracker)
+	if err != nil {
+		return track.Engine(255) // refused
+	}
+	return e
 }
 
 func (p *testPod) Watch(ctx context.Context, r *shimv1.WatchRequest, stream shimv1.Migration_WatchServer) error {
@@ -295,7 +308,8 @@ type testCluster struct {
 	dir  string
 	a, b *testNode
 
-	slowFill bool // a restored pod has its memory in when the test says so; set before it moves
+	features track.Features // what trackers find on both nodes; set before a pod moves
+	slowFill bool           // a restored pod has its memory in when the test says so; set before it moves
 
 	mu        sync.Mutex
 	fault     *fault
@@ -404,6 +418,7 @@ func (n *testNode) start() {
 	d.self = &peerv1.Node{Name: n.name, Architecture: "any", Criu: "4.2"}
 	d.shimSocket = func(sandbox string) string { return filepath.Join(n.cluster.dir, sandbox+".shim") }
 	d.startContainers = n.startContainers
+	d.features = func(context.Context) track.Features { return n.cluster.features }
 	ready := make(chan struct{})
 	ended := make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/pagestream/track"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
@@ -244,4 +245,55 @@ func (n *testNode) awaitDoubt() string {
 	}
 	n.cluster.t.Fatal("never in doubt")
 	return ""
+}
+
+func TestResultSaysWhichTrackerAndWhy(t *testing.T) {
+	lacking := errors.New("not on this kernel")
+	for _, k := range []struct {
+		name     string
+		tracker  string
+		features track.Features
+		mode     string
+		engine   string
+		says     string
+	}{
+		{name: "auto", mode: modeLive, engine: "WriteProtect", says: "PAGEMAP_SCAN"},
+		{name: "auto without write-protection", features: track.Features{WPAsync: lacking}, mode: modeLive, engine: "SoftDirty", says: "soft-dirty"},
+		{name: "auto without anything", features: track.Features{WPAsync: lacking, SoftDirty: lacking}, mode: modeCold, engine: "None", says: "neither"},
+		{name: "none", tracker: "none", mode: modeCold, engine: "None", says: "asked for"},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			c := newTestCluster(t)
+			c.features = k.features
+			c.a.run()
+			last, err := c.a.migrate(&nodev1.MigrateRequest{Pod: "p", To: "b", Tracker: k.tracker}, func(*nodev1.Event) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := last.Result
+			if !r.GetSucceeded() || r.GetMode() != k.mode || r.GetEngine() != k.engine || !strings.Contains(r.GetEngineReason(), k.says) {
+				t.Errorf("%v", r)
+			}
+			c.settled()
+			c.check(true)
+			list, err := (&nodeServer{c.a.daemon}).List(context.Background(), &nodev1.ListRequest{})
+			if err != nil || len(list.Migrations) != 1 || list.Migrations[0].Engine != k.engine || list.Migrations[0].EngineReason != r.GetEngineReason() {
+				t.Errorf("status: %v, %v", list, err)
+			}
+		})
+	}
+}
+
+func TestTrackerThatIsMissingIsRefusedBeforeAnythingIsDone(t *testing.T) {
+	c := newTestCluster(t)
+	c.features = track.Features{SoftDirty: errors.New("not on this kernel")}
+	c.a.run()
+	_, err := c.a.migrate(&nodev1.MigrateRequest{Pod: "p", To: "b", Tracker: "soft-dirty"}, func(*nodev1.Event) {})
+	if err == nil || !strings.Contains(err.Error(), "not on this kernel") || !strings.Contains(err.Error(), "ask for auto, which is WriteProtect here") {
+		t.Errorf("refused with %v", err)
+	}
+	if left := append(c.a.left(), c.b.left()...); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	c.check(false)
 }

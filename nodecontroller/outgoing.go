@@ -11,6 +11,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/pagestream/track"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
@@ -55,22 +56,24 @@ type outgoing struct {
 	token       []byte
 	peer        *peerClient
 	shim        *shimClient
-	begun       *shimv1.BeginResponse
 	cut         *shimv1.CutOverResponse
 	held        *peerv1.RestoreResponse
 	downtime    *nodev1.Downtime
 	goroutines  sync.WaitGroup // heartbeat and watch
 	converged   chan struct{}  // closed by watch when the rounds have ended
 
-	mu          sync.Mutex
-	record      record              // guarded by mu
-	phase       nodev1.Phase        // guarded by mu
-	detail      string              // guarded by mu
-	deciding    bool                // the shim was asked to commit: too late to break off; guarded by mu
-	progress    *nodev1.Progress    // guarded by mu
-	destination *nodev1.Destination // guarded by mu
-	result      *nodev1.Result      // guarded by mu
-	ended       time.Time           // guarded by mu
+	mu     sync.Mutex
+	record record       // guarded by mu
+	phase  nodev1.Phase // guarded by mu
+	detail string       // guarded by mu
+	// engine finds dirty pages, engineReason says why it does; guarded by mu, and
+	// fixed by run when the shim has begun.
+	engine, engineReason string
+	deciding             bool                // the shim was asked to commit: too late to break off; guarded by mu
+	progress             *nodev1.Progress    // guarded by mu
+	destination          *nodev1.Destination // guarded by mu
+	result               *nodev1.Result      // guarded by mu
+	ended                time.Time           // guarded by mu
 }
 
 // run is the migration. ctx is the daemon's: its end leaves what is to do after
@@ -122,6 +125,14 @@ func (m *outgoing) decide() error {
 	}
 	m.deciding = true
 	return nil
+}
+
+// mode is what the migration comes to: cold also if no tracker works here.
+func (m *outgoing) mode() string {
+	if m.engine == track.None.String() {
+		return modeCold
+	}
+	return m.request.Mode
 }
 
 // fail returns err, or the reason for which the migration was broken off if
@@ -205,6 +216,8 @@ func (m *outgoing) status() *nodev1.Migration {
 		Progress:        m.progress,
 		Destination:     m.destination,
 		Result:          m.result,
+		Engine:          m.engine,
+		EngineReason:    m.engineReason,
 	}
 	if !m.ended.IsZero() {
 		s.EndedUnixNano = m.ended.UnixNano()

@@ -187,16 +187,16 @@ func (m *outgoing) close(failure error) {
 	m.ended = time.Now()
 	r := &nodev1.Result{
 		Succeeded:   failure == nil,
-		Mode:        m.request.Mode,
+		Mode:        m.mode(),
 		Pod:         m.pod.FullName(),
 		From:        m.d.config.NodeName,
 		Destination: m.destination,
 		Downtime:    m.downtime,
 		TotalUs:     uint64(m.ended.Sub(m.started).Microseconds()),
 		Totals:      m.progress,
-		Engine:      m.begun.GetEngine(),
+		Engine:      m.engine,
 	}
-	r.EngineReason = m.begun.GetEngineReason()
+	r.EngineReason = m.engineReason
 	r.FinalPages, r.FinalBytes, r.ImageBytes = m.cut.GetPages(), m.cut.GetBytes(), m.cut.GetImageBytes()
 	if failure != nil {
 		r.Error = failure.Error()

@@ -13,9 +13,6 @@ import (
 // watchInterval is how often progress is told, milliseconds.
 const watchInterval = 250
 
-// cold says whether the pod is frozen first and copied then.
-func (m *outgoing) cold() bool { return m.request.Mode == modeCold }
-
 // copyMemory has the shim copy until the rounds have ended.
 func (m *outgoing) copyMemory() error {
 	m.move(nodev1.Phase_PHASE_STARTED, "started", "asking the pod's shim to track its memory")
@@ -23,8 +20,8 @@ func (m *outgoing) copyMemory() error {
 	if err := m.begin(ctx); err != nil {
 		return m.fail(err)
 	}
-	m.move(nodev1.Phase_PHASE_MIGRATING, "tracking", fmt.Sprintf("engine %s: %s", m.begun.Engine, m.begun.EngineReason))
-	if m.cold() {
+	m.move(nodev1.Phase_PHASE_MIGRATING, "tracking", fmt.Sprintf("engine %s: %s", m.engine, m.engineReason))
+	if m.mode() == modeCold {
 		return nil
 	}
 	select {
@@ -48,9 +45,13 @@ func (m *outgoing) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if m.begun, err = shim.Begin(ctx, req); err != nil {
+	begun, err := shim.Begin(ctx, req)
+	if err != nil {
 		return fmt.Errorf("the pod's shim cannot begin: %w", plain(err))
 	}
+	m.mu.Lock()
+	m.engine, m.engineReason = begun.Engine, begun.EngineReason
+	m.mu.Unlock()
 	// The watch outlives the time before the decision: it ends with the shim's
 	// connection.
 	stream, err := shim.Watch(context.WithoutCancel(ctx), &shimv1.WatchRequest{Migration: m.id, IntervalMs: watchInterval})
@@ -69,7 +70,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 		Token:       m.token,
 		PkiDir:      m.d.config.PKIDir,
 		Policy: &shimv1.Policy{
-			Cold:       m.cold(),
+			Tracker:    m.request.Tracker,
 			MaxRounds:  m.request.MaxRounds,
 			MaxTimeMs:  m.request.MaxTimeMs,
 			DirtyLimit: m.request.DirtyLimit,

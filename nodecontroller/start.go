@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -13,12 +12,6 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
-)
-
-// The modes of a migration.
-const (
-	modeLive = "live"
-	modeCold = "cold"
 )
 
 // defaultTimeout is what a migration has until its commit.
@@ -31,6 +24,9 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outg
 	}
 	if req.To == d.config.NodeName {
 		return nil, fmt.Errorf("the pod is on node %s already: %w", req.To, errdefs.ErrInvalidArgument)
+	}
+	if err := d.checkTracker(ctx, req); err != nil {
+		return nil, err
 	}
 	address, err := d.peers.lookup(req.To)
 	if err != nil {
@@ -57,24 +53,6 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outg
 	m.tell("accepted", fmt.Sprintf("moving pod %s to %s", pod.FullName(), req.To))
 	d.work.Go(func() { m.run(d.life) })
 	return m, nil
-}
-
-func checkRequest(r *nodev1.MigrateRequest) error {
-	if r.Mode == "" {
-		r.Mode = modeLive
-	}
-	if r.Compression == "" {
-		r.Compression = "auto"
-	}
-	switch {
-	case r.Pod == "" || r.To == "":
-		return fmt.Errorf("a migration needs a pod and a node to go to: %w", errdefs.ErrInvalidArgument)
-	case r.Mode != modeLive && r.Mode != modeCold:
-		return fmt.Errorf("mode %q is neither %s nor %s: %w", r.Mode, modeLive, modeCold, errdefs.ErrInvalidArgument)
-	case !slices.Contains([]string{"auto", "none", "lz4", "zstd"}, r.Compression):
-		return fmt.Errorf("compression %q is none of auto, none, lz4, zstd: %w", r.Compression, errdefs.ErrInvalidArgument)
-	}
-	return nil
 }
 
 func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address string) *outgoing {

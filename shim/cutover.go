@@ -95,7 +95,7 @@ func (s *source) approach(ctx context.Context) error {
 	for _, c := range s.containers {
 		work.Go(func() error { return c.startDump(ctx) })
 	}
-	if !s.request.GetPolicy().GetCold() {
+	if !s.cold() {
 		work.Go(func() error { return s.syncFiles(ctx) })
 	}
 	if err := work.Wait(); err != nil {

@@ -101,14 +101,6 @@ func policy(p *shimv1.Policy) precopy.Policy {
 	return out
 }
 
-// engine names what finds dirty pages, and why.
-func (s *source) engine() (name, why string) {
-	if s.request.GetPolicy().GetCold() {
-		return "None", "stop-and-copy was asked for"
-	}
-	return "WriteProtect", "the kernel has PAGEMAP_SCAN and userfaultfd write-protection"
-}
-
 // processes lists the pod's processes for the tracker. A process that ends
 // while it is listed is left out.
 func (s *source) processes() ([]track.Process, error) {

@@ -27,8 +27,7 @@ func (s *service) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.Be
 	if err := source.begin(ctx); err != nil {
 		return nil, refuse(r.GetMigration(), err)
 	}
-	engine, why := source.engine()
-	return &shimv1.BeginResponse{Engine: engine, EngineReason: why}, nil
+	return &shimv1.BeginResponse{Engine: source.engine.String(), EngineReason: source.engineReason}, nil
 }
 
 func (s *service) Watch(ctx context.Context, r *shimv1.WatchRequest, stream shimv1.Migration_WatchServer) error {

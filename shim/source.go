@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"godwit.dev/godwit/pagestream/track"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
@@ -50,6 +51,10 @@ type source struct {
 	containers []*departure
 	link       *link
 	changed    *broadcast
+	// engine finds dirty pages; engineReason says in a sentence why it does. Both
+	// are begin's, and fixed when that has returned.
+	engine       track.Engine
+	engineReason string
 
 	// work is done, with a cause, when rounds and cutover have to stop.
 	work   context.Context
@@ -127,7 +132,11 @@ func (s *source) begin(ctx context.Context) error {
 	defer cancel(nil)
 	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
 	defer stop()
-	if err := s.connect(both); err != nil {
+	err := s.choose(both)
+	if err == nil {
+		err = s.connect(both)
+	}
+	if err != nil {
 		s.end(shimv1.State_STATE_FAILED, err)
 		return err
 	}
@@ -135,7 +144,7 @@ func (s *source) begin(ctx context.Context) error {
 		return err
 	}
 	time.AfterFunc(firstWatch, s.checkWatched)
-	if s.request.GetPolicy().GetCold() {
+	if s.cold() {
 		s.link.stopKeeping = func() {}
 		close(s.link.kept)
 		return s.move(shimv1.State_STATE_CONVERGED)

@@ -105,7 +105,7 @@ func TestJSONIsOneObjectOnEachLineAndEndsWithTheResult(t *testing.T) {
 	to := &nodev1.Destination{Node: "b", Sandbox: "s", PodIp: "192.0.2.1"}
 	v.event(&nodev1.Event{Migration: "m-1", Kind: "created", Phase: nodev1.Phase_PHASE_PREPARING, Destination: to})
 	last := &nodev1.Event{Migration: "m-1", Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, Destination: to, Result: &nodev1.Result{
-		Succeeded: true, Engine: "WriteProtect", Destination: to, TotalUs: 2500000, Downtime: &nodev1.Downtime{MeasuredUs: 123456},
+		Succeeded: true, Engine: "WriteProtect", EngineReason: "it was asked for", Destination: to, TotalUs: 2500000, Downtime: &nodev1.Downtime{MeasuredUs: 123456},
 		Totals: &nodev1.Progress{MemoryBytes: 1 << 30, BytesSent: 2 << 30, Rounds: []*nodev1.Round{{Number: 0, DirtyPages: 5, DurationUs: 1500}}},
 	}}
 	v.event(last)
@@ -125,7 +125,7 @@ func TestJSONIsOneObjectOnEachLineAndEndsWithTheResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	round := result["rounds"].([]any)[0].(map[string]any)
-	if result["event"] != "result" || result["downtime_ms"] != 123.456 || result["total_ms"] != 2500.0 || result["engine"] != "WriteProtect" ||
+	if result["event"] != "result" || result["downtime_ms"] != 123.456 || result["total_ms"] != 2500.0 || result["engine"] != "WriteProtect" || result["engine_reason"] != "it was asked for" ||
 		result["memory_bytes"] != float64(1<<30) || result["bytes_sent"] != float64(2<<30) || round["duration_ms"] != 1.5 || result["phase"] != "Succeeded" {
 		t.Errorf("result: %v", result)
 	}
@@ -169,7 +169,7 @@ func TestPKICommandsMakeWhatANodeNeeds(t *testing.T) {
 
 func TestWrongCommandLinesAreUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
-		{"migrate"}, {"migrate", "p"}, {"migrate", "p", "--to", "b", "--dirty-limit", "4 bananas"},
+		{"migrate"}, {"migrate", "p"}, {"migrate", "p", "--to", "b", "--dirty-limit", "4 bananas"}, {"migrate", "p", "--to", "b", "--tracker", "magic"},
 		{"resolve", "m"}, {"resolve", "m", "--abort", "--source-is-gone"}, {"pods", "x"}, {"fly"},
 	} {
 		root := newRoot()

@@ -121,6 +121,8 @@ type jsonStatus struct {
 	Ended     string           `json:"ended,omitempty"`
 	Progress  *jsonProgress    `json:"progress,omitempty"`
 	To        *jsonDestination `json:"destination,omitempty"`
+	Engine    string           `json:"engine,omitempty"`
+	Why       string           `json:"engine_reason,omitempty"`
 	Result    *jsonResult      `json:"result,omitempty"`
 }
 
@@ -131,6 +133,7 @@ func statusJSON(migrations []*nodev1.Migration) []jsonStatus {
 			Migration: m.Id, Role: m.Role, Pod: m.Pod, From: m.From, ToNode: m.To, Phase: nodecontroller.PhaseName(m.Phase),
 			Detail: m.Detail, InDoubt: m.InDoubt, Started: stamp(m.StartedUnixNano), Ended: stamp(m.EndedUnixNano),
 			Progress: progressJSON(m.Progress), To: destinationJSON(m.Destination),
+			Engine: m.Engine, Why: m.EngineReason,
 		}
 		if m.Result != nil {
 			r := resultJSON(m.Id, m.Phase, m.Result)
@@ -156,8 +159,11 @@ func printStatus(w io.Writer, migrations []*nodev1.Migration, long bool) error {
 		return err
 	}
 	for _, m := range migrations {
-		if m.Result != nil {
+		switch {
+		case m.Result != nil:
 			printResult(w, m.Result)
+		case m.Engine != "":
+			fmt.Fprintf(w, "\n%s: engine %s: %s\n", m.Id, m.Engine, m.EngineReason)
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"godwit.dev/godwit/nodecontroller"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/pagestream/track"
 )
 
 // migrateFlags are flags whose units are friendlier than the request's.
@@ -45,9 +46,17 @@ func newMigrate(a *app) *cobra.Command {
 
 Ctrl-C breaks the migration off and waits until the pod runs on here and the other
 node is clean; a second Ctrl-C leaves at once, and the migration to the daemon.
+Memory is copied while the pod runs, and what it writes meanwhile is found by a tracker
+and copied again. --tracker auto takes write-protect, which never stops the pod, where
+the kernel has it, else soft-dirty, which stops it for a moment in each round, else none:
+the pod is frozen first and copied then, which is what --mode cold asks for.
+
 With --json each event is an object on a line of its own; the last has the result.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := track.ParseEngine(req.Tracker); err != nil {
+				return fmt.Errorf("--tracker: %w", err)
+			}
 			req.Pod = args[0]
 			req.MaxTimeMs = uint64(f.maxTime.Milliseconds())
 			req.TimeoutMs = uint64(f.timeout.Milliseconds())
@@ -59,7 +68,8 @@ With --json each event is an object on a line of its own; the last has the resul
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&req.To, "to", "", "the node to move to")
-	flags.StringVar(&req.Mode, "mode", "live", "live, or cold: freeze first, then copy")
+	flags.StringVar(&req.Mode, "mode", "", "live (the default), or cold: freeze first, then copy; the same as --tracker none")
+	flags.StringVar(&req.Tracker, "tracker", "auto", "what finds the memory that the pod writes: auto, write-protect, soft-dirty or none")
 	flags.Uint32Var(&req.MaxRounds, "max-rounds", 0, "rounds after the first full copy at most (0: the default)")
 	flags.DurationVar(&f.maxTime, "max-time", 0, "time for all rounds at most (0: the default)")
 	flags.Var(&f.dirtyLimit, "dirty-limit", "freeze when less memory than this is dirty (0: the default)")

@@ -4,6 +4,7 @@
 package criuversion
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -59,13 +60,22 @@ func Parse(text string) (Version, error) {
 	return Version{n[0], n[1], n[2]}, nil
 }
 
+// Run runs a command to its end. A process that collects its children in one
+// place needs its own; nil is exec's.
+type Run func(context.Context, *exec.Cmd) error
+
 // Installed asks the CRIU in PATH. The error wraps ErrNone or ErrUnknown.
-func Installed(ctx context.Context) (Version, error) {
-	out, err := exec.CommandContext(ctx, "criu", "--version").CombinedOutput()
-	if err != nil {
-		return Version{}, fmt.Errorf("%w (%w: %s)", ErrNone, err, strings.TrimSpace(string(out)))
+func Installed(ctx context.Context, run Run) (Version, error) {
+	if run == nil {
+		run = func(_ context.Context, cmd *exec.Cmd) error { return cmd.Run() }
 	}
-	return Parse(string(out))
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, "criu", "--version")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := run(ctx, cmd); err != nil {
+		return Version{}, fmt.Errorf("%w (%w) %s", ErrNone, err, strings.TrimSpace(out.String()))
+	}
+	return Parse(out.String())
 }
 
 // String is the version as CRIU writes it.

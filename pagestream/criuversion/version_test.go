@@ -101,14 +101,14 @@ func TestWhatChangedWithWhichRelease(t *testing.T) {
 func TestInstalledCRIUIsAskedOrMissed(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
-		if _, err := Installed(context.Background()); !errors.Is(err, ErrNone) {
+		if _, err := Installed(context.Background(), nil); !errors.Is(err, ErrNone) {
 			t.Errorf("without CRIU: %v", err)
 		}
 	})
 	if _, err := exec.LookPath("criu"); err != nil {
 		t.Skip("no CRIU here")
 	}
-	v, err := Installed(context.Background())
+	v, err := Installed(context.Background(), nil)
 	if err != nil || v.Major == 0 {
 		t.Errorf("%v, %v", v, err)
 	}

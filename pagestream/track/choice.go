@@ -66,20 +66,20 @@ type Features struct {
 }
 
 // Probe asks the kernel, once in the life of this process, and the installed
-// CRIU, each time.
-func Probe(ctx context.Context) Features {
+// CRIU, each time, by run (see criuversion.Installed).
+func Probe(ctx context.Context, run criuversion.Run) Features {
 	return Features{
 		PagemapScan: pagemap.ProbeScan(),
 		WPAsync:     pagemap.ProbeWPAsync(),
 		SoftDirty:   pagemap.ProbeSoftDirty(),
-		CRIU:        probeCRIU(ctx),
+		CRIU:        probeCRIU(ctx, run),
 	}
 }
 
 // probeCRIU returns nil if the installed CRIU can make SoftDirty's rounds. One
 // that is newer than Godwit may.
-func probeCRIU(ctx context.Context) error {
-	v, err := criuversion.Installed(ctx)
+func probeCRIU(ctx context.Context, run criuversion.Run) error {
+	v, err := criuversion.Installed(ctx, run)
 	if err != nil {
 		return err
 	}

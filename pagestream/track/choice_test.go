@@ -90,7 +90,7 @@ func TestEngineIsReadInEverySpelling(t *testing.T) {
 }
 
 func TestProbedFeaturesNameWhatIsMissing(t *testing.T) {
-	f := Probe(context.Background())
+	f := Probe(context.Background(), nil)
 	for _, c := range []struct{ found, kind error }{
 		{f.PagemapScan, pagemap.ErrNoPagemapScan}, {f.WPAsync, pagemap.ErrNoWPAsync}, {f.SoftDirty, pagemap.ErrNoSoftDirty},
 	} {

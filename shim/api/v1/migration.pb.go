@@ -116,11 +116,9 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_migration_proto_rawDescGZIP(), []int{0}
 }
 
-// Policy says when the rounds end.
+// Policy says how memory is copied, and when the rounds end.
 type Policy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Stop-and-copy: freeze first, then copy everything.
-	Cold bool `protobuf:"varint,1,opt,name=cold,proto3" json:"cold,omitempty"`
 	// Rounds after the first full copy at most; 0 means the default.
 	MaxRounds uint32 `protobuf:"varint,2,opt,name=max_rounds,json=maxRounds,proto3" json:"max_rounds,omitempty"`
 	// Time for all rounds at most, milliseconds; 0 means the default.
@@ -129,7 +127,10 @@ type Policy struct {
 	DirtyLimit uint64 `protobuf:"varint,4,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
 	// How long the pod may stay frozen before the shim aborts by itself,
 	// milliseconds; 0 means the default.
-	MaxFrozenMs   uint64 `protobuf:"varint,5,opt,name=max_frozen_ms,json=maxFrozenMs,proto3" json:"max_frozen_ms,omitempty"`
+	MaxFrozenMs uint64 `protobuf:"varint,5,opt,name=max_frozen_ms,json=maxFrozenMs,proto3" json:"max_frozen_ms,omitempty"`
+	// What finds dirty pages: Auto (the default), WriteProtect, SoftDirty, or None:
+	// stop-and-copy, freeze first, then copy everything.
+	Tracker       string `protobuf:"bytes,6,opt,name=tracker,proto3" json:"tracker,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -164,13 +165,6 @@ func (*Policy) Descriptor() ([]byte, []int) {
 	return file_migration_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *Policy) GetCold() bool {
-	if x != nil {
-		return x.Cold
-	}
-	return false
-}
-
 func (x *Policy) GetMaxRounds() uint32 {
 	if x != nil {
 		return x.MaxRounds
@@ -197,6 +191,13 @@ func (x *Policy) GetMaxFrozenMs() uint64 {
 		return x.MaxFrozenMs
 	}
 	return 0
+}
+
+func (x *Policy) GetTracker() string {
+	if x != nil {
+		return x.Tracker
+	}
+	return ""
 }
 
 type BeginRequest struct {
@@ -334,7 +335,8 @@ func (x *BeginRequest) GetShmDir() string {
 
 type BeginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The engine that finds dirty pages, and why it was chosen.
+	// The engine that finds dirty pages, one of those that Policy.tracker can ask
+	// for but Auto, and why it was chosen, in one sentence.
 	Engine        string `protobuf:"bytes,1,opt,name=engine,proto3" json:"engine,omitempty"`
 	EngineReason  string `protobuf:"bytes,2,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1350,15 +1352,15 @@ var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xa0\x01\n" +
-	"\x06Policy\x12\x12\n" +
-	"\x04cold\x18\x01 \x01(\bR\x04cold\x12\x1d\n" +
+	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xac\x01\n" +
+	"\x06Policy\x12\x1d\n" +
 	"\n" +
 	"max_rounds\x18\x02 \x01(\rR\tmaxRounds\x12\x1e\n" +
 	"\vmax_time_ms\x18\x03 \x01(\x04R\tmaxTimeMs\x12\x1f\n" +
 	"\vdirty_limit\x18\x04 \x01(\x04R\n" +
 	"dirtyLimit\x12\"\n" +
-	"\rmax_frozen_ms\x18\x05 \x01(\x04R\vmaxFrozenMs\"\xde\x02\n" +
+	"\rmax_frozen_ms\x18\x05 \x01(\x04R\vmaxFrozenMs\x12\x18\n" +
+	"\atracker\x18\x06 \x01(\tR\atrackerJ\x04\b\x01\x10\x02\"\xde\x02\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +

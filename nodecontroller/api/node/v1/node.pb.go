@@ -458,7 +458,8 @@ type MigrateRequest struct {
 	// namespace/name, name, or the beginning of the sandbox's id.
 	Pod string `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
 	To  string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	// live or cold.
+	// live, or cold: freeze first, then copy. Empty means live, unless tracker
+	// says None, which is the same as cold.
 	Mode string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
 	// 0 in any of these means the default.
 	MaxRounds  uint32 `protobuf:"varint,4,opt,name=max_rounds,json=maxRounds,proto3" json:"max_rounds,omitempty"`
@@ -469,7 +470,11 @@ type MigrateRequest struct {
 	// auto, none, lz4 or zstd.
 	Compression string `protobuf:"bytes,9,opt,name=compression,proto3" json:"compression,omitempty"`
 	// Bytes a second.
-	Bandwidth     uint64 `protobuf:"varint,10,opt,name=bandwidth,proto3" json:"bandwidth,omitempty"`
+	Bandwidth uint64 `protobuf:"varint,10,opt,name=bandwidth,proto3" json:"bandwidth,omitempty"`
+	// What finds dirty pages: Auto, WriteProtect, SoftDirty or None, in any
+	// spelling of these. Empty means Auto, or None if mode is cold. InvalidArgument:
+	// mode and tracker contradict each other.
+	Tracker       string `protobuf:"bytes,11,opt,name=tracker,proto3" json:"tracker,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +577,13 @@ func (x *MigrateRequest) GetBandwidth() uint64 {
 		return x.Bandwidth
 	}
 	return 0
+}
+
+func (x *MigrateRequest) GetTracker() string {
+	if x != nil {
+		return x.Tracker
+	}
+	return ""
 }
 
 type Round struct {
@@ -1105,18 +1117,20 @@ func (x *Downtime) GetResumeUs() uint64 {
 }
 
 type Result struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Succeeded    bool                   `protobuf:"varint,1,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
-	Error        string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
-	Mode         string                 `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
-	Engine       string                 `protobuf:"bytes,4,opt,name=engine,proto3" json:"engine,omitempty"`
-	EngineReason string                 `protobuf:"bytes,5,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
-	Pod          string                 `protobuf:"bytes,6,opt,name=pod,proto3" json:"pod,omitempty"`
-	From         string                 `protobuf:"bytes,7,opt,name=from,proto3" json:"from,omitempty"`
-	Destination  *Destination           `protobuf:"bytes,8,opt,name=destination,proto3" json:"destination,omitempty"`
-	Downtime     *Downtime              `protobuf:"bytes,9,opt,name=downtime,proto3" json:"downtime,omitempty"`
-	TotalUs      uint64                 `protobuf:"varint,10,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
-	Totals       *Progress              `protobuf:"bytes,11,opt,name=totals,proto3" json:"totals,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Succeeded bool                   `protobuf:"varint,1,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	Error     string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// What it came to: cold if nothing found dirty pages.
+	Mode string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	// WriteProtect, SoftDirty or None, and why, in one sentence.
+	Engine       string       `protobuf:"bytes,4,opt,name=engine,proto3" json:"engine,omitempty"`
+	EngineReason string       `protobuf:"bytes,5,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
+	Pod          string       `protobuf:"bytes,6,opt,name=pod,proto3" json:"pod,omitempty"`
+	From         string       `protobuf:"bytes,7,opt,name=from,proto3" json:"from,omitempty"`
+	Destination  *Destination `protobuf:"bytes,8,opt,name=destination,proto3" json:"destination,omitempty"`
+	Downtime     *Downtime    `protobuf:"bytes,9,opt,name=downtime,proto3" json:"downtime,omitempty"`
+	TotalUs      uint64       `protobuf:"varint,10,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
+	Totals       *Progress    `protobuf:"bytes,11,opt,name=totals,proto3" json:"totals,omitempty"`
 	// What the frozen window sent.
 	FinalPages    uint64 `protobuf:"varint,12,opt,name=final_pages,json=finalPages,proto3" json:"final_pages,omitempty"`
 	FinalBytes    uint64 `protobuf:"varint,13,opt,name=final_bytes,json=finalBytes,proto3" json:"final_bytes,omitempty"`
@@ -1268,10 +1282,13 @@ type Migration struct {
 	EndedUnixNano   int64  `protobuf:"varint,9,opt,name=ended_unix_nano,json=endedUnixNano,proto3" json:"ended_unix_nano,omitempty"`
 	// The destination holds the pod and cannot learn whether the source
 	// committed: see Resolve.
-	InDoubt       bool         `protobuf:"varint,10,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	Progress      *Progress    `protobuf:"bytes,11,opt,name=progress,proto3" json:"progress,omitempty"`
-	Destination   *Destination `protobuf:"bytes,12,opt,name=destination,proto3" json:"destination,omitempty"`
-	Result        *Result      `protobuf:"bytes,13,opt,name=result,proto3" json:"result,omitempty"`
+	InDoubt     bool         `protobuf:"varint,10,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
+	Progress    *Progress    `protobuf:"bytes,11,opt,name=progress,proto3" json:"progress,omitempty"`
+	Destination *Destination `protobuf:"bytes,12,opt,name=destination,proto3" json:"destination,omitempty"`
+	Result      *Result      `protobuf:"bytes,13,opt,name=result,proto3" json:"result,omitempty"`
+	// As in Result; empty until the pod's shim has chosen.
+	Engine        string `protobuf:"bytes,14,opt,name=engine,proto3" json:"engine,omitempty"`
+	EngineReason  string `protobuf:"bytes,15,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1395,6 +1412,20 @@ func (x *Migration) GetResult() *Result {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *Migration) GetEngine() string {
+	if x != nil {
+		return x.Engine
+	}
+	return ""
+}
+
+func (x *Migration) GetEngineReason() string {
+	if x != nil {
+		return x.EngineReason
+	}
+	return ""
 }
 
 type ListRequest struct {
@@ -1908,7 +1939,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\x9f\x02\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xb9\x02\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -1923,7 +1954,8 @@ const file_node_proto_rawDesc = "" +
 	"\astreams\x18\b \x01(\rR\astreams\x12 \n" +
 	"\vcompression\x18\t \x01(\tR\vcompression\x12\x1c\n" +
 	"\tbandwidth\x18\n" +
-	" \x01(\x04R\tbandwidth\"\xaf\x01\n" +
+	" \x01(\x04R\tbandwidth\x12\x18\n" +
+	"\atracker\x18\v \x01(\tR\atracker\"\xaf\x01\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2003,7 +2035,7 @@ const file_node_proto_rawDesc = "" +
 	"\vfinal_bytes\x18\r \x01(\x04R\n" +
 	"finalBytes\x12\x1f\n" +
 	"\vimage_bytes\x18\x0e \x01(\x04R\n" +
-	"imageBytes\"\xbe\x03\n" +
+	"imageBytes\"\xfb\x03\n" +
 	"\tMigration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x10\n" +
@@ -2018,7 +2050,9 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\bR\ainDoubt\x124\n" +
 	"\bprogress\x18\v \x01(\v2\x18.godwit.node.v1.ProgressR\bprogress\x12=\n" +
 	"\vdestination\x18\f \x01(\v2\x1b.godwit.node.v1.DestinationR\vdestination\x12.\n" +
-	"\x06result\x18\r \x01(\v2\x16.godwit.node.v1.ResultR\x06result\"+\n" +
+	"\x06result\x18\r \x01(\v2\x16.godwit.node.v1.ResultR\x06result\x12\x16\n" +
+	"\x06engine\x18\x0e \x01(\tR\x06engine\x12#\n" +
+	"\rengine_reason\x18\x0f \x01(\tR\fengineReason\"+\n" +
 	"\vListRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"I\n" +
 	"\fListResponse\x129\n" +

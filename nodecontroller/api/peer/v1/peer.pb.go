@@ -144,12 +144,18 @@ type Node struct {
 	Version      string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Architecture string                 `protobuf:"bytes,3,opt,name=architecture,proto3" json:"architecture,omitempty"`
 	Kernel       string                 `protobuf:"bytes,4,opt,name=kernel,proto3" json:"kernel,omitempty"`
-	Criu         string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
-	Runc         string                 `protobuf:"bytes,6,opt,name=runc,proto3" json:"runc,omitempty"`
+	// The version of its CRIU, and the length of a message of that CRIU's page-server
+	// protocol, bytes: 24, or from 4.2 on 32.
+	Criu string `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
+	Runc string `protobuf:"bytes,6,opt,name=runc,proto3" json:"runc,omitempty"`
 	// Instruction sets that programs may have found at their start.
 	CpuFeatures []string `protobuf:"bytes,7,rep,name=cpu_features,json=cpuFeatures,proto3" json:"cpu_features,omitempty"`
 	// host:port where its peers reach it.
-	Address       string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
+	Address           string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
+	PageServerMessage uint32 `protobuf:"varint,9,opt,name=page_server_message,json=pageServerMessage,proto3" json:"page_server_message,omitempty"`
+	// The OCI runtime that containerd's handler names, such as runc or crun: CRIU's
+	// images of a container are made for the runtime that restores them.
+	OciRuntime    string `protobuf:"bytes,10,opt,name=oci_runtime,json=ociRuntime,proto3" json:"oci_runtime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +242,20 @@ func (x *Node) GetCpuFeatures() []string {
 func (x *Node) GetAddress() string {
 	if x != nil {
 		return x.Address
+	}
+	return ""
+}
+
+func (x *Node) GetPageServerMessage() uint32 {
+	if x != nil {
+		return x.PageServerMessage
+	}
+	return 0
+}
+
+func (x *Node) GetOciRuntime() string {
+	if x != nil {
+		return x.OciRuntime
 	}
 	return ""
 }
@@ -1312,7 +1332,7 @@ var File_peer_proto protoreflect.FileDescriptor
 const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"peer.proto\x12\x0egodwit.peer.v1\"\xd5\x01\n" +
+	"peer.proto\x12\x0egodwit.peer.v1\"\xa6\x02\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\"\n" +
@@ -1321,7 +1341,11 @@ const file_peer_proto_rawDesc = "" +
 	"\x04criu\x18\x05 \x01(\tR\x04criu\x12\x12\n" +
 	"\x04runc\x18\x06 \x01(\tR\x04runc\x12!\n" +
 	"\fcpu_features\x18\a \x03(\tR\vcpuFeatures\x12\x18\n" +
-	"\aaddress\x18\b \x01(\tR\aaddress\"\x11\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\x12.\n" +
+	"\x13page_server_message\x18\t \x01(\rR\x11pageServerMessage\x12\x1f\n" +
+	"\voci_runtime\x18\n" +
+	" \x01(\tR\n" +
+	"ociRuntime\"\x11\n" +
 	"\x0fDescribeRequest\"[\n" +
 	"\x10DescribeResponse\x12(\n" +
 	"\x04node\x18\x01 \x01(\v2\x14.godwit.peer.v1.NodeR\x04node\x12\x1d\n" +

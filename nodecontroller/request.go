@@ -1,0 +1,73 @@
+package nodecontroller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/pagestream/track"
+)
+
+// The modes of a migration.
+const (
+	modeLive = "live"
+	modeCold = "cold"
+)
+
+// checkRequest says what is wrong with a request, and fills in what it leaves
+// open. Its error wraps errdefs.ErrInvalidArgument.
+func checkRequest(r *nodev1.MigrateRequest) error {
+	if r.Compression == "" {
+		r.Compression = "auto"
+	}
+	switch {
+	case r.Pod == "" || r.To == "":
+		return fmt.Errorf("a migration needs a pod and a node to go to: %w", errdefs.ErrInvalidArgument)
+	case !slices.Contains([]string{"auto", "none", "lz4", "zstd"}, r.Compression):
+		return fmt.Errorf("compression %q is none of auto, none, lz4, zstd: %w", r.Compression, errdefs.ErrInvalidArgument)
+	}
+	asked, err := track.ParseEngine(r.Tracker)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	mode, tracker, err := agree(r.Mode, asked)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	r.Mode, r.Tracker = mode, tracker.String()
+	return nil
+}
+
+// checkTracker sees that a tracker that was asked for works on this node, before
+// anything is done for the migration. The choice is the shim's, by the same rule.
+// The error wraps errdefs.ErrFailedPrecondition.
+func (d *Daemon) checkTracker(ctx context.Context, r *nodev1.MigrateRequest) error {
+	asked, err := track.ParseEngine(r.Tracker)
+	if err == nil {
+		_, _, err = track.Choose(asked, d.features(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// agree makes one of mode and tracker, which say in part the same: cold is to
+// move without a tracker, and None is to move cold.
+func agree(mode string, tracker track.Engine) (string, track.Engine, error) {
+	tracks := tracker == track.WriteProtect || tracker == track.SoftDirty
+	switch {
+	case mode == modeCold && tracks:
+		return "", 0, fmt.Errorf("mode cold has no use for tracker %v: leave one of the two out", tracker)
+	case mode == modeLive && tracker == track.None:
+		return "", 0, fmt.Errorf("mode live needs a tracker: leave the mode out, or ask for mode cold, or for another tracker")
+	case mode == modeCold, mode == "" && tracker == track.None:
+		return modeCold, track.None, nil
+	case mode == modeLive, mode == "":
+		return modeLive, tracker, nil
+	}
+	return "", 0, fmt.Errorf("mode %q is neither %s nor %s", mode, modeLive, modeCold)
+}
