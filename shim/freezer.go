@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,6 +82,13 @@ func (f *freezer) control() string {
 	return filepath.Join(f.dir, "freezer.state")
 }
 
+// freezeLook is the time between two looks at whether all processes have
+// stopped. On v1 the look itself is what moves a FREEZING group on (kernel:
+// kernel/cgroup/legacy_freezer.c, update_if_frozen). On v2 there is an event,
+// which the kernel holds back for up to 10 ms if there was another just before
+// (kernel/cgroup/cgroup.c, cgroup_file_notify): longer than the freeze takes.
+const freezeLook = 100 * time.Microsecond
+
 // freeze asks for the freeze and returns when every process has stopped.
 func (f *freezer) freeze(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, freezeLimit)
@@ -101,35 +109,32 @@ func (f *freezer) freeze(ctx context.Context) error {
 			return fmt.Errorf("freeze %s: not all processes stopped within %v; one may be stuck in the kernel: %w",
 				f.dir, freezeLimit, ctx.Err())
 		}
-		f.waitChange()
+		time.Sleep(freezeLook)
 	}
 }
 
-// frozen says whether every process has stopped. On cgroup v1 the reading
-// itself is what moves a FREEZING group on (kernel: kernel/cgroup/
-// legacy_freezer.c, update_if_frozen), so it has to be polled.
+// eventsFile tells, on cgroup v2, what all processes of a cgroup and of those
+// below it have come to.
+const eventsFile = "cgroup.events"
+
+// saysFrozen reads lines of a name and a number.
+func saysFrozen(events []byte) bool {
+	for line := range bytes.Lines(events) {
+		if string(bytes.TrimSpace(line)) == "frozen 1" {
+			return true
+		}
+	}
+	return false
+}
+
+// frozen says whether every process has stopped.
 func (f *freezer) frozen() (bool, error) {
 	if !f.unified {
 		b, err := os.ReadFile(f.control())
 		return strings.TrimSpace(string(b)) == "FROZEN", err
 	}
-	b, err := os.ReadFile(filepath.Join(f.dir, "cgroup.events"))
-	return strings.Contains(string(b), "frozen 1"), err
-}
-
-// waitChange waits a moment for the state to change: on v2 for the event, on
-// v1, which has none, for a fraction of a millisecond.
-func (f *freezer) waitChange() {
-	if !f.unified {
-		time.Sleep(100 * time.Microsecond)
-		return
-	}
-	fd, err := unix.Open(filepath.Join(f.dir, "cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, 1)
+	b, err := os.ReadFile(filepath.Join(f.dir, eventsFile))
+	return saysFrozen(b), err
 }
 
 // thaw lets the processes go on.
@@ -181,8 +186,10 @@ func (f *freezer) processes() ([]int, error) {
 	return pids, nil
 }
 
-// kill sends SIGKILL to every process. In a frozen cgroup all of them have it
-// pending before any can run again.
+// kill sends SIGKILL to every process. On v1 they die when they are thawed: in
+// a frozen cgroup all of them have it pending before any can run again. On v2
+// the kernel does it, also to what is being forked, and a frozen process dies at
+// once (kernel: kernel/cgroup/cgroup.c, cgroup_kill_write).
 func (f *freezer) kill() error {
 	pids, err := f.processes()
 	if err != nil {
@@ -190,6 +197,18 @@ func (f *freezer) kill() error {
 	}
 	for _, pid := range pids {
 		lowerPriority(pid)
+	}
+	if f.unified {
+		err := os.WriteFile(filepath.Join(f.dir, "cgroup.kill"), []byte("1"), 0)
+		if err == nil {
+			return nil
+		}
+		// Before Linux 5.14 there is no such file.
+		if !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("kill %s: %w", f.dir, err)
+		}
+	}
+	for _, pid := range pids {
 		if e := unix.Kill(pid, unix.SIGKILL); e != nil && !errors.Is(e, unix.ESRCH) {
 			err = errors.Join(err, fmt.Errorf("kill process %d: %w", pid, e))
 		}
