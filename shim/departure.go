@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/pagemap"
 	"godwit.dev/godwit/shim/criu"
 )
 
@@ -98,7 +99,13 @@ func (d *departure) startDump(ctx context.Context) error {
 
 // makeViews prepares what CRIU is to see of each process. One that comes later
 // has no view: CRIU then looks at all its pages.
+//
+// Without PAGEMAP_SCAN nobody has one, as it takes that to tell which pages the
+// areas have that CRIU does not see.
 func (d *departure) makeViews(dir string) ([]*criu.View, error) {
+	if pagemap.ProbeScan() != nil {
+		return nil, nil
+	}
 	pids, err := d.freezer.processes()
 	if err != nil {
 		return nil, err

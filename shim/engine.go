@@ -2,13 +2,11 @@ package shim
 
 import (
 	"context"
-	"errors"
 
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/precopy"
 	"godwit.dev/godwit/pagestream/track"
 )
-
-// errNoSoftDirtyEngine: this build cannot drive CRIU's rounds.
-var errNoSoftDirtyEngine = errors.New("engine SoftDirty is not built in yet: ask for tracker None, which is stop-and-copy")
 
 // choose decides what finds dirty pages, by what the request asks for and what
 // this node has.
@@ -17,18 +15,35 @@ func (s *source) choose(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.engine, s.engineReason, err = track.Choose(asked, track.Probe(ctx, runReaped)); err != nil {
+	features := track.Probe(ctx, runReaped)
+	if s.engine, s.engineReason, err = track.Choose(asked, features); err != nil {
 		return err
 	}
+	s.canProtect = features.PagemapScan == nil && features.WPAsync == nil
 	s.log.Info("tracker chosen", "engine", s.engine.String(), "because", s.engineReason)
-	return newEngine(s.engine)
+	return nil
 }
 
-// newEngine sees that there is what carries the engine out.
-func newEngine(e track.Engine) error {
-	if e == track.SoftDirty {
-		return errNoSoftDirtyEngine
+// useEngine sets up what finds dirty pages in the rounds and in the last copy.
+func (s *source) useEngine(config *precopy.Config) error {
+	l := s.link
+	if s.engine == track.SoftDirty {
+		var err error
+		if l.predumps, err = newPredumps(s, pageSession{l.session}, l.shared); err != nil {
+			return err
+		}
+		config.Carrier = l.predumps
+		config.Tracker = &track.SoftDirtyTracker{List: s.processes, Held: l.predumps.held}
+		return nil
 	}
+	if s.engine == track.None && !s.canProtect {
+		nothing := func(track.Process) []pagestream.Range { return nil }
+		config.Tracker = &track.SoftDirtyTracker{List: s.processes, Held: nothing}
+		return nil
+	}
+	l.injector = newInjector()
+	l.tracker = track.New(track.Options{List: s.processes, Inject: l.injector.Inject, Log: s.log})
+	config.Tracker = l.tracker
 	return nil
 }
 

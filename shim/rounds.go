@@ -23,9 +23,11 @@ const defaultStreams = 2
 type link struct {
 	session *wire.Session
 	// files carries all file trees, in order, on the session's last stream.
-	files    *fileStream
+	files *fileStream
+	// tracker and injector are WriteProtect's, predumps are SoftDirty's.
 	tracker  *track.Tracker
 	injector *track.Helper
+	predumps *predumps
 	shared   *precopy.Shared
 	rounds   *precopy.Rounds
 	shm      *tree
@@ -76,15 +78,17 @@ func (s *source) connect(ctx context.Context) error {
 	if err := s.openTrees(); err != nil {
 		return err
 	}
-	l.injector = newInjector()
-	l.tracker = track.New(track.Options{List: s.processes, Inject: l.injector.Inject, Log: s.log})
 	if l.shared, err = precopy.NewShared(s.log); err != nil {
 		return err
 	}
-	l.rounds, err = precopy.New(precopy.Config{
-		Policy: policy(r.GetPolicy()), Tracker: l.tracker, Session: pageSession{l.session},
+	config := precopy.Config{
+		Policy: policy(r.GetPolicy()), Session: pageSession{l.session},
 		Shared: l.shared, Progress: s.note, Log: s.log,
-	})
+	}
+	if err := s.useEngine(&config); err != nil {
+		return err
+	}
+	l.rounds, err = precopy.New(config)
 	return err
 }
 
@@ -222,6 +226,9 @@ func (s *source) release() {
 	}
 	if l.shared != nil {
 		l.shared.Close()
+	}
+	if l.predumps != nil {
+		l.predumps.close()
 	}
 	if l.tracker != nil {
 		l.tracker.Close()

@@ -51,10 +51,12 @@ type source struct {
 	containers []*departure
 	link       *link
 	changed    *broadcast
-	// engine finds dirty pages; engineReason says in a sentence why it does. Both
+	// engine finds dirty pages; engineReason says in a sentence why it does. They
 	// are begin's, and fixed when that has returned.
 	engine       track.Engine
 	engineReason string
+	// canProtect: the kernel has what WriteProtect needs, whatever was chosen.
+	canProtect bool
 
 	// work is done, with a cause, when rounds and cutover have to stop.
 	work   context.Context
