@@ -14,6 +14,22 @@ type Runtime struct {
 	Type                 string   `json:"runtimeType"`
 	PodAnnotations       []string `json:"PodAnnotations"`
 	ContainerAnnotations []string `json:"ContainerAnnotations"`
+	Options              struct {
+		BinaryName string `json:"BinaryName"`
+	} `json:"options"`
+}
+
+// defaultOCIRuntime is what runs containers if the options name nothing else
+// (go-runc, DefaultCommand).
+const defaultOCIRuntime = "runc"
+
+// OCIRuntime is the program that runs the handler's containers: a path, or a name
+// to be found in containerd's PATH.
+func (r Runtime) OCIRuntime() string {
+	if r.Options.BinaryName == "" {
+		return defaultOCIRuntime
+	}
+	return r.Options.BinaryName
 }
 
 // Runtimes are the runtime handlers that containerd is configured with, by name.

@@ -53,7 +53,7 @@ func (d *Daemon) checkPeer(ctx context.Context, peer string) (preflight.Finding,
 		f.Detail = plain(err).Error()
 		return f, nil
 	}
-	if err := compatible(d.self, r.Node); err != nil {
+	if err := compatible(d.self(ctx), r.Node); err != nil {
 		f.Detail = err.Error()
 		return f, nil
 	}

@@ -38,14 +38,14 @@ type Daemon struct {
 	creds   *wire.Credentials
 	cri     podRuntime
 	journal *journal
-	self    *peerv1.Node
 	log     *slog.Logger
 
 	// shimSocket is where a sandbox's shim listens; startContainers begins the
 	// starts of containers that will be parked.
 	shimSocket      func(sandbox string) string
 	startContainers func(containers []string) (*starts, error)
-	// features says what trackers find on this node.
+	// self says what this node is, features what trackers find on it.
+	self     func(context.Context) *peerv1.Node
 	features func(context.Context) track.Features
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
@@ -85,7 +85,7 @@ func New(configFile string, log *slog.Logger) (*Daemon, error) {
 		return nil, err
 	}
 	d := newDaemon(config, creds, client, j, newPeerTable(configFile, config, log), log)
-	d.self = describeNode(config)
+	d.self = func(ctx context.Context) *peerv1.Node { return describeNode(ctx, config, client) }
 	return d, nil
 }
 

@@ -2,34 +2,46 @@ package nodecontroller
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"godwit.dev/godwit/cri"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/ociruntime"
+	"godwit.dev/godwit/pagestream/criuversion"
 )
 
 // Version is this build's, set by the linker.
 var Version = "devel"
 
-// describeNode says what this node is. What cannot be found out is left empty.
-func describeNode(c *Config) *peerv1.Node {
+// describeNode says what this node is, now: programs are replaced while a daemon
+// runs. What cannot be found out is left empty.
+func describeNode(ctx context.Context, c *Config, pods podRuntime) *peerv1.Node {
 	n := &peerv1.Node{
 		Name:         c.NodeName,
 		Version:      Version,
 		Architecture: runtime.GOARCH,
 		Address:      c.Advertise,
-		Criu:         toolVersion("criu", "--version"),
 		Runc:         toolVersion("runc", "--version"),
 		CpuFeatures:  cpuFeatures(),
+	}
+	if v, err := criuversion.Installed(ctx, nil); err == nil {
+		n.Criu, n.PageServerMessage = v.String(), uint32(v.PageServerMessage())
+	}
+	if runtimes, err := pods.Runtimes(ctx); err == nil {
+		if r, err := ociruntime.Identify(ctx, runtimes[cri.Handler].OCIRuntime(), nil); err == nil {
+			n.OciRuntime = string(r.Kind)
+		}
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
@@ -73,19 +85,22 @@ func cpuFeatures() []string {
 	return nil
 }
 
-// compatible says whether a pod of node from can run on node to. Its error wraps
-// errdefs.ErrFailedPrecondition.
+// compatible says whether a pod of node from can run on node to. Either may be a
+// peer's word. Its error wraps errdefs.ErrFailedPrecondition.
 func compatible(from, to *peerv1.Node) error {
-	switch {
-	case from.Architecture != to.Architecture:
+	if from == nil || to == nil {
+		return fmt.Errorf("a node does not say what it is: %w", errdefs.ErrFailedPrecondition)
+	}
+	if from.Architecture != to.Architecture {
 		return fmt.Errorf("node %s is %s, node %s is %s: %w", from.Name, from.Architecture, to.Name, to.Architecture, errdefs.ErrFailedPrecondition)
-	case to.Criu == "":
-		return fmt.Errorf("node %s has no working CRIU: run godwitctl check there: %w", to.Name, errdefs.ErrFailedPrecondition)
-	case from.Criu == "":
-		return fmt.Errorf("node %s has no working CRIU: run godwitctl check there: %w", from.Name, errdefs.ErrFailedPrecondition)
-	case older(to.Criu, from.Criu):
-		return fmt.Errorf("node %s has CRIU %s, which may not read what CRIU %s of node %s writes: upgrade it: %w",
-			to.Name, to.Criu, from.Criu, from.Name, errdefs.ErrFailedPrecondition)
+	}
+	if err := compatibleCRIU(from, to); err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	if from.OciRuntime != to.OciRuntime && from.OciRuntime != "" && to.OciRuntime != "" {
+		return fmt.Errorf("pods of node %s are run by %s, those of node %s by %s, and neither restores what the other has dumped: "+
+			"set BinaryName of containerd's runtime %s to the same on both: %w",
+			from.Name, from.OciRuntime, to.Name, to.OciRuntime, cri.Handler, errdefs.ErrFailedPrecondition)
 	}
 	var lacking []string
 	for _, f := range from.CpuFeatures {
@@ -100,19 +115,38 @@ func compatible(from, to *peerv1.Node) error {
 	return nil
 }
 
-// older compares the first two numbers of versions: CRIU's images do not change
-// within a minor release.
-func older(a, b string) bool {
-	x, y := majorMinor(a), majorMinor(b)
-	return x[0] < y[0] || x[0] == y[0] && x[1] < y[1]
+// compatibleCRIU says whether the CRIU of node to restores what that of node from
+// dumps.
+func compatibleCRIU(from, to *peerv1.Node) error {
+	dumps, err := usableCRIU(from)
+	if err != nil {
+		return err
+	}
+	restores, err := usableCRIU(to)
+	if err != nil {
+		return err
+	}
+	if err := restores.Restores(dumps); err != nil {
+		return fmt.Errorf("node %s cannot restore what node %s dumps: %w: install CRIU %v or later on node %s", to.Name, from.Name, err, dumps, to.Name)
+	}
+	return nil
 }
 
-func majorMinor(v string) [2]int {
-	var n [2]int
-	for i, part := range strings.SplitN(v, ".", 3) {
-		if i < 2 {
-			n[i], _ = strconv.Atoi(part)
-		}
+// usableCRIU is the CRIU of a node, which Godwit must be able to drive. One that
+// is newer than Godwit may be able to.
+func usableCRIU(n *peerv1.Node) (criuversion.Version, error) {
+	if n.Criu == "" {
+		return criuversion.Version{}, fmt.Errorf("node %s has no working CRIU: run godwitctl check there", n.Name)
 	}
-	return n
+	v, err := criuversion.Parse(n.Criu)
+	if err != nil {
+		return v, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	if err := v.Supported(); errors.Is(err, criuversion.ErrTooOld) {
+		return v, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	if got := n.PageServerMessage; got != 0 && int(got) != v.PageServerMessage() {
+		return v, fmt.Errorf("node %s has a CRIU %v whose page-server messages have %d bytes, not %d: it is not the released one; install that", n.Name, v, got, v.PageServerMessage())
+	}
+	return v, nil
 }

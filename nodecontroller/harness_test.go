@@ -291,6 +291,7 @@ type testNode struct {
 	config  string
 	socket  string
 	state   string
+	criu    string // its version
 
 	mu   sync.Mutex
 	pods map[string]*testPod
@@ -380,7 +381,7 @@ func freeAddress() string {
 }
 
 func (c *testCluster) newNode(name string, addresses map[string]string) *testNode {
-	n := &testNode{cluster: c, name: name, pods: make(map[string]*testPod)}
+	n := &testNode{cluster: c, name: name, criu: "4.2.1", pods: make(map[string]*testPod)}
 	certs := filepath.Join(c.dir, name+"-pki")
 	if err := pki.Issue(filepath.Join(c.dir, "ca"), name, []net.IP{net.IPv4(127, 0, 0, 1)}, certs); err != nil {
 		c.t.Fatal(err)
@@ -415,7 +416,9 @@ func (n *testNode) start() {
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{t}, nil))
 	d := newDaemon(config, creds, n, j, newPeerTable(n.config, config, log), log)
-	d.self = &peerv1.Node{Name: n.name, Architecture: "any", Criu: "4.2"}
+	d.self = func(context.Context) *peerv1.Node {
+		return &peerv1.Node{Name: n.name, Architecture: "any", Criu: n.criu}
+	}
 	d.shimSocket = func(sandbox string) string { return filepath.Join(n.cluster.dir, sandbox+".shim") }
 	d.startContainers = n.startContainers
 	d.features = func(context.Context) track.Features { return n.cluster.features }

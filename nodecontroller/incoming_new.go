@@ -14,7 +14,7 @@ import (
 )
 
 // newIncoming checks what a peer asks for. Nothing is made yet.
-func (d *Daemon) newIncoming(req *peerv1.PrepareRequest, peer string) (*incoming, error) {
+func (d *Daemon) newIncoming(ctx context.Context, req *peerv1.PrepareRequest, peer string) (*incoming, error) {
 	invalid := func(err error) error { return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument) }
 	if !migrationID.MatchString(req.Migration) {
 		return nil, invalid(errors.New("malformed migration id"))
@@ -25,7 +25,7 @@ func (d *Daemon) newIncoming(req *peerv1.PrepareRequest, peer string) (*incoming
 	if req.Source == nil || req.Source.Name != peer {
 		return nil, invalid(fmt.Errorf("node %s asks in the name of %q", peer, req.GetSource().GetName()))
 	}
-	if err := compatible(req.Source, d.self); err != nil {
+	if err := compatible(req.Source, d.self(ctx)); err != nil {
 		return nil, err
 	}
 	description, err := cri.DecodeDescription(req.Description)

@@ -140,10 +140,11 @@ func (m *outgoing) askToPrepare(ctx context.Context, images []cri.Image) (map[st
 	}
 	m.token = make([]byte, tokenSize)
 	rand.Read(m.token)
+	self := m.d.self(ctx)
 	req := &peerv1.PrepareRequest{
 		Migration:   m.id,
 		Token:       m.token,
-		Source:      m.d.self,
+		Source:      self,
 		Description: description,
 		Memory:      m.memory,
 	}
@@ -157,6 +158,9 @@ func (m *outgoing) askToPrepare(ctx context.Context, images []cri.Image) (map[st
 		return nil, fmt.Errorf("node %s does not take the pod in: %w", m.request.To, plain(err))
 	}
 	prepared.Store(true)
+	if err := compatible(self, r.Node); err != nil {
+		return nil, err
+	}
 	missing := make(map[string]bool)
 	for _, id := range r.MissingImages {
 		missing[id] = true

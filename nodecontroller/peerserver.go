@@ -124,7 +124,7 @@ func (p *peerServer) migration(id string) (*incoming, error) {
 	return m, nil
 }
 
-func (p *peerServer) Describe(context.Context, *peerv1.DescribeRequest) (*peerv1.DescribeResponse, error) {
+func (p *peerServer) Describe(ctx context.Context, _ *peerv1.DescribeRequest) (*peerv1.DescribeResponse, error) {
 	available, err := availableMemory()
 	if err != nil {
 		return nil, answer(err)
@@ -135,7 +135,7 @@ func (p *peerServer) Describe(context.Context, *peerv1.DescribeRequest) (*peerv1
 		free = min(free, limit-min(limit, p.d.reserved()))
 		p.d.mu.Unlock()
 	}
-	return &peerv1.DescribeResponse{Node: p.d.self, StoreFree: free}, nil
+	return &peerv1.DescribeResponse{Node: p.d.self(ctx), StoreFree: free}, nil
 }
 
 func (p *peerServer) Prepare(ctx context.Context, req *peerv1.PrepareRequest) (*peerv1.PrepareResponse, error) {
@@ -146,7 +146,7 @@ func (p *peerServer) Prepare(ctx context.Context, req *peerv1.PrepareRequest) (*
 	p.mu.Lock()
 	p.drove = append(p.drove, m)
 	p.mu.Unlock()
-	r := &peerv1.PrepareResponse{Node: p.d.self}
+	r := &peerv1.PrepareResponse{Node: p.d.self(ctx)}
 	err = m.step(ctx, destinationPreparing, func(ctx context.Context) (err error) {
 		r.MissingImages, err = m.prepare(ctx)
 		return err

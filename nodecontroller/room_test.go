@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-
-	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 )
 
 func TestRoomIsLimitedByEveryLimit(t *testing.T) {
@@ -39,45 +37,5 @@ func TestAvailableMemoryIsWhatTheKernelSays(t *testing.T) {
 	n, err := availableMemory()
 	if err != nil || n < 1<<20 {
 		t.Errorf("available memory %d, %v", n, err)
-	}
-}
-
-func TestNodesAreCompatibleIfTheDestinationHasWhatTheSourceHas(t *testing.T) {
-	node := func(change func(*peerv1.Node)) *peerv1.Node {
-		n := &peerv1.Node{Name: "n", Architecture: "amd64", Criu: "4.2.1", CpuFeatures: []string{"avx", "sse4_2"}}
-		change(n)
-		return n
-	}
-	same := node(func(*peerv1.Node) {})
-	for _, c := range []struct {
-		name     string
-		from, to *peerv1.Node
-		says     string
-	}{
-		{"the same", same, same, ""},
-		{"newer CRIU", same, node(func(n *peerv1.Node) { n.Criu = "4.3" }), ""},
-		{"newer major CRIU", same, node(func(n *peerv1.Node) { n.Criu = "5.0" }), ""},
-		{"older patch of CRIU", same, node(func(n *peerv1.Node) { n.Criu = "4.2" }), ""},
-		{"more CPU", same, node(func(n *peerv1.Node) { n.CpuFeatures = append(n.CpuFeatures, "avx2") }), ""},
-		{"older CRIU", same, node(func(n *peerv1.Node) { n.Criu = "4.1.9" }), "upgrade"},
-		{"older major CRIU", same, node(func(n *peerv1.Node) { n.Criu = "3.19" }), "upgrade"},
-		{"no CRIU there", same, node(func(n *peerv1.Node) { n.Criu = "" }), "no working CRIU"},
-		{"no CRIU here", node(func(n *peerv1.Node) { n.Criu = "" }), same, "no working CRIU"},
-		{"another architecture", same, node(func(n *peerv1.Node) { n.Architecture = "arm64" }), "arm64"},
-		{"less CPU", same, node(func(n *peerv1.Node) { n.CpuFeatures = []string{"sse4_2"} }), "lacks avx"},
-	} {
-		err := compatible(c.from, c.to)
-		if c.says == "" && err != nil {
-			t.Errorf("%s: %v", c.name, err)
-		}
-		if c.says != "" && (!errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), c.says)) {
-			t.Errorf("%s: error %v, want ErrFailedPrecondition about %q", c.name, err, c.says)
-		}
-	}
-}
-
-func TestCPUFeaturesAreFound(t *testing.T) {
-	if len(cpuFeatures()) == 0 {
-		t.Error("this CPU has no instruction set at all")
 	}
 }

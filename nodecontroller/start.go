@@ -122,7 +122,7 @@ func (d *Daemon) forgetIncoming(m *incoming) {
 // admitMigration makes the incoming part of a migration that a peer asks for,
 // if there is room.
 func (d *Daemon) admitMigration(ctx context.Context, req *peerv1.PrepareRequest, peer string) (*incoming, error) {
-	m, err := d.newIncoming(req, peer)
+	m, err := d.newIncoming(ctx, req, peer)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -9,6 +10,7 @@ import (
 
 	"godwit.dev/godwit/pagestream/pagemap"
 	"godwit.dev/godwit/pagestream/store"
+	"godwit.dev/godwit/pagestream/track"
 )
 
 func kernelRelease(context.Context, *Node) []Finding {
@@ -19,22 +21,43 @@ func kernelRelease(context.Context, *Node) []Finding {
 	return ok("kernel", unix.ByteSliceToString(u.Release[:]))
 }
 
-const withoutTracking = "Without it pods are moved cold (stop and copy)."
-
 func pagemapScan(context.Context, *Node) []Finding {
-	const feature = "kernel PAGEMAP_SCAN"
-	if err := pagemap.ProbeScan(); err != nil {
-		return warning(feature, err.Error(), "Run Linux 6.7 or later. "+withoutTracking)
-	}
-	return ok(feature, "finds written pages without stopping the pod")
+	return trackerNeeds("kernel PAGEMAP_SCAN", "tracker WriteProtect finds written pages by it, without stopping the pod", pagemap.ProbeScan())
 }
 
 func writeProtect(context.Context, *Node) []Finding {
-	const feature = "kernel userfaultfd write-protection"
-	if err := pagemap.ProbeWPAsync(); err != nil {
-		return warning(feature, err.Error(), "Run Linux 6.7 or later with CONFIG_USERFAULTFD. "+withoutTracking)
+	return trackerNeeds("kernel userfaultfd write-protection", "tracker WriteProtect has writes noted by it, asynchronously: the pod never waits", pagemap.ProbeWPAsync())
+}
+
+func softDirty(context.Context, *Node) []Finding {
+	return trackerNeeds("kernel soft-dirty bits", "tracker SoftDirty, CRIU's rounds, finds written pages by them", pagemap.ProbeSoftDirty())
+}
+
+// trackerNeeds is a finding about something that one tracker needs: whether
+// another takes its place is told by tracker.
+func trackerNeeds(feature, what string, err error) []Finding {
+	if err != nil {
+		return ok(feature, "not there: "+err.Error())
 	}
-	return ok(feature, "asynchronous: the pod never waits for the tracker")
+	return ok(feature, what)
+}
+
+// tracker says which engine Auto takes here, and why.
+func tracker(ctx context.Context, _ *Node) []Finding {
+	return trackerFinding(track.Probe(ctx, nil))
+}
+
+func trackerFinding(f track.Features) []Finding {
+	const feature = "tracker that auto takes"
+	e, why, err := track.Choose(track.Auto, f)
+	switch {
+	case err != nil:
+		return missing(feature, err.Error(), "")
+	case e == track.None:
+		return warning(feature, fmt.Sprintf("%v: %s", e, why),
+			"Run Linux 6.7 or later with CONFIG_USERFAULTFD, or one with CONFIG_MEM_SOFT_DIRTY: pods are frozen while all their memory is copied, otherwise.")
+	}
+	return ok(feature, fmt.Sprintf("%v: %s", e, why))
 }
 
 func guardRegions(context.Context, *Node) []Finding {

@@ -1,5 +1,5 @@
 // Package preflight finds out whether a node has what a migration needs: kernel,
-// CRIU, runc, containerd, certificates. Each probe asks one thing and says what
+// CRIU, the OCI runtime, containerd, certificates. Each probe asks one thing and says what
 // it found, or what is missing and what to do about it. It changes nothing but
 // for what it takes away again. What a peer has is the peer's own preflight.
 package preflight
@@ -51,8 +51,8 @@ type Containerd interface {
 type probe func(context.Context, *Node) []Finding
 
 var probes = []probe{
-	kernelRelease, pagemapScan, writeProtect, guardRegions, tmpfs,
-	criuVersion, criuCheck, criuLazy, criuDirtyTracking, runcVersion, runcCheckpoint,
+	kernelRelease, pagemapScan, writeProtect, softDirty, guardRegions, tracker, tmpfs,
+	criuVersion, criuCheck, criuLazy, criuDirtyTracking, ociRuntime,
 	containerdVersion, containerdHandler, shimBinary, certificates,
 }
 

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"godwit.dev/godwit/cri"
+	"godwit.dev/godwit/pagestream/criuversion"
+	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire/pki"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -90,5 +93,36 @@ func TestEveryProbeSaysSomethingAndWhatToDoAboutWhatIsMissing(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("probes left %v", left)
+	}
+}
+
+func TestTrackerThatAutoTakesIsToldWithItsReason(t *testing.T) {
+	lacking := errors.New("lacking")
+	for _, c := range []struct {
+		name     string
+		features track.Features
+		want     Status
+		says     string
+	}{
+		{"everything", track.Features{}, OK, "WriteProtect: the kernel has PAGEMAP_SCAN"},
+		{"no write-protection", track.Features{WPAsync: lacking}, OK, "SoftDirty: "},
+		{"nothing", track.Features{PagemapScan: lacking, SoftDirty: lacking}, Warning, "None: stop-and-copy"},
+	} {
+		if f := trackerFinding(c.features); len(f) != 1 || f[0].Status != c.want || !strings.HasPrefix(f[0].Detail, c.says) {
+			t.Errorf("%s: %+v", c.name, f)
+		}
+	}
+}
+
+func TestCRIUIsJudgedByItsVersion(t *testing.T) {
+	for version, want := range map[string]Status{"3.16.1": Missing, "3.17": OK, "4.1.1": OK, "4.2.1": OK, "4.3": Warning} {
+		v, err := criuversion.Parse(version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := criuFinding("CRIU", v)
+		if len(f) != 1 || f[0].Status != want || !strings.Contains(f[0].Detail, version) || (want == OK) != (f[0].Remedy == "") {
+			t.Errorf("%s: %+v, want %s", version, f, want)
+		}
 	}
 }

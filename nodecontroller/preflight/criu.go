@@ -1,0 +1,58 @@
+package preflight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"godwit.dev/godwit/pagestream/criuversion"
+)
+
+func criuVersion(ctx context.Context, _ *Node) []Finding {
+	const feature = "CRIU"
+	v, err := criuversion.Installed(ctx, nil)
+	if err != nil {
+		return missing(feature, err.Error(), fmt.Sprintf("Install CRIU %v to %v (package criu) where containerd's PATH has it.", criuversion.Oldest, criuversion.Newest))
+	}
+	return criuFinding(feature, v)
+}
+
+// criuFinding judges a version.
+func criuFinding(feature string, v criuversion.Version) []Finding {
+	err := v.Supported()
+	switch {
+	case errors.Is(err, criuversion.ErrTooOld):
+		return missing(feature, v.String()+" is too old", fmt.Sprintf("Install CRIU %v or later, best %v.", criuversion.Oldest, criuversion.Newest))
+	case err != nil:
+		return warning(feature, fmt.Sprintf("%v is newer than what this Godwit was made for, %v to %v", v, criuversion.Oldest, criuversion.Newest),
+			"Try it first with a pod that may be lost.")
+	}
+	return ok(feature, fmt.Sprintf("%v; page-server messages of %d bytes; restores what CRIU %v and older dump", v, v.PageServerMessage(), v))
+}
+
+func criuCheck(ctx context.Context, _ *Node) []Finding {
+	const feature = "CRIU on this kernel"
+	if _, err := run(ctx, "criu", "check"); err != nil {
+		return missing(feature, err.Error(), "Run `criu check` as root: it says which kernel option is missing.")
+	}
+	return ok(feature, "criu check passes")
+}
+
+func criuLazy(ctx context.Context, _ *Node) []Finding {
+	const feature = "CRIU lazy restore"
+	for _, f := range []string{"uffd", "uffd-noncoop"} {
+		if _, err := run(ctx, "criu", "check", "--feature", f); err != nil {
+			return missing(feature, fmt.Sprintf("feature %s: %v", f, err), "The kernel needs CONFIG_USERFAULTFD, and root must be allowed to use it.")
+		}
+	}
+	return ok(feature, "uffd, uffd-noncoop: the pod runs before all its memory is in")
+}
+
+// criuDirtyTracking is CRIU's own answer to what softDirty asks of the kernel.
+func criuDirtyTracking(ctx context.Context, _ *Node) []Finding {
+	const feature = "CRIU mem_dirty_track"
+	if _, err := run(ctx, "criu", "check", "--feature", "mem_dirty_track"); err != nil {
+		return ok(feature, "not there: tracker SoftDirty cannot work, the others do not need it")
+	}
+	return ok(feature, "there: CRIU can make the rounds of tracker SoftDirty")
+}
