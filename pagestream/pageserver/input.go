@@ -118,8 +118,8 @@ func (in *input) readInto(dst, beyond []byte) (int, error) {
 	}
 	if in.raw == nil {
 		n, err := in.conn.Read(dst)
-		if n > 0 {
-			return n, nil
+		if n > 0 || err == nil {
+			return n, nil // none without an error: ask again
 		}
 		return 0, in.explain(err)
 	}
@@ -142,7 +142,7 @@ func (in *input) arm() error {
 		if now := time.Now(); now.Sub(in.armed) > in.idle/8 {
 			in.armed = now
 			if err := in.conn.SetReadDeadline(now.Add(in.idle)); err != nil {
-				return fmt.Errorf("page server: deadline: %w", err)
+				return in.explain(err)
 			}
 		}
 	}

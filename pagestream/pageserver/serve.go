@@ -182,9 +182,9 @@ func (s *server) run() error {
 		var payload uint64
 		switch do.kind {
 		case answerByte:
-			err = s.answer([]byte{flag(do.has)})
+			err = s.answer([]byte{bit(do.has)})
 		case answerInt:
-			err = s.answer(binary.NativeEndian.AppendUint32(nil, uint32(flag(do.has))))
+			err = s.answer(binary.NativeEndian.AppendUint32(nil, uint32(bit(do.has))))
 		case take:
 			payload = do.pages.Bytes()
 			s.in.expect(s.layout.size(), payload)
@@ -201,7 +201,7 @@ func (s *server) run() error {
 	}
 }
 
-func flag(b bool) byte {
+func bit(b bool) byte {
 	if b {
 		return 1
 	}
@@ -256,7 +256,7 @@ func (s *server) mark() {
 func (s *server) answer(b []byte) error {
 	if s.in.idle > 0 {
 		if err := s.conn.SetWriteDeadline(time.Now().Add(s.in.idle)); err != nil {
-			return fmt.Errorf("deadline: %w", err)
+			return s.in.explain(err)
 		}
 	}
 	if cause := context.Cause(s.ctx); cause != nil {

@@ -34,7 +34,9 @@ func (n *Node) StartMemory(ctx context.Context, megabytes int) (pid int, err err
 	if out, err := cc.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("compile the program to dump: %w: %s", err, out)
 	}
-	start := n.Command(ctx, "bash", "-c", `unshare --ipc setsid "$@" </dev/null >/dev/null 2>&1 & echo $!`, "start",
+	// A restartable sequences area would change whenever the process is moved to
+	// another processor.
+	start := n.Command(ctx, "bash", "-c", `GLIBC_TUNABLES=glibc.pthread.rseq=0 unshare --ipc setsid "$@" </dev/null >/dev/null 2>&1 & echo $!`, "start",
 		"/tmp/"+MemoryName, "/tmp/memory.log", strconv.Itoa(megabytes))
 	out, err := start.Output()
 	if err != nil {
@@ -69,4 +71,13 @@ func (n *Node) Await(ctx context.Context, file string, want ...string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// GiveUp has the first process of StartMemory give up a quarter of its private
+// memory, and waits until it has.
+func (n *Node) GiveUp(ctx context.Context, pid int) error {
+	if out, err := n.Command(ctx, "kill", "-USR1", strconv.Itoa(pid)).CombinedOutput(); err != nil {
+		return fmt.Errorf("signal the program to dump: %w: %s", err, out)
+	}
+	return n.Await(ctx, "/tmp/memory.log", "given up\n")
 }
