@@ -173,6 +173,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 			WireBytes:  r.WireBytes,
 			DurationUs: r.DurationUs,
 			ScanUs:     r.ScanUs,
+			StoodUs:    r.StoodUs,
 		})
 	}
 	return q

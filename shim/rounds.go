@@ -182,6 +182,7 @@ func (s *source) note(p precopy.Progress) {
 		round := &shimv1.Round{
 			Number: uint32(r.Number), DirtyPages: r.Pages, Bytes: r.Copied.Sent * pagestream.PageSize,
 			DurationUs: uint64((r.Scan + r.Copy).Microseconds()), ScanUs: uint64(r.Scan.Microseconds()),
+			StoodUs: uint64(r.Stood.Microseconds()),
 		}
 		if i < len(s.progress.GetRounds()) {
 			round.WireBytes = s.progress.GetRounds()[i].GetWireBytes()

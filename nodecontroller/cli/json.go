@@ -42,6 +42,7 @@ type jsonRound struct {
 	WireBytes  uint64  `json:"wire_bytes"`
 	DurationMS float64 `json:"duration_ms"`
 	ScanMS     float64 `json:"scan_ms"`
+	StoodMS    float64 `json:"stood_ms"`
 }
 
 type jsonProgress struct {
@@ -165,6 +166,7 @@ func roundsJSON(rounds []*nodev1.Round) []jsonRound {
 			WireBytes:  r.WireBytes,
 			DurationMS: ms(r.DurationUs),
 			ScanMS:     ms(r.ScanUs),
+			StoodMS:    ms(r.StoodUs),
 		})
 	}
 	return list

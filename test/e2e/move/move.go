@@ -39,6 +39,7 @@ type Round struct {
 	WireBytes  uint64  `json:"wire_bytes"`
 	DurationMS float64 `json:"duration_ms"`
 	ScanMS     float64 `json:"scan_ms"`
+	StoodMS    float64 `json:"stood_ms"` // processes stood still for the round
 }
 
 // Destination is where the pod goes.

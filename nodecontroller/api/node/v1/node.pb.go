@@ -587,13 +587,15 @@ func (x *MigrateRequest) GetTracker() string {
 }
 
 type Round struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	DirtyPages    uint64                 `protobuf:"varint,2,opt,name=dirty_pages,json=dirtyPages,proto3" json:"dirty_pages,omitempty"`
-	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	WireBytes     uint64                 `protobuf:"varint,4,opt,name=wire_bytes,json=wireBytes,proto3" json:"wire_bytes,omitempty"`
-	DurationUs    uint64                 `protobuf:"varint,5,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
-	ScanUs        uint64                 `protobuf:"varint,6,opt,name=scan_us,json=scanUs,proto3" json:"scan_us,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Number     uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	DirtyPages uint64                 `protobuf:"varint,2,opt,name=dirty_pages,json=dirtyPages,proto3" json:"dirty_pages,omitempty"`
+	Bytes      uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	WireBytes  uint64                 `protobuf:"varint,4,opt,name=wire_bytes,json=wireBytes,proto3" json:"wire_bytes,omitempty"`
+	DurationUs uint64                 `protobuf:"varint,5,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
+	ScanUs     uint64                 `protobuf:"varint,6,opt,name=scan_us,json=scanUs,proto3" json:"scan_us,omitempty"`
+	// How long processes stood still for the round.
+	StoodUs       uint64 `protobuf:"varint,7,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -666,6 +668,13 @@ func (x *Round) GetDurationUs() uint64 {
 func (x *Round) GetScanUs() uint64 {
 	if x != nil {
 		return x.ScanUs
+	}
+	return 0
+}
+
+func (x *Round) GetStoodUs() uint64 {
+	if x != nil {
+		return x.StoodUs
 	}
 	return 0
 }
@@ -1955,7 +1964,7 @@ const file_node_proto_rawDesc = "" +
 	"\vcompression\x18\t \x01(\tR\vcompression\x12\x1c\n" +
 	"\tbandwidth\x18\n" +
 	" \x01(\x04R\tbandwidth\x12\x18\n" +
-	"\atracker\x18\v \x01(\tR\atracker\"\xaf\x01\n" +
+	"\atracker\x18\v \x01(\tR\atracker\"\xca\x01\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -1965,7 +1974,8 @@ const file_node_proto_rawDesc = "" +
 	"wire_bytes\x18\x04 \x01(\x04R\twireBytes\x12\x1f\n" +
 	"\vduration_us\x18\x05 \x01(\x04R\n" +
 	"durationUs\x12\x17\n" +
-	"\ascan_us\x18\x06 \x01(\x04R\x06scanUs\"\xd5\x03\n" +
+	"\ascan_us\x18\x06 \x01(\x04R\x06scanUs\x12\x19\n" +
+	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\xd5\x03\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
