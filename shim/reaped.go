@@ -59,3 +59,12 @@ func (p *reaped) signal(s syscall.Signal) {
 		p.cmd.Process.Signal(s)
 	}
 }
+
+// signalGroup is signal for the process group that the process leads.
+func (p *reaped) signalGroup(s syscall.Signal) {
+	select {
+	case <-p.ended:
+	default:
+		syscall.Kill(-p.cmd.Process.Pid, s)
+	}
+}

@@ -218,7 +218,7 @@ func (p *predumps) converse(ctx context.Context, c *predumped, dir string, done 
 	serving.Go(func() error {
 		round, serveErr = pageserver.Serve(ctx, conn, pageserver.Config{
 			Container: c.departure.index, Out: p.streams, Index: c.index, Hashes: p.shared.Hashes,
-			Progress: done, Log: p.log,
+			Buffer: predumpBuffer, Progress: done, Log: p.log,
 		})
 		return nil
 	})
@@ -238,16 +238,21 @@ func (p *predumps) converse(ctx context.Context, c *predumped, dir string, done 
 	return round, stats, err
 }
 
+// predumpBuffer is how much of a pre-dump waits in the shim for the network. The
+// container is frozen for shared memory alone, all else CRIU reads while it runs.
+const predumpBuffer = 64 << 20
+
 // runHandingOver is runReaped for a command that inherits a file of which nobody
 // else may have a descriptor: its end is seen by the other side only then.
 func runHandingOver(file *os.File) func(context.Context, *exec.Cmd) error {
 	return func(ctx context.Context, cmd *exec.Cmd) error {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		p, err := startReaped(cmd)
 		file.Close()
 		if err != nil {
 			return err
 		}
-		stop := context.AfterFunc(ctx, func() { p.signal(syscall.SIGKILL) })
+		stop := context.AfterFunc(ctx, func() { p.signalGroup(syscall.SIGKILL) })
 		defer stop()
 		return p.wait()
 	}
