@@ -24,27 +24,24 @@ import (
 
 // machine is a virtual machine, and what is to be done in it.
 type machine struct {
-	dir             string // of this run alone
-	scrap           []string
-	kernel, initrd  string
-	system, payload string // disks; nothing is ever written to their images
-	memory, cpus    int
-	kvm             bool
-	spec            guest.Spec
-	out             string // takes in the files that come back
-	stdout          io.Writer
-	log             *slog.Logger
+	dir            string // of this run alone
+	kernel, initrd string
+	// The disks; nothing is ever written to their images.
+	system       *os.File
+	payload      string
+	memory, cpus int // memory in MiB
+	kvm          bool
+	spec         guest.Spec
+	out          string // takes in the files that come back
+	stdout       io.Writer
+	log          *slog.Logger
 }
 
 func (m *machine) console() string { return filepath.Join(m.dir, "console.log") }
 
 // run boots the machine, has it do all steps, and takes it away. The exit status is that of the first step that failed.
 func (m *machine) run(ctx context.Context) (code int, err error) {
-	defer func() {
-		for _, f := range m.scrap {
-			os.Remove(f)
-		}
-	}()
+	defer m.system.Close()
 	socket := filepath.Join(m.dir, "control.sock")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -89,6 +86,7 @@ func (m *machine) qemu(ctx context.Context, socket string) error {
 	cmd.Env = append(os.Environ(), "TMPDIR="+m.dir) // where it keeps what is written to the disks
 	// Ctrl-C is for us.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
+	cmd.ExtraFiles = []*os.File{m.system}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
@@ -100,6 +98,9 @@ func (m *machine) qemu(ctx context.Context, socket string) error {
 // kernelArguments: a panic, also of an oops, is the end at once; cgroup version 2 is all there is; and nobody attacks this
 // kernel, so it takes no detours.
 const kernelArguments = "console=ttyS0 quiet panic=-1 oops=panic apparmor=0 cgroup_no_v1=all mitigations=off"
+
+// systemFD is the system disk as qemu gets it.
+const systemFD = "/proc/self/fd/3"
 
 // arguments are qemu's.
 func (m *machine) arguments(socket string) []string {
@@ -118,7 +119,7 @@ func (m *machine) arguments(socket string) []string {
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=control,path="+socket,
 		"-device", "virtserialport,chardev=control,name="+guest.Port,
 	)
-	for _, d := range []struct{ serial, image string }{{guest.SystemDisk, m.system}, {guest.PayloadDisk, m.payload}} {
+	for _, d := range []struct{ serial, image string }{{guest.SystemDisk, systemFD}, {guest.PayloadDisk, m.payload}} {
 		args = append(args,
 			"-drive", "if=none,id="+d.serial+",format=raw,snapshot=on,cache=unsafe,file="+d.image,
 			"-device", "virtio-blk-pci,drive="+d.serial+",serial="+d.serial)

@@ -3,11 +3,11 @@
 // the project's binaries in, runs steps inside, shows what they write as they write it, and ends with the exit status of the
 // first that failed.
 //
-//	go run ./test/vm                                the end-to-end tests, once for each engine
-//	go run ./test/vm -run Redis -engines softdirty  some of them, with one engine
-//	go run ./test/vm -test ./pagestream/track       the unit tests of packages instead
-//	go run ./test/vm -bench                         the bench; its report is in the directory -out
-//	go run ./test/vm -shell 'criu check --all'      any command; what is in /out afterwards comes back to -out
+//	go run ./test/vm                                 the end-to-end tests, once for each engine
+//	go run ./test/vm -run Redis -engines soft-dirty  some of them, with one engine
+//	go run ./test/vm -test ./pagestream/track        the unit tests of packages instead; with -e2e, before
+//	go run ./test/vm -bench                          the bench; its report comes back to the directory -out
+//	go run ./test/vm -shell 'criu check --all'       any command; what is in /out afterwards comes back, too
 //
 // It needs root, for the lab's cache, and `make build`. Any number of machines run at once; they share what is cached, and
 // write to nothing of each other.
@@ -33,8 +33,9 @@ type options struct {
 	run, skip string
 	tests     list
 	engines   list
-	shell     string
+	e2e       bool
 	bench     bool
+	shell     string
 	files     list
 	env       list
 	out       string
@@ -57,12 +58,13 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("vm", flag.ContinueOnError)
 	f.SetOutput(output)
-	f.StringVar(&o.run, "run", "", "run only the tests that match, as go test takes it")
-	f.StringVar(&o.skip, "skip", "", "leave out the tests that match, as go test takes it")
-	f.Var(&o.tests, "test", "run the unit tests of these `packages` instead of the end-to-end tests")
-	f.Var(&o.engines, "engines", "run the end-to-end tests with each of these `engines`: auto, writeprotect, softdirty, none")
-	f.StringVar(&o.shell, "shell", "", "run this `command` instead, with sh")
-	f.BoolVar(&o.bench, "bench", false, "run the bench instead")
+	f.BoolVar(&o.e2e, "e2e", false, "run the end-to-end tests; so it is if nothing else is asked for")
+	f.Var(&o.engines, "engines", "the `trackers` with each of which the end-to-end tests run, as godwitctl migrate --tracker names them; with auto the node chooses (default "+strings.Join(defaultEngines, ",")+")")
+	f.StringVar(&o.run, "run", "", "run only the tests that match `regexp`, as go test takes it: of the end-to-end tests, or else of -test's")
+	f.StringVar(&o.skip, "skip", "", "leave out the tests that match `regexp`, in the same way")
+	f.Var(&o.tests, "test", "run the unit tests of these `packages`")
+	f.BoolVar(&o.bench, "bench", false, "run the bench")
+	f.StringVar(&o.shell, "shell", "", "run this `command`, with sh")
 	f.Var(&o.files, "file", "bring `files` or directories along: they are in /payload/files")
 	f.Func("env", "set a variable, `NAME=value`, for all that runs inside", func(s string) error {
 		o.env = append(o.env, s)
@@ -78,6 +80,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("%q: there are flags only", f.Arg(0))
 	}
+	o.e2e = o.e2e || len(o.tests) == 0 && !o.bench && o.shell == ""
 	return o, nil
 }
 

@@ -23,6 +23,9 @@ const (
 	filesDir     = "files"     // what -file names
 )
 
+// modulePath is this module's, whose packages are compiled wherever in it this runs.
+const modulePath = "godwit.dev/godwit"
+
 // payload is what a run brings along.
 type payload struct {
 	tree string

@@ -83,10 +83,9 @@ func (m *machine) findDisk(ctx context.Context, cached lab.Cached, log *slog.Log
 	if err != nil {
 		return k, err
 	}
-	// By its own link the image is this run's for as long as it takes, whatever comes into the cache.
-	m.system = filepath.Join(cache, "run-"+filepath.Base(m.dir)+".img")
-	m.scrap = append(m.scrap, m.system)
-	return k, os.Link(image, m.system)
+	// Open, the image is this run's for as long as it takes, whatever comes into the cache.
+	m.system, err = os.Open(image)
+	return k, err
 }
 
 // environment are the variables of all steps.
@@ -126,33 +125,56 @@ func (m *machine) makePayload(ctx context.Context, o options) ([]guest.Step, err
 
 // steps compiles what the options ask for, and lists the commands.
 func (p payload) steps(ctx context.Context, o options) ([]guest.Step, error) {
-	var flags []string
+	deadline := []string{"-test.timeout=" + o.timeout.String()}
+	var chosen []string
 	if o.run != "" {
-		flags = append(flags, "-test.run="+o.run)
+		chosen = append(chosen, "-test.run="+o.run)
 	}
 	if o.skip != "" {
-		flags = append(flags, "-test.skip="+o.skip)
+		chosen = append(chosen, "-test.skip="+o.skip)
 	}
-	flags = append(flags, "-test.timeout="+o.timeout.String())
-	switch {
-	case o.shell != "":
-		return []guest.Step{{Name: o.shell, Args: []string{"/bin/sh", "-c", o.shell}}}, nil
-	case o.bench:
-		const bench = binDir + "/bench"
-		if err := p.build(ctx, false, "./test/bench", bench); err != nil {
+	var steps []guest.Step
+	if len(o.tests) > 0 {
+		flags := deadline
+		if !o.e2e {
+			flags = append(flags, chosen...)
+		}
+		made, err := p.unitTests(ctx, o.tests, flags)
+		if err != nil {
 			return nil, err
 		}
-		return []guest.Step{{Name: "bench", Args: []string{path.Join(guest.Payload, bench), "-out", path.Join(guest.Out, "bench.json")}}}, nil
-	case len(o.tests) > 0:
-		return p.unitTests(ctx, o.tests, flags)
+		steps = append(steps, made...)
 	}
-	return p.endToEnd(ctx, o.engines, flags)
+	if o.e2e {
+		made, err := p.endToEnd(ctx, o.engines, append(deadline, chosen...))
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, made...)
+	}
+	if o.bench {
+		const bench = binDir + "/bench"
+		if err := p.build(ctx, false, modulePath+"/test/bench", bench); err != nil {
+			return nil, err
+		}
+		steps = append(steps, guest.Step{Name: "bench", Args: []string{path.Join(guest.Payload, bench), "-out", path.Join(guest.Out, "bench.json")}})
+	}
+	if o.shell != "" {
+		steps = append(steps, guest.Step{Name: o.shell, Args: []string{"/bin/sh", "-c", o.shell}})
+	}
+	return steps, nil
 }
+
+// defaultEngines are those that the end-to-end tests run with, as godwitctl names its trackers.
+var defaultEngines = []string{"write-protect", "soft-dirty"}
+
+// autoEngine leaves the choice to the node.
+const autoEngine = "auto"
 
 // endToEnd compiles the end-to-end tests and runs them once for each engine.
 func (p payload) endToEnd(ctx context.Context, engines []string, flags []string) ([]guest.Step, error) {
 	const tests = testsDir + "/e2e.test"
-	if err := p.build(ctx, true, "./test/e2e", tests); err != nil {
+	if err := p.build(ctx, true, modulePath+"/test/e2e", tests); err != nil {
 		return nil, err
 	}
 	if len(engines) == 0 {
@@ -160,17 +182,17 @@ func (p payload) endToEnd(ctx context.Context, engines []string, flags []string)
 	}
 	var steps []guest.Step
 	for _, engine := range engines {
-		s := guest.Step{Name: "end-to-end tests, engine " + engine, Args: append([]string{path.Join(guest.Payload, tests), "-test.v"}, flags...)}
-		if engine != "auto" {
-			s.Env = []string{move.EnvTracker + "=" + engine}
+		s := guest.Step{
+			Name: "end-to-end tests, tracker " + engine, Args: append([]string{path.Join(guest.Payload, tests), "-test.v"}, flags...),
+			Env: []string{"GODWIT_E2E_KEEP=1"}, // the next one finds the nodes, with all images; the machine goes away at the end
+		}
+		if engine != autoEngine {
+			s.Env = append(s.Env, move.EnvTracker+"="+engine)
 		}
 		steps = append(steps, s)
 	}
 	return steps, nil
 }
-
-// defaultEngines are those that the end-to-end tests run with.
-var defaultEngines = []string{"auto"}
 
 // makeInitrd makes the initial RAM file system: PID 1, and the modules without which there is no root file system. It is
 // not compressed: unpacking would take longer than reading.
@@ -182,7 +204,7 @@ func (m *machine) makeInitrd(ctx context.Context, k kernel) error {
 	if err := os.MkdirAll(filepath.Join(tree, guest.BootModules), 0o755); err != nil {
 		return err
 	}
-	if err := (payload{tree: tree}).build(ctx, false, "./test/vm/guestinit", "init"); err != nil {
+	if err := (payload{tree: tree}).build(ctx, false, modulePath+"/test/vm/guestinit", "init"); err != nil {
 		return err
 	}
 	n := 0
