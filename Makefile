@@ -31,17 +31,31 @@ bench: build setup
 
 # Everything that CI asks for.
 .PHONY: test
-test: lint generate-check unit e2e
+test: lint generate-check unit e2e test-vm
 
 # Timing is the bench's: here a busy machine makes nothing fail.
 .PHONY: unit
 unit: setup
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/)
-	$(GO) test -timeout 20m ./test/load/... ./test/workload/... ./test/lab/...
+	$(GO) test -timeout 20m ./test/load/... ./test/workload/... ./test/lab/... ./test/pace/...
+	$(GO) test -short ./test/vm/...
 
 .PHONY: e2e
 e2e: build setup
 	$(GO) test -count=1 -timeout 40m ./test/e2e/...
+
+# In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. VM_ARGS
+# replaces what runs in it; see the comment at the head of test/vm/main.go.
+VM_ARGS ?= -test ./pagestream/track,./shim -e2e -run '$(VM_RUN)'
+
+# What runs in a quarter of an hour. The rest of the end-to-end tests runs outside only: they differ in what the pod does, and
+# not in what the kernel has.
+VM_RUN ?= ^(TestRedisLosesNothingWhileItIsWrittenTo|TestContainersOfAPodMoveAsOne)$$
+
+.PHONY: test-vm
+test-vm: build setup
+	$(GO) test -count=1 -timeout 10m ./test/vm/...
+	$(GO) run ./test/vm $(VM_ARGS)
 
 .PHONY: lint
 lint:

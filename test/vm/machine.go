@@ -204,9 +204,23 @@ func (m *machine) lastWords() string {
 	if err == nil {
 		err = m.save(guest.File{Name: "console.log", Data: b})
 	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if err != nil || lines[0] == "" {
+	text := strings.TrimSpace(string(b))
+	if err != nil || text == "" {
 		return "\nits console is empty"
 	}
-	return "\n--- its console ends with\n" + strings.Join(lines[max(0, len(lines)-40):], "\n")
+	return "\n--- its console ends with\n" + theEnd(text)
+}
+
+// theEnd is the last screenful of a console, and all from the kernel's first complaint on.
+func theEnd(console string) string {
+	const screenful = 40
+	lines := strings.Split(console, "\n")
+	from := max(0, len(lines)-screenful)
+	for i, line := range lines[:from] {
+		if strings.Contains(line, "Kernel panic") || strings.Contains(line, "Oops:") || strings.Contains(line, "BUG:") {
+			from = i
+			break
+		}
+	}
+	return strings.Join(lines[from:], "\n")
 }

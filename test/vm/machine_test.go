@@ -129,3 +129,17 @@ func TestAMessageOfNoStepIsAnError(t *testing.T) {
 		t.Error(fmt.Errorf("failed: %w", err))
 	}
 }
+
+func TestTheEndBeginsWithTheKernelsComplaint(t *testing.T) {
+	long := "booting\n" + strings.Repeat("x\n", 100)
+	for text, want := range map[string]int{
+		"a\nb":       2,
+		long + "end": 40,
+		long + "Oops: 0\n" + strings.Repeat("y\n", 90): 92,
+		long + "Oops: 0\nKernel panic\n" + long:        104,
+	} {
+		if have := strings.Count(theEnd(text), "\n") + 1; have != want {
+			t.Errorf("%d lines, want %d", have, want)
+		}
+	}
+}
