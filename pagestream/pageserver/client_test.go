@@ -121,6 +121,18 @@ func (s *sink) Runs(space pagestream.Space, runs []pagestream.Range, data []byte
 	return nil
 }
 
+func (s *sink) drop(gone map[pagestream.Space][]pagestream.Range) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for space, ranges := range gone {
+		for _, r := range ranges {
+			for a := r.Start; a < r.End(); a += pagestream.PageSize {
+				delete(s.pages[space], a)
+			}
+		}
+	}
+}
+
 func (s *sink) content(space pagestream.Space, r pagestream.Range) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()

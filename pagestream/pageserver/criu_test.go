@@ -75,21 +75,21 @@ func dumpImages(t testing.TB, n *criunode.Node, dir string, pid int, client *os.
 // transport connects a criu in a node with a Serve here.
 type transport struct {
 	name string
-	// dial returns the server's end, once criu has connected, the client's
-	// descriptor or nil, and the arguments that tell criu of it.
-	dial func(t *testing.T, n *criunode.Node) (accept func() (net.Conn, error), client *os.File, args []string)
+	// dial returns what waits for criu to connect, until it is told that criu has
+	// ended, the client's descriptor or nil, and the arguments that tell criu of it.
+	dial func(t *testing.T, n *criunode.Node) (accept func() (net.Conn, error), ended func() error, client *os.File, args []string)
 }
 
 var transports = []transport{
-	{"socket pair", func(t *testing.T, _ *criunode.Node) (func() (net.Conn, error), *os.File, []string) {
+	{"socket pair", func(t *testing.T, _ *criunode.Node) (func() (net.Conn, error), func() error, *os.File, []string) {
 		conn, client, err := Pair()
 		must(t, err)
-		return func() (net.Conn, error) { return conn, nil }, client, []string{"--page-server", "--ps-socket", "3"}
+		return func() (net.Conn, error) { return conn, nil }, func() error { return nil }, client, []string{"--page-server", "--ps-socket", "3"}
 	}},
-	{"tcp", func(t *testing.T, n *criunode.Node) (func() (net.Conn, error), *os.File, []string) {
+	{"tcp", func(t *testing.T, n *criunode.Node) (func() (net.Conn, error), func() error, *os.File, []string) {
 		l := listenIn(t, n)
 		port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-		return l.Accept, nil, []string{"--page-server", "--address", "127.0.0.1", "--port", port}
+		return l.Accept, l.Close, nil, []string{"--page-server", "--address", "127.0.0.1", "--port", port}
 	}},
 }
 
@@ -122,7 +122,7 @@ func listenIn(t *testing.T, n *criunode.Node) net.Listener {
 // served runs a dump through a transport into Serve.
 func served(t *testing.T, tr transport, n *criunode.Node, dir string, pid int, c Config) (*Round, error, error) {
 	t.Helper()
-	accept, client, args := tr.dial(t, n)
+	accept, ended, client, args := tr.dial(t, n)
 	type result struct {
 		r   *Round
 		err error
@@ -138,6 +138,7 @@ func served(t *testing.T, tr transport, n *criunode.Node, dir string, pid int, c
 		done <- result{r, err}
 	}()
 	_, criu := dumpImages(t, n, dir, pid, client, args...)
+	must(t, ended())
 	got := <-done
 	return got.r, got.err, criu
 }
@@ -175,6 +176,8 @@ func TestADumpOfARealTreeIsItsFrozenMemory(t *testing.T) {
 // waits for the answer to its CLOSE.
 func compareFrozen(t *testing.T, n *criunode.Node, r *Round, s *sink) (pages int) {
 	t.Helper()
+	exists := func(e images.Entry) bool { return e.Present() || e.InParent() }
+	t.Helper()
 	pids, err := n.PIDs(criunode.MemoryName)
 	if len(pids) != 2 {
 		t.Errorf("processes %v, %v", pids, err)
@@ -187,7 +190,7 @@ func compareFrozen(t *testing.T, n *criunode.Node, r *Round, s *sink) (pages int
 		}
 		defer mem.Close()
 		space := process(uint64(inside))
-		for _, p := range chosen(r.Map[space], images.Entry.Present) {
+		for _, p := range chosen(r.Map[space], exists) {
 			want := make([]byte, p.Bytes())
 			if _, err := mem.ReadAt(want, int64(p.Start)); err != nil {
 				t.Error(err)
@@ -203,6 +206,73 @@ func compareFrozen(t *testing.T, n *criunode.Node, r *Round, s *sink) (pages int
 		}
 	}
 	return pages
+}
+
+// Rounds as a migration has them, in both of CRIU's ways to read memory.
+func TestRoundsOfARealTreeAddUpToItsFrozenMemory(t *testing.T) {
+	for _, mode := range []string{"splice", "read"} {
+		t.Run(mode, func(t *testing.T) {
+			n, dir, pid := newNode(t, 8)
+			if !n.HasSoftDirty(t.Context(), "criu") {
+				t.Skip("the kernel has no soft-dirty bits")
+			}
+			s, x := newSink(), newIndex(t)
+			c := Config{Out: s.streams(2), Index: x, Flush: func(context.Context) error { return nil }}
+			var sent []uint64
+			for i, args := range [][]string{
+				{"pre-dump", "--track-mem", "--pre-dump-mode", mode},
+				{"pre-dump", "--track-mem", "--pre-dump-mode", mode},
+				{"dump", "-R", "--track-mem"},
+			} {
+				if i > 0 {
+					must(t, n.Write(t.Context(), pid, i))
+				}
+				if i == 2 {
+					must(t, n.GiveUp(t.Context(), pid))
+					c.Veto = func(r *Round) error {
+						if pages := compareFrozen(t, n, r, s); pages < 8<<8 {
+							t.Errorf("only %d pages compared", pages)
+						}
+						return nil
+					}
+				}
+				r := round(t, n, dir, pid, i, c, args)
+				gone, err := x.Commit(r)
+				must(t, err)
+				s.drop(gone)
+				sent = append(sent, r.Sent)
+				t.Logf("%+v", r.Stats)
+			}
+			if sent[1]*4 > sent[0] || sent[1] == 0 {
+				t.Errorf("pages sent %v: what is clean was sent again", sent)
+			}
+		})
+	}
+}
+
+// round runs criu with images of its own for each round, each the next one's
+// parent.
+func round(t *testing.T, n *criunode.Node, dir string, pid, number int, c Config, args []string) *Round {
+	t.Helper()
+	conn, client, err := Pair()
+	must(t, err)
+	into := fmt.Sprintf("round-%d", number)
+	must(t, os.Mkdir(filepath.Join(dir, into), 0o700))
+	args = append(append([]string{"criu"}, args...), "-t", strconv.Itoa(pid), "-D", "/shared/"+into, "-o", "log", "-v4", "--page-server", "--ps-socket", "3")
+	if number > 0 {
+		args = append(args, "--prev-images-dir", fmt.Sprintf("../round-%d", number-1))
+	}
+	cmd := n.Command(t.Context(), args...)
+	cmd.ExtraFiles = []*os.File{client}
+	must(t, cmd.Start())
+	must(t, client.Close())
+	r, err := Serve(t.Context(), conn, c)
+	if failed := cmd.Wait(); failed != nil {
+		log, _ := os.ReadFile(filepath.Join(dir, into, "log"))
+		t.Fatalf("criu: %v: %s", failed, log[max(0, len(log)-3000):])
+	}
+	must(t, err)
+	return r
 }
 
 func TestAVetoFailsCRIUAndTheTreeRunsOn(t *testing.T) {

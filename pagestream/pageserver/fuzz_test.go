@@ -126,7 +126,7 @@ func connect(t testing.TB, pair bool) (conn, near net.Conn) {
 }
 
 func FuzzRecordedConversationCutAnywhere(f *testing.F) {
-	for _, file := range []string{"criu-4.1-splice-2.gz", "criu-4.2-splice-2.gz"} {
+	for _, file := range []string{"criu-4.1-soft-dirty-splice-2.gz", "criu-4.2-soft-dirty-splice-2.gz"} {
 		var said []byte
 		for _, l := range readTape(f, filepath.Join("testdata", file)) {
 			if l.fromClient {

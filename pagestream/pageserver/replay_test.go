@@ -99,7 +99,7 @@ func compare(t *testing.T, want recordedRound, r *Round, s *sink) {
 // The last rounds leave out what the index has; to an index that was told that a
 // round failed they are a dump with holes.
 func TestARecordedRoundWithoutItsParentFails(t *testing.T) {
-	for _, file := range []string{"criu-4.1-splice-2.gz", "criu-4.2-splice-2.gz"} {
+	for _, file := range []string{"criu-4.1-soft-dirty-splice-2.gz", "criu-4.2-soft-dirty-splice-2.gz"} {
 		x := newIndex(t)
 		v := serve(t, LayoutUnknown, Config{Out: newSink().streams(1), Index: x})
 		lines := readTape(t, filepath.Join("testdata", file))
@@ -121,7 +121,7 @@ func TestARecordedRoundWithoutItsParentFails(t *testing.T) {
 func TestARecordedVanishedQuarterIsGone(t *testing.T) {
 	x := newIndex(t)
 	var gone uint64
-	for _, file := range []string{"criu-4.2-read-1.gz", "criu-4.2-read-2.gz", "criu-4.2-read-3.gz"} {
+	for _, file := range []string{"criu-4.2-soft-dirty-read-1.gz", "criu-4.2-soft-dirty-read-2.gz", "criu-4.2-soft-dirty-read-3.gz"} {
 		r := replay(t, file, Config{Out: newSink().streams(1), Index: x})
 		g, err := x.Commit(r)
 		must(t, err)

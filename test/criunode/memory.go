@@ -14,6 +14,9 @@ import (
 //go:embed testdata/memory.c
 var memorySource string
 
+// EnvMemory names testdata/memory.c compiled, for a machine without a compiler.
+const EnvMemory = "GODWIT_CRIU_MEMORY"
+
 // MemoryName is the name of the processes that StartMemory starts.
 const MemoryName = "memory"
 
@@ -25,14 +28,8 @@ const startLimit = time.Minute
 // sparse and unreadable areas, in an IPC namespace of its own; see testdata/memory.c. It returns the pid of the first in
 // the node. An error wraps ErrUnavailable where there is no C compiler.
 func (n *Node) StartMemory(ctx context.Context, megabytes int) (pid int, err error) {
-	if _, err := exec.LookPath("cc"); err != nil {
-		return 0, fmt.Errorf("no C compiler: %w: %w", err, ErrUnavailable)
-	}
-	program := n.Path("/tmp/" + MemoryName)
-	cc := exec.CommandContext(ctx, "cc", "-O2", "-static", "-x", "c", "-o", program, "-")
-	cc.Stdin = strings.NewReader(memorySource)
-	if out, err := cc.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("compile the program to dump: %w: %s", err, out)
+	if err := makeMemory(ctx, n.Path("/tmp/"+MemoryName)); err != nil {
+		return 0, err
 	}
 	// A restartable sequences area would change whenever the process is moved to
 	// another processor.
@@ -71,6 +68,36 @@ func (n *Node) Await(ctx context.Context, file string, want ...string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// makeMemory puts the program that StartMemory starts where path says.
+func makeMemory(ctx context.Context, path string) error {
+	if built := os.Getenv(EnvMemory); built != "" {
+		b, err := os.ReadFile(built)
+		if err != nil {
+			return fmt.Errorf("the program to dump: %w", err)
+		}
+		return os.WriteFile(path, b, 0o755)
+	}
+	if _, err := exec.LookPath("cc"); err != nil {
+		return fmt.Errorf("no C compiler, and %s names no compiled program: %w: %w", EnvMemory, err, ErrUnavailable)
+	}
+	cc := exec.CommandContext(ctx, "cc", "-O2", "-static", "-x", "c", "-o", path, "-")
+	cc.Stdin = strings.NewReader(memorySource)
+	if out, err := cc.CombinedOutput(); err != nil {
+		return fmt.Errorf("compile the program to dump: %w: %s", err, out)
+	}
+	return nil
+}
+
+// Write has the first process of StartMemory write to a fiftieth of its private
+// memory, to pages that it had not touched, and to shared memory, and waits
+// until it has, for so many times in all.
+func (n *Node) Write(ctx context.Context, pid, times int) error {
+	if out, err := n.Command(ctx, "kill", "-USR2", strconv.Itoa(pid)).CombinedOutput(); err != nil {
+		return fmt.Errorf("signal the program to dump: %w: %s", err, out)
+	}
+	return n.Await(ctx, "/tmp/memory.log", fmt.Sprintf("written %d times\n", times))
 }
 
 // GiveUp has the first process of StartMemory give up a quarter of its private

@@ -4,7 +4,9 @@
  * share an anonymous segment, a memfd and a System V segment, and have a sparse area, of
  * which every third page was written, and one that may not be read. When all is there,
  * each appends a line to FILE. Told by SIGUSR1, the parent gives up the last quarter of
- * its private memory, and appends a line; nothing else of it ever changes.
+ * its private memory; told by SIGUSR2, it writes to every fiftieth page of it, touches
+ * sixteen pages that it had not, and writes to all that is shared. Either appends a line;
+ * nothing else ever changes.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -58,6 +60,7 @@ int main(int argc, char **argv)
 	sigset_t told;
 	sigemptyset(&told);
 	sigaddset(&told, SIGUSR1);
+	sigaddset(&told, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &told, NULL);
 
 	int fd = memfd_create("godwit", 0);
@@ -91,12 +94,25 @@ int main(int argc, char **argv)
 		for (unsigned long n = 0; n < pages && n < 4096; n += 5)
 			fill(memory + n * PAGE, 1UL << 50 | n);
 	dprintf(out, "process %d is ready\n", child);
-	for (;;) {
+	for (unsigned long times = 0;;) {
 		siginfo_t info;
 		errno = 0; /* or it would tell a page of one dump from that of another */
-		if (sigwaitinfo(&told, &info) != SIGUSR1 || child)
-			continue; /* ptrace interrupts it */
-		munmap(memory + pages / 4 * 3 * PAGE, pages / 4 * PAGE);
-		dprintf(out, "given up\n");
+		int sig = sigwaitinfo(&told, &info);
+		if (child || sig < 0) /* ptrace interrupts it */
+			continue;
+		if (sig == SIGUSR1) {
+			munmap(memory + pages / 4 * 3 * PAGE, pages / 4 * PAGE);
+			pages -= pages / 4;
+			dprintf(out, "given up\n");
+			continue;
+		}
+		times++;
+		for (unsigned long n = 0; n < pages; n += 50)
+			fill(memory + n * PAGE, times << 52 | n);
+		for (unsigned long n = 0; n < 16; n++) /* of the sparse area */
+			fill(area[3] + (times * 48 + n * 3 + 1) * PAGE, times << 52 | n);
+		for (unsigned a = 0; a < 3; a++)
+			fill(area[a] + times * PAGE, times << 52 | a);
+		dprintf(out, "written %lu times\n", times);
 	}
 }
