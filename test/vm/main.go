@@ -31,6 +31,7 @@ import (
 // options are the flags.
 type options struct {
 	run, skip string
+	once      string
 	tests     list
 	engines   list
 	e2e       bool
@@ -62,6 +63,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	f.Var(&o.engines, "engines", "the `trackers` with each of which the end-to-end tests run, as godwitctl migrate --tracker names them; with auto the node chooses (default "+strings.Join(defaultEngines, ",")+")")
 	f.StringVar(&o.run, "run", "", "run only the tests that match `regexp`, as go test takes it: of the end-to-end tests, or else of -test's")
 	f.StringVar(&o.skip, "skip", "", "leave out the tests that match `regexp`, in the same way")
+	f.StringVar(&o.once, "once", "", "besides, with the first engine only, the end-to-end tests that match `regexp`")
 	f.Var(&o.tests, "test", "run the unit tests of these `packages`")
 	f.BoolVar(&o.bench, "bench", false, "run the bench")
 	f.StringVar(&o.shell, "shell", "", "run this `command`, with sh")

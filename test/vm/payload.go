@@ -78,10 +78,14 @@ func (p payload) workloads(ctx context.Context) error {
 	return workload.Build(ctx, p.path(workloadsDir))
 }
 
-// unitTests compiles the tests of packages, and returns the steps that run them, each in a copy of its package's directory,
+// unitTests compiles the tests of the packages that the options name, and returns the steps that run them, each in a copy of its package's directory,
 // as go test would.
-func (p payload) unitTests(ctx context.Context, packages []string, flags []string) ([]guest.Step, error) {
-	list := exec.CommandContext(ctx, "go", append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}"}, packages...)...)
+func (p payload) unitTests(ctx context.Context, o options) ([]guest.Step, error) {
+	run := o.run
+	if o.e2e {
+		run = "" // theirs
+	}
+	list := exec.CommandContext(ctx, "go", append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}"}, o.tests...)...)
 	out, err := output(list)
 	if err != nil {
 		return nil, err
@@ -101,11 +105,11 @@ func (p payload) unitTests(ctx context.Context, packages []string, flags []strin
 		}
 		in := path.Join(guest.Payload, testsDir, name)
 		steps = append(steps, guest.Step{
-			Name: pkg, Dir: in, Args: append([]string{in + ".test", "-test.v"}, flags...),
+			Name: pkg, Dir: in, Args: append([]string{in + ".test"}, testFlags(o, run)...),
 		})
 	}
 	if len(steps) == 0 {
-		return nil, fmt.Errorf("%s: no tests", strings.Join(packages, " "))
+		return nil, fmt.Errorf("%s: no tests", o.tests.String())
 	}
 	return steps, nil
 }

@@ -125,28 +125,16 @@ func (m *machine) makePayload(ctx context.Context, o options) ([]guest.Step, err
 
 // steps compiles what the options ask for, and lists the commands.
 func (p payload) steps(ctx context.Context, o options) ([]guest.Step, error) {
-	deadline := []string{"-test.timeout=" + o.timeout.String()}
-	var chosen []string
-	if o.run != "" {
-		chosen = append(chosen, "-test.run="+o.run)
-	}
-	if o.skip != "" {
-		chosen = append(chosen, "-test.skip="+o.skip)
-	}
 	var steps []guest.Step
 	if len(o.tests) > 0 {
-		flags := deadline
-		if !o.e2e {
-			flags = append(flags, chosen...)
-		}
-		made, err := p.unitTests(ctx, o.tests, flags)
+		made, err := p.unitTests(ctx, o)
 		if err != nil {
 			return nil, err
 		}
 		steps = append(steps, made...)
 	}
 	if o.e2e {
-		made, err := p.endToEnd(ctx, o.engines, append(deadline, chosen...))
+		made, err := p.endToEnd(ctx, o)
 		if err != nil {
 			return nil, err
 		}
@@ -171,19 +159,36 @@ var defaultEngines = []string{"write-protect", "soft-dirty"}
 // autoEngine leaves the choice to the node.
 const autoEngine = "auto"
 
+// testFlags are those of a compiled test.
+func testFlags(o options, run string) []string {
+	flags := []string{"-test.v", "-test.timeout=" + o.timeout.String()}
+	if run != "" {
+		flags = append(flags, "-test.run="+run)
+	}
+	if o.skip != "" {
+		flags = append(flags, "-test.skip="+o.skip)
+	}
+	return flags
+}
+
 // endToEnd compiles the end-to-end tests and runs them once for each engine.
-func (p payload) endToEnd(ctx context.Context, engines []string, flags []string) ([]guest.Step, error) {
+func (p payload) endToEnd(ctx context.Context, o options) ([]guest.Step, error) {
 	const tests = testsDir + "/e2e.test"
 	if err := p.build(ctx, true, modulePath+"/test/e2e", tests); err != nil {
 		return nil, err
 	}
+	engines := o.engines
 	if len(engines) == 0 {
 		engines = defaultEngines
 	}
 	var steps []guest.Step
-	for _, engine := range engines {
+	for i, engine := range engines {
+		run := o.run
+		if i == 0 && o.run != "" && o.once != "" {
+			run += "|" + o.once
+		}
 		s := guest.Step{
-			Name: "end-to-end tests, tracker " + engine, Args: append([]string{path.Join(guest.Payload, tests), "-test.v"}, flags...),
+			Name: "end-to-end tests, tracker " + engine, Args: append([]string{path.Join(guest.Payload, tests)}, testFlags(o, run)...),
 			Env: []string{"GODWIT_E2E_KEEP=1"}, // the next one finds the nodes, with all images; the machine goes away at the end
 		}
 		if engine != autoEngine {
