@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"godwit.dev/godwit/test/figure"
 	"godwit.dev/godwit/test/lab"
 )
 
@@ -35,9 +36,6 @@ func main() {
 		os.Exit(1)
 	}
 }
-
-// errMissed ends a bench of which a figure was not reached.
-var errMissed = errors.New("figures were missed, see the table")
 
 // step is a part of the bench that has nodes of its own.
 type step struct {
@@ -98,12 +96,9 @@ func run(ctx context.Context, out string, repeat int, only string) (err error) {
 		}
 	}
 	r := b.report()
-	r.print()
-	if err := r.write(out); err != nil {
+	figure.Print(os.Stdout, r.Figures)
+	if err := figure.WriteReport(out, r); err != nil {
 		return err
 	}
-	if r.missed() {
-		return errMissed
-	}
-	return nil
+	return figure.Judge(r.Figures)
 }

@@ -22,7 +22,6 @@ import (
 const (
 	// bytesPerKey is what redis needs for a key with a value of load.ValueSize.
 	bytesPerKey = 1400
-	redisPort   = "6379"
 	// journal is the file that the ticker appends to, in its root file system.
 	journal = "journal"
 	// ticker is the name of the second container.
@@ -30,6 +29,17 @@ const (
 	// PodName is the name of the trial's pod.
 	PodName = "trial"
 )
+
+// RedisPort is where the redis of trials listens.
+const RedisPort = "6379"
+
+// RedisCommand is the redis of trials: on every address, writing to no file.
+var RedisCommand = []string{
+	"redis-server", "--bind", "0.0.0.0", "--port", RedisPort, "--protected-mode", "no", "--save", "", "--appendonly", "no",
+}
+
+// Keys is how many keys fill about so much memory of redis, bytes.
+func Keys(memory int64) uint32 { return uint32(memory / bytesPerKey) }
 
 // Pod is the pod that trials move, and what is known of its content.
 type Pod struct {
@@ -66,9 +76,7 @@ func Start(ctx context.Context, l *lab.Lab, spec Spec) (*Pod, error) {
 		return nil, err
 	}
 	p := &Pod{lab: l, node: l.Node(spec.Node)}
-	containers := []lab.ContainerSpec{{Name: "redis", Image: redis, Args: []string{
-		"redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no",
-	}}}
+	containers := []lab.ContainerSpec{{Name: "redis", Image: redis, Args: RedisCommand}}
 	if spec.Ticker {
 		containers = append(containers, lab.ContainerSpec{
 			Name: ticker, Image: programs, Args: []string{"/" + workload.Ticker, workload.Port, "/" + journal},
@@ -78,7 +86,7 @@ func Start(ctx context.Context, l *lab.Lab, spec Spec) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.redis = load.NewRedis(p.at(redisPort), uint32(spec.Memory/bytesPerKey))
+	p.redis = load.NewRedis(p.at(RedisPort), Keys(spec.Memory))
 	if err := p.redis.Fill(ctx); err != nil {
 		return nil, err
 	}
@@ -139,9 +147,9 @@ const settle = time.Second
 func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
 	r := &Result{}
 	writing, stop := context.WithCancel(ctx)
-	defer stop()
 	var writer sync.WaitGroup
 	defer writer.Wait()
+	defer stop()
 	if c.Rate > 0 {
 		writer.Go(func() { p.redis.Write(writing, c.Rate) })
 		pause(ctx, settle)
@@ -192,7 +200,7 @@ func (p *Pod) migrate(ctx context.Context, c Config, r *Result) error {
 	_, err = m.AwaitFunc(ctx, func(e move.Event) bool {
 		if e.Destination != nil && e.Destination.PodIP != "" && !known {
 			known = true
-			p.redis.AlsoAt(net.JoinHostPort(e.Destination.PodIP, redisPort))
+			p.redis.AlsoAt(net.JoinHostPort(e.Destination.PodIP, RedisPort))
 		}
 		if c.OnEvent != nil {
 			c.OnEvent(e)
