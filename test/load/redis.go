@@ -349,6 +349,21 @@ func (r *Redis) LongestGapWithin(from, to time.Time) Gap {
 	return longest
 }
 
+// StoodWithin is the sum of the times between two acknowledged writes, both
+// between one moment and another, that are at least so long.
+func (r *Redis) StoodWithin(from, to time.Time, least time.Duration) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var sum time.Duration
+	for i := 1; i < len(r.acks); i++ {
+		g := Gap{r.acks[i-1], r.acks[i]}
+		if g.Last.After(from) && g.First.Before(to) && g.Length() >= least {
+			sum += g.Length()
+		}
+	}
+	return sum
+}
+
 // Acked is how many writes have been acknowledged.
 func (r *Redis) Acked() uint64 {
 	r.mu.Lock()

@@ -132,6 +132,9 @@ type Result struct {
 	Gap load.Gap
 	// Later is the longest such time after that, while memory is filled in.
 	Later load.Gap
+	// Stood is the sum of such times of noticeable length and more before the
+	// freeze.
+	Stood time.Duration
 	// Stalls are the times that the ticker did not run for, before the freeze.
 	Stalls []workload.Stall
 	// Lines is how many lines the ticker's file has, all in their order.
@@ -140,8 +143,11 @@ type Result struct {
 	Events []move.Event
 }
 
-// settle is how long the writer goes on before and after a move.
-const settle = time.Second
+// Noticeable is a time between two acknowledged writes that is more than chance.
+const Noticeable = 50 * time.Millisecond
+
+// Settle is how long the writer goes on before and after a move.
+const Settle = time.Second
 
 // Move moves the pod while it is written to, and verifies all of it afterwards.
 func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
@@ -152,19 +158,20 @@ func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
 	defer stop()
 	if c.Rate > 0 {
 		writer.Go(func() { p.redis.Write(writing, c.Rate) })
-		pause(ctx, settle)
+		pause(ctx, Settle)
 	}
 	r.Began = time.Now()
 	if err := p.migrate(ctx, c, r); err != nil {
 		return r, err
 	}
 	if c.Rate > 0 {
-		pause(ctx, settle)
+		pause(ctx, Settle)
 	}
 	stop()
 	writer.Wait()
 	frozen, committed := r.when("freezing"), r.when("committed")
 	r.Gap = p.redis.LongestGapWithin(frozen, committed)
+	r.Stood = p.redis.StoodWithin(r.Began, frozen, Noticeable)
 	r.Later = p.redis.LongestGap(r.Gap.First)
 	return r, p.verify(ctx, r)
 }
