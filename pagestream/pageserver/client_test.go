@@ -163,7 +163,7 @@ func serve(t *testing.T, l Layout, c Config) *serving {
 
 func serveContext(ctx context.Context, t *testing.T, l Layout, c Config) *serving {
 	t.Helper()
-	conn, file, err := Pair()
+	conn, file, err := StreamPair() // tests write anything at once
 	must(t, err)
 	near, err := net.FileConn(file)
 	must(t, err)

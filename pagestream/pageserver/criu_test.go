@@ -81,16 +81,21 @@ type transport struct {
 }
 
 var transports = []transport{
-	{"socket pair", func(t *testing.T, _ *criunode.Node) (func() (net.Conn, error), func() error, *os.File, []string) {
-		conn, client, err := Pair()
-		must(t, err)
-		return func() (net.Conn, error) { return conn, nil }, func() error { return nil }, client, []string{"--page-server", "--ps-socket", "3"}
-	}},
+	{"packet pair", overPair(Pair)},
+	{"stream pair", overPair(StreamPair)},
 	{"tcp", func(t *testing.T, n *criunode.Node) (func() (net.Conn, error), func() error, *os.File, []string) {
 		l := listenIn(t, n)
 		port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 		return l.Accept, l.Close, nil, []string{"--page-server", "--address", "127.0.0.1", "--port", port}
 	}},
+}
+
+func overPair(pair func() (net.Conn, *os.File, error)) func(*testing.T, *criunode.Node) (func() (net.Conn, error), func() error, *os.File, []string) {
+	return func(t *testing.T, _ *criunode.Node) (func() (net.Conn, error), func() error, *os.File, []string) {
+		conn, client, err := pair()
+		must(t, err)
+		return func() (net.Conn, error) { return conn, nil }, func() error { return nil }, client, []string{"--page-server", "--ps-socket", "3"}
+	}
 }
 
 // listenIn listens on the loopback of a node.

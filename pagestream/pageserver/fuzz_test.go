@@ -117,7 +117,7 @@ func connect(t testing.TB, pair bool) (conn, near net.Conn) {
 	if !pair {
 		return net.Pipe()
 	}
-	conn, file, err := Pair()
+	conn, file, err := StreamPair()
 	must(t, err)
 	near, err = net.FileConn(file)
 	must(t, err)

@@ -14,9 +14,12 @@ import (
 )
 
 const (
-	// aheadBytes is the most that is read beyond what is known to come: what
-	// is pages of that has to be copied once more.
+	// aheadBytes is the most that is read of a stream beyond what is known to
+	// come: what is pages of that has to be copied once more.
 	aheadBytes = 32 << 10
+	// packetBytes is more than any packet that criu sends: the kernel splices
+	// up to 16 pages at once (fs/splice.c, splice_to_socket).
+	packetBytes = 128 << 10
 	// bigPayload is when copying costs more than a read of its own for what
 	// comes next.
 	bigPayload = 64 << 10
@@ -31,12 +34,15 @@ type input struct {
 	idle time.Duration   // how long the client may be silent; 0: for ever
 	ctx  context.Context
 
+	packets bool // criu's end is a packet socket: a packet is read whole or lost
+
 	armed     time.Time // when the deadline was last moved
-	staging   [aheadBytes]byte
+	staging   [packetBytes]byte
 	ahead     []byte // of staging: read, not asked for yet
 	lookahead int    // how much to read beyond what is asked for
 	vec       [2][]byte
 	read      int
+	flags     int // that the read returned
 	err       error
 	readFD    func(fd uintptr) bool
 }
@@ -46,11 +52,15 @@ func newInput(ctx context.Context, conn net.Conn, idle time.Duration) *input {
 	if sc, ok := conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			in.raw = raw
+			_ = raw.Control(func(fd uintptr) {
+				kind, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TYPE)
+				in.packets = err == nil && kind == unix.SOCK_SEQPACKET
+			})
 		}
 	}
 	in.readFD = func(fd uintptr) bool {
 		for {
-			in.read, in.err = unix.Readv(int(fd), in.vec[:])
+			in.read, _, in.flags, _, in.err = unix.RecvmsgBuffers(int(fd), in.vec[:], nil, 0)
 			if in.err != unix.EINTR {
 				return in.err != unix.EAGAIN
 			}
@@ -64,7 +74,7 @@ func (in *input) message(n int) ([]byte, error) {
 	if len(in.ahead) < n {
 		kept := copy(in.staging[:], in.ahead)
 		for kept < n {
-			got, err := in.readInto(in.staging[kept:max(n, min(in.lookahead, aheadBytes))], nil)
+			got, err := in.readInto(in.staging[kept:max(n, in.beyond())], nil)
 			if err != nil {
 				return nil, err
 			}
@@ -94,8 +104,8 @@ func (in *input) payload(dst []byte, last bool) error {
 	dst = dst[n:]
 	for len(dst) > 0 {
 		var beyond []byte
-		if last {
-			beyond = in.staging[:in.lookahead]
+		if last || in.packets {
+			beyond = in.staging[:in.beyond()]
 		}
 		got, err := in.readInto(dst, beyond)
 		if err != nil {
@@ -108,6 +118,14 @@ func (in *input) payload(dst []byte, last bool) error {
 		dst = dst[got:]
 	}
 	return nil
+}
+
+// beyond is how much may be read beyond what is asked for.
+func (in *input) beyond() int {
+	if in.packets {
+		return packetBytes
+	}
+	return in.lookahead
 }
 
 // readInto waits for bytes and reads as many as there are, into dst and then
@@ -128,10 +146,13 @@ func (in *input) readInto(dst, beyond []byte) (int, error) {
 		return 0, in.explain(err)
 	}
 	if in.err != nil {
-		return 0, in.explain(os.NewSyscallError("readv", in.err))
+		return 0, in.explain(os.NewSyscallError("recvmsg", in.err))
 	}
 	if in.read == 0 {
 		return 0, in.explain(io.EOF)
+	}
+	if in.flags&unix.MSG_TRUNC != 0 {
+		return 0, fmt.Errorf("a packet of more than %d bytes: %w", packetBytes, ErrProtocol)
 	}
 	return in.read, nil
 }

@@ -123,7 +123,7 @@ func (d dumping) toUs(ctx context.Context) (absorb, error) {
 	if err != nil {
 		return absorb{}, err
 	}
-	conn, client, err := pageserver.Pair()
+	conn, client, err := pageserver.StreamPair()
 	if err != nil {
 		return absorb{}, errors.Join(err, s.Remove())
 	}
