@@ -29,6 +29,11 @@ demo: build setup
 bench: build setup
 	$(GO) run ./test/bench -out $(OUT)/bench.json
 
+# The engines against each other and against runc by hand, where there are both: in a virtual machine. Ratios only.
+.PHONY: bench-vm
+bench-vm: build setup
+	$(GO) run ./test/vm -timeout 90m -out $(OUT) -bench
+
 # Everything that CI asks for.
 .PHONY: test
 test: lint generate-check unit e2e test-vm

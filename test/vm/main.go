@@ -6,7 +6,7 @@
 //	go run ./test/vm                                 the end-to-end tests, once for each engine
 //	go run ./test/vm -run Redis -engines soft-dirty  some of them, with one engine
 //	go run ./test/vm -test ./pagestream/track        the unit tests of packages instead; with -e2e, before
-//	go run ./test/vm -bench                          the bench; its report comes back to the directory -out
+//	go run ./test/vm -bench                          the bench of the engines; its report comes back to the directory -out
 //	go run ./test/vm -shell 'criu check --all'       any command; what is in /out afterwards comes back, too
 //
 // It needs root, for the lab's cache, and `make build`. Any number of machines run at once; they share what is cached, and
@@ -36,6 +36,7 @@ type options struct {
 	engines   list
 	e2e       bool
 	bench     bool
+	benchArgs []string
 	shell     string
 	files     list
 	env       list
@@ -65,7 +66,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	f.StringVar(&o.skip, "skip", "", "leave out the tests that match `regexp`, in the same way")
 	f.StringVar(&o.once, "once", "", "besides, with the first engine only, the end-to-end tests that match `regexp`")
 	f.Var(&o.tests, "test", "run the unit tests of these `packages`")
-	f.BoolVar(&o.bench, "bench", false, "run the bench")
+	f.BoolVar(&o.bench, "bench", false, "run the bench of the engines; arguments after all flags are its own")
 	f.StringVar(&o.shell, "shell", "", "run this `command`, with sh")
 	f.Var(&o.files, "file", "bring `files` or directories along: they are in /payload/files")
 	f.Func("env", "set a variable, `NAME=value`, for all that runs inside", func(s string) error {
@@ -79,9 +80,10 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("%q: there are flags only", f.Arg(0))
+	if f.NArg() > 0 && !o.bench {
+		return o, fmt.Errorf("%q: only the bench takes arguments", f.Arg(0))
 	}
+	o.benchArgs = f.Args()
 	o.e2e = o.e2e || len(o.tests) == 0 && !o.bench && o.shell == ""
 	return o, nil
 }

@@ -141,11 +141,13 @@ func (p payload) steps(ctx context.Context, o options) ([]guest.Step, error) {
 		steps = append(steps, made...)
 	}
 	if o.bench {
-		const bench = binDir + "/bench"
-		if err := p.build(ctx, false, modulePath+"/test/bench", bench); err != nil {
+		const bench = binDir + "/enginebench"
+		if err := p.build(ctx, false, modulePath+"/test/enginebench", bench); err != nil {
 			return nil, err
 		}
-		steps = append(steps, guest.Step{Name: "bench", Args: []string{path.Join(guest.Payload, bench), "-out", path.Join(guest.Out, "bench.json")}})
+		steps = append(steps, guest.Step{
+			Name: "bench", Args: append([]string{path.Join(guest.Payload, bench), "-out", path.Join(guest.Out, "engines.json")}, o.benchArgs...),
+		})
 	}
 	if o.shell != "" {
 		steps = append(steps, guest.Step{Name: o.shell, Args: []string{"/bin/sh", "-c", o.shell}})
