@@ -81,6 +81,7 @@ int main(int argc, char **argv)
 		for (unsigned long n = 0; n < SMALL / PAGE; n += a == 3 ? 3 : 1)
 			fill(area[a] + n * PAGE, (a + 1UL) << 40 | n);
 	char *memory = map(pages * PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	madvise(memory, pages * PAGE, MADV_NOHUGEPAGE); /* a huge page is dirty as a whole */
 	for (unsigned long n = 0; n < pages; n++) {
 		if (n % 7 == 3)
 			memset(memory + n * PAGE, 0, PAGE);
