@@ -97,10 +97,11 @@ func compatible(from, to *peerv1.Node) error {
 	if err := compatibleCRIU(from, to); err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
-	if from.OciRuntime != to.OciRuntime && from.OciRuntime != "" && to.OciRuntime != "" {
-		return fmt.Errorf("pods of node %s are run by %s, those of node %s by %s, and neither restores what the other has dumped: "+
-			"set BinaryName of containerd's runtime %s to the same on both: %w",
-			from.Name, from.OciRuntime, to.Name, to.OciRuntime, cri.Handler, errdefs.ErrFailedPrecondition)
+	for _, n := range []*peerv1.Node{from, to} {
+		if n.OciRuntime != "" && n.OciRuntime != string(ociruntime.Runc) {
+			return fmt.Errorf("containers of node %s are run by %.40q, which cannot take part in a move: run godwitctl check there: %w",
+				n.Name, n.OciRuntime, errdefs.ErrFailedPrecondition)
+		}
 	}
 	var lacking []string
 	for _, f := range from.CpuFeatures {

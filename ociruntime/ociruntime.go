@@ -1,27 +1,24 @@
 // Package ociruntime knows the programs that run containers for containerd, runc
 // and crun, and finds out whether the one of a node can do what a move needs of
-// it: hand CRIU a configuration file of Godwit's own. Calling them is the shim's.
+// it, or says what it lacks. Calling them is the shim's.
 package ociruntime
 
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // Kind is which program it is, whatever its file is called.
 type Kind string
 
-// The programs that can do what a move needs.
+// The programs that are known. Only runc can do what a move needs: see Fit.
 const (
 	Runc Kind = "runc"
 	Crun Kind = "crun"
@@ -63,7 +60,7 @@ func Identify(ctx context.Context, binary string, run Run) (Runtime, error) {
 	}
 	out, err := run.output(ctx, binary, "--version")
 	if err != nil {
-		return Runtime{}, fmt.Errorf("%w: %w: install it, or set BinaryName of containerd's runtime godwit to one that is", ErrUnfit, err)
+		return Runtime{}, fmt.Errorf("%w: %w: install runc 1.1 or later where containerd's PATH has it", ErrUnfit, err)
 	}
 	return parseVersion(binary, string(out))
 }
@@ -75,8 +72,8 @@ func parseVersion(binary, printed string) (Runtime, error) {
 	m := firstLine.FindStringSubmatch(printed)
 	if m == nil || !slices.Contains([]Kind{Runc, Crun}, Kind(m[1])) {
 		line, _, _ := strings.Cut(strings.TrimSpace(printed), "\n")
-		return Runtime{}, fmt.Errorf("%w: %s says that it is %.60q, and only runc and crun can hand CRIU what a move needs: "+
-			"set BinaryName of containerd's runtime godwit to one of them", ErrUnfit, binary, line)
+		return Runtime{}, fmt.Errorf("%w: %s says that it is %.60q, and only runc can do what a move needs: "+
+			"remove BinaryName from the options of containerd's runtime godwit", ErrUnfit, binary, line)
 	}
 	return Runtime{Kind: Kind(m[1]), Binary: binary, Version: m[2]}, nil
 }
@@ -84,9 +81,12 @@ func parseVersion(binary, printed string) (Runtime, error) {
 // Fit returns nil if the runtime can do what a move needs, and otherwise an error
 // that wraps ErrUnfit and says what it lacks and what to do.
 func (r Runtime) Fit(ctx context.Context, run Run) error {
+	if r.Kind == Crun {
+		return r.unfit("%s", crunLacks)
+	}
 	out, err := run.output(ctx, r.Binary, "features")
 	if err != nil {
-		return r.unfit("it does not tell its features (%v): install runc 1.1, crun 1.26, or later", err)
+		return r.unfit("it does not tell its features (%v): install runc 1.1 or later", err)
 	}
 	checkpoints, err := checkpointing(out)
 	switch {
@@ -94,8 +94,6 @@ func (r Runtime) Fit(ctx context.Context, run Run) error {
 		return r.unfit("its features cannot be read: %v", err)
 	case !checkpoints:
 		return r.unfit("it is built without checkpoint support: install one that has it")
-	case r.Kind == Crun:
-		return r.fitCrun(ctx, run)
 	}
 	return nil
 }
@@ -104,8 +102,20 @@ func (r Runtime) unfit(format string, args ...any) error {
 	return fmt.Errorf("%w: %s %s: %s", ErrUnfit, r.Kind, r.Version, fmt.Sprintf(format, args...))
 }
 
+// crunLacks is what keeps crun, up to 1.29, from doing runc's part. It dumps as it
+// should, if CRIU's configuration file says what crun has no options for. But to
+// its `restore` containerd passes an option that it does not know (go-runc,
+// RestoreOpts.args: -no-subreaper; crun: src/restore.c). And what it restores
+// stays in the cgroup of its caller: runc moves CRIU into the container's cgroup
+// before (libcontainer/criu_linux.go, criuApplyCgroups), crun leaves that to
+// CRIU's own handling of cgroups (src/libcrun/criu.c,
+// libcrun_container_restore_linux_criu), which a move cannot wait for. The next
+// move would then freeze the shim together with the pod.
+const crunLacks = "its checkpoint has no --lazy-pages, its restore refuses containerd's -no-subreaper and leaves the restored processes " +
+	"in the cgroup of the shim: run pods that are to be moved by runc (remove BinaryName from the options of containerd's runtime godwit)"
+
 // checkpointing reads features.Features of the runtime specification. The
-// annotation is runc's (runc: types/features/features.go), and crun has it too.
+// annotation is runc's (runc: types/features/features.go).
 func checkpointing(features []byte) (bool, error) {
 	var f struct {
 		Annotations map[string]string `json:"annotations"`
@@ -114,77 +124,4 @@ func checkpointing(features []byte) (bool, error) {
 		return false, err
 	}
 	return f.Annotations["org.opencontainers.runc.checkpoint.enabled"] == "true", nil
-}
-
-// The configuration file reaches CRIU since crun 1.26, and if libcriu has this
-// function, since CRIU 4.2 (crun: src/libcrun/criu.c, handle_criu_config_file).
-// crun has no options of its own for lazy pages.
-const configFunction = "criu_set_config_file"
-
-var leastCrun = [2]int{1, 26}
-
-// crunLibrary is what crun loads when it is to checkpoint (load_wrapper there).
-const crunLibrary = "libcriu.so.2"
-
-func (r Runtime) fitCrun(ctx context.Context, run Run) error {
-	if !atLeast(r.Version, leastCrun) {
-		return r.unfit("it cannot hand CRIU a configuration file: install crun %d.%d or later, or use runc", leastCrun[0], leastCrun[1])
-	}
-	path, err := findLibrary(ctx, run)
-	if err != nil {
-		return r.unfit("%v: install it (package libcriu2), or use runc", err)
-	}
-	has, err := defines(path, configFunction)
-	if err != nil {
-		return r.unfit("%v", err)
-	}
-	if !has {
-		return r.unfit("its %s has no %s, by which CRIU gets a configuration file: install that of CRIU 4.2 or later, or use runc", path, configFunction)
-	}
-	return nil
-}
-
-// atLeast compares the first two numbers of a version.
-func atLeast(version string, least [2]int) bool {
-	parts := strings.SplitN(version, ".", 3)
-	for i, want := range least {
-		n := 0
-		if i < len(parts) {
-			digits, _, _ := strings.Cut(parts[i], "-")
-			n, _ = strconv.Atoi(digits)
-		}
-		if n != want {
-			return n > want
-		}
-	}
-	return true
-}
-
-// findLibrary asks the dynamic linker's cache.
-func findLibrary(ctx context.Context, run Run) (string, error) {
-	out, err := run.output(ctx, "/sbin/ldconfig", "-p")
-	if err != nil {
-		return "", fmt.Errorf("%s is not found: %w", crunLibrary, err)
-	}
-	for line := range strings.Lines(string(out)) {
-		name, path, found := strings.Cut(strings.TrimSpace(line), " => ")
-		if found && strings.HasPrefix(name, crunLibrary+" ") && filepath.IsAbs(path) {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("it has no %s", crunLibrary)
-}
-
-// defines says whether a library has a function.
-func defines(library, function string) (bool, error) {
-	f, err := elf.Open(library)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	symbols, err := f.DynamicSymbols()
-	if err != nil {
-		return false, fmt.Errorf("%s: %w", library, err)
-	}
-	return slices.ContainsFunc(symbols, func(s elf.Symbol) bool { return s.Name == function && s.Section != elf.SHN_UNDEF }), nil
 }

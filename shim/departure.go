@@ -51,6 +51,9 @@ func newDeparture(c *container, index uint16) (*departure, error) {
 	if d.freezer, err = openFreezer(d.pid); err != nil {
 		return nil, err
 	}
+	if err := d.freezer.sparesSelf(); err != nil {
+		return nil, err
+	}
 	frozen, err := d.freezer.frozen()
 	if err != nil {
 		return nil, err

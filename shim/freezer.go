@@ -35,14 +35,35 @@ func openFreezer(pid int) (*freezer, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &freezer{unified: unified, dir: filepath.Join("/sys/fs/cgroup/freezer", path)}
-	if unified {
-		f.dir = filepath.Join("/sys/fs/cgroup", path)
-	}
+	f := &freezer{unified: unified, dir: freezerDir(path, unified)}
 	if _, err := os.Stat(f.control()); err != nil {
 		return nil, fmt.Errorf("freezer of process %d: %w; mount the cgroup freezer", pid, err)
 	}
 	return f, nil
+}
+
+// freezerDir is the directory of a cgroup in the hierarchy that freezes.
+func freezerDir(path string, unified bool) string {
+	if unified {
+		return filepath.Join("/sys/fs/cgroup", path)
+	}
+	return filepath.Join("/sys/fs/cgroup/freezer", path)
+}
+
+// errFreezesShim: nobody would be left to thaw it.
+var errFreezesShim = errors.New("the container is in the cgroup of its own shim, which would be frozen with it: " +
+	"its OCI runtime does not put containers into cgroups of their own; use runc, and start the pod anew")
+
+// sparesSelf returns an error if a freeze would stop this process as well.
+func (f *freezer) sparesSelf() error {
+	path, err := cgroupPath(os.Getpid(), f.unified)
+	if err != nil {
+		return err
+	}
+	if own := freezerDir(path, f.unified); own == f.dir || strings.HasPrefix(own, f.dir+"/") {
+		return fmt.Errorf("freezer %s: %w", f.dir, errFreezesShim)
+	}
+	return nil
 }
 
 // cgroupPath reads a process' path in the hierarchy that freezes.

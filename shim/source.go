@@ -134,7 +134,10 @@ func (s *source) begin(ctx context.Context) error {
 	defer cancel(nil)
 	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
 	defer stop()
-	err := s.choose(both)
+	err := s.fitRuntimes(both)
+	if err == nil {
+		err = s.choose(both)
+	}
 	if err == nil {
 		err = s.connect(both)
 	}

@@ -11,7 +11,7 @@ import (
 // can do what a move needs.
 func ociRuntime(ctx context.Context, n *Node) []Finding {
 	const feature = "OCI runtime"
-	const remedy = "Install runc 1.1 or later, or crun 1.26 or later with CRIU's library, where containerd's PATH has it."
+	const remedy = "Have containerd's runtime " + cri.Handler + " use runc 1.1 or later."
 	binary := ""
 	if runtimes, err := n.CRI.Runtimes(ctx); err == nil { // else containerdHandler says what is wrong
 		binary = runtimes[cri.Handler].OCIRuntime()
@@ -23,5 +23,5 @@ func ociRuntime(ctx context.Context, n *Node) []Finding {
 	if err != nil {
 		return missing(feature, err.Error(), remedy)
 	}
-	return ok(feature, string(r.Kind)+" "+r.Version+", and it hands CRIU what a move needs")
+	return ok(feature, string(r.Kind)+" "+r.Version)
 }

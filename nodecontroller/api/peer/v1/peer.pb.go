@@ -153,8 +153,8 @@ type Node struct {
 	// host:port where its peers reach it.
 	Address           string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
 	PageServerMessage uint32 `protobuf:"varint,9,opt,name=page_server_message,json=pageServerMessage,proto3" json:"page_server_message,omitempty"`
-	// The OCI runtime that containerd's handler names, such as runc or crun: CRIU's
-	// images of a container are made for the runtime that restores them.
+	// The OCI runtime that containerd's handler names, such as runc or crun; empty
+	// if it is not known.
 	OciRuntime    string `protobuf:"bytes,10,opt,name=oci_runtime,json=ociRuntime,proto3" json:"oci_runtime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
