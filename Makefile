@@ -49,6 +49,12 @@ unit: setup
 e2e: build setup
 	$(GO) test -count=1 -timeout 40m ./test/e2e/...
 
+# On a Kubernetes of the lab's, built from its modules the first time: ten minutes.
+.PHONY: e2e-kubernetes
+e2e-kubernetes: build setup
+	$(BIN)/godwit-lab setup --kubernetes
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab
+
 # In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. VM_ARGS
 # replaces what runs in it; see the comment at the head of test/vm/main.go.
 VM_ARGS ?= -test ./pagestream/track,./shim -e2e -run '$(VM_RUN)'

@@ -61,10 +61,11 @@ func commandOf(args []string) []string {
 
 func newLogs() *cobra.Command {
 	return &cobra.Command{
-		Use:       "logs NODE [containerd|godwit-node|init|link]",
-		Short:     "Print what a node's services wrote, also of a node that died",
-		Args:      cobra.RangeArgs(1, 2),
-		ValidArgs: []string{"containerd", "godwit-node", "init", "link"},
+		Use:   "logs NODE [SERVICE]",
+		Short: "Print what a node's services wrote, also of a node that died",
+		Long: `Print what a service of a node wrote: containerd, godwit-node (if none is named), init or link; in a cluster also kubelet and
+kube-proxy, and of the node control-plane etcd, kube-apiserver, kube-controller-manager and kube-scheduler.`,
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			service := "godwit-node"
 			if len(args) == 2 {

@@ -29,7 +29,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
-	root.AddCommand(newSetup(), newUp(), newDown(), newStatus(), newExec(), newKill(), newLogs(), newImage(), newPod())
+	root.AddCommand(newSetup(), newUp(), newDown(), newStatus(), newExec(), newKill(), newLogs(), newImage(), newPod(), newKubectl())
 	return root
 }
 
@@ -46,14 +46,18 @@ func print(v any, human func(w *tabwriter.Writer)) error {
 }
 
 func newSetup() *cobra.Command {
-	return &cobra.Command{
+	var o lab.Options
+	cmd := &cobra.Command{
 		Use:   "setup",
 		Short: "Install what a bare Debian lacks, and fill the cache",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return lab.Setup(cmd.Context(), lab.Options{Log: logger()})
+			o.Log = logger()
+			return lab.Setup(cmd.Context(), o)
 		},
 	}
+	cmd.Flags().BoolVar(&o.Kubernetes, "kubernetes", false, "build Kubernetes too: ten minutes, once")
+	return cmd
 }
 
 func newUp() *cobra.Command {
@@ -83,6 +87,7 @@ func newUp() *cobra.Command {
 	f.IntVar(&o.Nodes, "nodes", lab.DefaultNodes, "how many nodes")
 	f.StringVar(&rate, "rate", "", "rate of each node's link to the others, such as 1gbit (default: as fast as it goes)")
 	f.DurationVar(&o.Shape.Delay, "delay", 0, "one-way delay between two nodes, such as 5ms")
+	f.BoolVar(&o.Kubernetes, "kubernetes", false, "make the nodes a Kubernetes cluster; until down it stays one")
 	f.StringVar(&o.Bin, "bin", "", "directory of the project's binaries (default: bin of the module, or where this program is)")
 	return cmd
 }
@@ -136,6 +141,9 @@ func printStatus(cmd *cobra.Command, l *lab.Lab) error {
 				fmt.Fprintf(w, "  %s\n", n.Error)
 			}
 		}
+		if status.Kubernetes != nil {
+			printKubernetes(w, status.Kubernetes)
+		}
 	})
 }
 
@@ -158,22 +166,25 @@ func link(n lab.NodeStatus) string {
 
 func service(n lab.NodeStatus, name string) string {
 	for _, s := range n.Services {
-		if s.Name != name {
-			continue
+		if s.Name == name {
+			return state(s)
 		}
-		var text string
-		switch s.State {
-		case nodeinit.Running:
-			text = "running"
-		case nodeinit.Missing:
-			text = "not running (binary missing)"
-		default:
-			text = string(s.State)
-		}
-		if s.Restarts > 0 {
-			text += fmt.Sprintf(" (%d restarts, last: %s)", s.Restarts, s.LastExit)
-		}
-		return text
 	}
 	return "unknown"
+}
+
+func state(s nodeinit.ServiceStatus) string {
+	var text string
+	switch s.State {
+	case nodeinit.Running:
+		text = "running"
+	case nodeinit.Missing:
+		text = "not running (binary missing)"
+	default:
+		text = string(s.State)
+	}
+	if s.Restarts > 0 {
+		text += fmt.Sprintf(" (%d restarts, last: %s)", s.Restarts, s.LastExit)
+	}
+	return text
 }

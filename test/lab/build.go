@@ -52,7 +52,11 @@ func (l *Lab) boot(ctx context.Context, s nodeState, all []nodeState, root strin
 	if err := os.Chmod(filepath.Join(disk, "pki"), 0o700); err != nil {
 		return s, fmt.Errorf("disk: %w", err)
 	}
-	if err := l.issueCertificate(ctx, s); err != nil {
+	spec, err := l.spec(s, all, root)
+	if err != nil {
+		return s, err
+	}
+	if err := l.furnishDisk(ctx, s); err != nil {
 		return s, err
 	}
 	if err := removeLink(l.hostLink(s.Index)); err != nil { // of a node that died, if its namespace still ends
@@ -68,10 +72,10 @@ func (l *Lab) boot(ctx context.Context, s nodeState, all []nodeState, root strin
 		return s, fmt.Errorf("PID 1: %w", err)
 	}
 	s.MountNS = namespace(s.PID, "mnt")
-	if err := l.attach(&s, l.shape, haveNetem()); err != nil {
+	if err := l.attach(&s, l.shapeOf(s), haveNetem()); err != nil {
 		return s, err
 	}
-	if err := json.NewEncoder(d.spec).Encode(l.spec(s, all, root)); err != nil {
+	if err := json.NewEncoder(d.spec).Encode(spec); err != nil {
 		return s, fmt.Errorf("PID 1 does not take its specification: %w", err)
 	}
 	d.spec.Close()
@@ -86,10 +90,37 @@ func (l *Lab) boot(ctx context.Context, s nodeState, all []nodeState, root strin
 	return s, nil
 }
 
+// furnishDisk puts on a node's disk what it must find there.
+func (l *Lab) furnishDisk(ctx context.Context, s nodeState) error {
+	if s.Role == roleControl {
+		return nil
+	}
+	if l.kubernetes != "" {
+		if err := os.MkdirAll(filepath.Join(l.dataDir(s.Name), "kubelet"), 0o755); err != nil {
+			return fmt.Errorf("disk: %w", err)
+		}
+		if err := l.writeKernelSettings(s.Name); err != nil {
+			return err
+		}
+	}
+	return l.issueCertificate(ctx, s)
+}
+
+// shapeOf is what a machine's link is like: only nodes have the lab's.
+func (l *Lab) shapeOf(s nodeState) Shape {
+	if s.Role == roleControl {
+		return Shape{}
+	}
+	return l.shape
+}
+
 // furnish does what needs the running node: the shape of its link, its images, and waiting until pods can be made.
 func (l *Lab) furnish(ctx context.Context, s nodeState, images []imageRecord) error {
 	n := newNode(l, s)
 	defer n.closeCRI()
+	if s.Role == roleControl {
+		return nil
+	}
 	if err := n.applyShape(ctx, l.shape, haveNetem()); err != nil {
 		return err
 	}
@@ -109,13 +140,16 @@ func (l *Lab) keep(ctx context.Context, s *nodeState, all []nodeState) error {
 	n := newNode(l, *s)
 	defer n.closeCRI()
 	netem := haveNetem()
-	if !l.attached(*s, l.shape, netem) {
+	if !l.attached(*s, l.shapeOf(*s), netem) {
 		if err := l.detach(s.Name, s.Index); err != nil {
 			return fmt.Errorf("node %s: %w", s.Name, err)
 		}
-		if err := l.attach(s, l.shape, netem); err != nil {
+		if err := l.attach(s, l.shapeOf(*s), netem); err != nil {
 			return fmt.Errorf("node %s: %w", s.Name, err)
 		}
+	}
+	if s.Role == roleControl {
+		return l.writeState(*s)
 	}
 	if err := n.applyShape(ctx, l.shape, netem); err != nil {
 		return err
@@ -138,49 +172,62 @@ func (l *Lab) keep(ctx context.Context, s *nodeState, all []nodeState) error {
 	return nil
 }
 
-// spec is what PID 1 of a node is told.
-func (l *Lab) spec(s nodeState, all []nodeState, root string) nodeinit.Spec {
+// spec is what PID 1 of a machine is told.
+func (l *Lab) spec(s nodeState, all []nodeState, root string) (nodeinit.Spec, error) {
 	disk := l.dataDir(s.Name)
-	links := map[string]string{"/etc/resolv.conf": "/run/godwit-lab/resolv.conf"}
-	for _, b := range binaries {
-		links["/usr/local/bin/"+b] = filepath.Join(binDir, b)
+	spec := nodeinit.Spec{
+		Hostname:    s.Name,
+		Lower:       root,
+		Upper:       filepath.Join(disk, "upper"),
+		Work:        filepath.Join(disk, "work"),
+		Root:        filepath.Join(disk, "root"),
+		Binds:       []nodeinit.Bind{{Host: filepath.Join(disk, "log"), Node: nodeinit.LogDir}},
+		Cgroups:     nodeCgroupMounts(hierarchies()),
+		CgroupLinks: cgroupLinks(),
+		RunSize:     "75%",
+		Files: []nodeinit.File{
+			{Path: "/etc/hostname", Content: s.Name + "\n", Mode: 0o644},
+			{Path: "/run/godwit-lab/resolv.conf", Content: "# no name server in a lab\n", Mode: 0o644},
+		},
+		Links: map[string]string{"/etc/resolv.conf": "/run/godwit-lab/resolv.conf"},
 	}
-	files := append(l.changingFiles(s, all),
-		nodeinit.File{Path: "/etc/hostname", Content: s.Name + "\n", Mode: 0o644},
-		nodeinit.File{Path: "/run/godwit-lab/resolv.conf", Content: "# no name server in a lab\n", Mode: 0o644},
+	if s.Role == roleControl {
+		return spec, l.addControlPlane(&spec)
+	}
+	l.addRuntime(&spec, s, all)
+	if l.kubernetes == "" {
+		return spec, nil
+	}
+	return spec, l.addKubelet(&spec, s)
+}
+
+// addRuntime makes a machine a node: containerd, a pod network and the project's own binaries.
+func (l *Lab) addRuntime(spec *nodeinit.Spec, s nodeState, all []nodeState) {
+	disk := l.dataDir(s.Name)
+	spec.Binds = append(spec.Binds,
+		// Not on the overlay: containerd mounts overlays of its own there.
+		nodeinit.Bind{Host: filepath.Join(disk, "containerd"), Node: "/var/lib/containerd"},
+		nodeinit.Bind{Host: filepath.Join(disk, "pki"), Node: pkiDirInNode},
+		nodeinit.Bind{Host: l.bin, Node: binDir, ReadOnly: true},
+	)
+	spec.Files = append(spec.Files, l.changingFiles(s, all)...)
+	spec.Files = append(spec.Files,
 		nodeinit.File{Path: "/etc/containerd/config.toml", Content: containerdConfig, Mode: 0o644},
 		nodeinit.File{Path: "/etc/cni/net.d/10-lab.conflist", Content: cniConfig(l.podSubnet(s.Index)), Mode: 0o644},
 	)
-	all2 := hierarchies()
-	return nodeinit.Spec{
-		Hostname: s.Name,
-		Lower:    root,
-		Upper:    filepath.Join(disk, "upper"),
-		Work:     filepath.Join(disk, "work"),
-		Root:     filepath.Join(disk, "root"),
-		Binds: []nodeinit.Bind{
-			// Not on the overlay: containerd mounts overlays of its own there.
-			{Host: filepath.Join(disk, "containerd"), Node: "/var/lib/containerd"},
-			{Host: filepath.Join(disk, "log"), Node: nodeinit.LogDir},
-			{Host: filepath.Join(disk, "pki"), Node: pkiDirInNode},
-			{Host: l.bin, Node: binDir, ReadOnly: true},
-		},
-		Cgroups:     nodeCgroupMounts(all2),
-		CgroupLinks: cgroupLinks(),
-		RunSize:     "75%",
-		Files:       files,
-		Links:       links,
-		Services: []nodeinit.Service{
-			{Name: "containerd", Args: []string{"/usr/bin/containerd", "--config", "/etc/containerd/config.toml"}, Notify: true},
-			{Name: "godwit-node", Args: []string{"/usr/local/bin/godwit-node", "--config", nodeConfigFile}, Optional: true},
-		},
+	for _, b := range binaries {
+		spec.Links["/usr/local/bin/"+b] = filepath.Join(binDir, b)
+	}
+	spec.Services = []nodeinit.Service{
+		{Name: "containerd", Args: []string{"/usr/bin/containerd", "--config", "/etc/containerd/config.toml"}, Notify: true},
+		{Name: "godwit-node", Args: []string{"/usr/local/bin/godwit-node", "--config", nodeConfigFile}, Optional: true},
 	}
 }
 
 // logTails gives the ends of a node's logs, for the error of a node that did not start.
 func (l layout) logTails(node string) string {
 	var b strings.Builder
-	for _, name := range []string{"init", "containerd"} {
+	for _, name := range []string{"init", "containerd", "kubelet", "etcd", "kube-apiserver", "kube-controller-manager"} {
 		content, err := os.ReadFile(filepath.Join(l.logDir(node), name+".log"))
 		if err != nil || len(content) == 0 {
 			continue

@@ -19,6 +19,8 @@ type Cached struct {
 	Root string
 	// Layers are the directories with layers of images, relative to Dir.
 	Layers []string
+	// Kubernetes is the directory with its programs, relative to Dir; empty unless the options ask for it.
+	Kubernetes string
 }
 
 // FillCache makes everything that nodes and images of the given sets of Debian packages are made of, where it is not in the
@@ -43,6 +45,15 @@ func FillCache(ctx context.Context, o Options, images [][]string) (Cached, error
 	c := Cached{Dir: l.cache}
 	if c.Root, err = l.inCache(root); err != nil {
 		return Cached{}, err
+	}
+	if o.Kubernetes {
+		bin, err := l.kubernetesBin(ctx)
+		if err != nil {
+			return Cached{}, err
+		}
+		if c.Kubernetes, err = l.inCache(bin); err != nil {
+			return Cached{}, err
+		}
 	}
 	layers := []layer{pause.Layer}
 	for _, packages := range images {

@@ -231,7 +231,10 @@ func Setup(ctx context.Context, o Options) error {
 	if _, err := l.nodeRoot(ctx); err != nil {
 		return err
 	}
-	_, err = l.pauseImage(ctx)
+	if _, err := l.pauseImage(ctx); err != nil || !o.Kubernetes {
+		return err
+	}
+	_, err = l.kubernetesBin(ctx)
 	return err
 }
 

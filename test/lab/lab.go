@@ -32,6 +32,9 @@ type Options struct {
 	// Bin is the directory with the project's binaries, which the nodes see as it is at any moment; empty means what
 	// FindBin finds.
 	Bin string
+	// Kubernetes makes the nodes a cluster; see Cluster. A lab of which nodes run already must have been one from the start, and
+	// a lab that is one stays one until it is taken down, asked for again or not.
+	Kubernetes bool
 	// Log takes a line for each step; nil for none.
 	Log *slog.Logger
 }
@@ -43,6 +46,10 @@ type Lab struct {
 	bin   string
 	shape Shape
 	log   *slog.Logger
+
+	kubernetes string     // directory with its programs, empty for a lab without
+	authority  *authority // of the cluster, while up builds it
+	control    *Node      // the machine of the control plane, if it runs
 }
 
 // config is what up writes of the lab as a whole.
@@ -50,6 +57,8 @@ type config struct {
 	Rate  uint64        `json:"rate_bits_per_second"`
 	Delay time.Duration `json:"delay_ns"`
 	Bin   string        `json:"bin"`
+	// Kubernetes is the directory with its programs, or empty.
+	Kubernetes string `json:"kubernetes,omitempty"`
 }
 
 func (l layout) configFile() string { return filepath.Join(l.state, "lab.json") }
@@ -110,6 +119,11 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Kubernetes {
+		if l.kubernetes, err = l.kubernetesBin(ctx); err != nil {
+			return nil, err
+		}
+	}
 	release, err := flock(ctx, l.lockFile())
 	if err != nil {
 		return nil, err
@@ -133,11 +147,19 @@ func (l *Lab) up(ctx context.Context, o Options, root string, pause imageRecord)
 	if err := readJSON(l.configFile(), &before); err == nil && before.Bin != l.bin && len(kept) > 0 {
 		return fmt.Errorf("the nodes that run see the binaries in %s, not %s; take the lab down first", before.Bin, l.bin)
 	}
-	if err := writeJSON(l.configFile(), config{Rate: l.shape.Rate, Delay: l.shape.Delay, Bin: l.bin}); err != nil {
+	if l.kubernetes, err = planKubernetes(l.kubernetes, before, len(kept)); err != nil {
+		return err
+	}
+	if err := writeJSON(l.configFile(), config{Rate: l.shape.Rate, Delay: l.shape.Delay, Bin: l.bin, Kubernetes: l.kubernetes}); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
 	if err := l.ensureBridge(ctx); err != nil {
 		return err
+	}
+	if l.kubernetes != "" {
+		if err := l.prepareCluster(); err != nil {
+			return err
+		}
 	}
 	all := append(slices.Clone(kept), wanted...)
 	images, err := l.imageRecords()
@@ -158,19 +180,31 @@ func (l *Lab) up(ctx context.Context, o Options, root string, pause imageRecord)
 	for i := range kept {
 		g.Go(func() error { return l.keep(gctx, &kept[i], all) })
 	}
+	var control []nodeState
+	if l.kubernetes != "" {
+		g.Go(func() error {
+			s, err := l.ensureControl(gctx, all, root)
+			control = append(control, s)
+			return err
+		})
+	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	weighCgroup(l.cgroup())
 	states := append(kept, built...)
 	slices.SortFunc(states, func(a, b nodeState) int { return a.Index - b.Index })
-	if err := l.route(states); err != nil {
+	if err := l.route(states, control); err != nil {
 		return err
 	}
 	for _, s := range states {
 		l.nodes = append(l.nodes, newNode(l, s))
 	}
-	return nil
+	if l.kubernetes == "" {
+		return nil
+	}
+	l.control = newNode(l, control[0])
+	return l.awaitCluster(ctx, states)
 }
 
 // plan says which nodes are kept and which are built, with a name and an index each. What is left of dead nodes is removed.
@@ -190,6 +224,9 @@ func (l *Lab) plan(o Options) (kept, wanted []nodeState, err error) {
 	taken := map[int]bool{}
 	running := map[string]bool{}
 	for _, name := range known {
+		if name == controlName {
+			continue // ensureControl's
+		}
 		s, err := l.readState(name)
 		if err == nil && s.alive() {
 			kept, taken[s.Index], running[name] = append(kept, s), true, true
@@ -206,6 +243,9 @@ func (l *Lab) plan(o Options) (kept, wanted []nodeState, err error) {
 	for _, name := range names {
 		if !nodeName.MatchString(name) {
 			return nil, nil, fmt.Errorf("node name %q: want lower-case letters, digits and dashes, a letter first", name)
+		}
+		if name == controlName {
+			return nil, nil, fmt.Errorf("node name %s: Kubernetes's control plane has it", name)
 		}
 		if running[name] {
 			continue
@@ -233,14 +273,19 @@ func Open(dir string) (*Lab, error) {
 	l.findBase()
 	var c config
 	if err := readJSON(l.configFile(), &c); err == nil {
-		l.bin, l.shape = c.Bin, Shape{Rate: c.Rate, Delay: c.Delay}
+		l.bin, l.shape, l.kubernetes = c.Bin, Shape{Rate: c.Rate, Delay: c.Delay}, c.Kubernetes
 	}
 	names, err := l.knownNodes()
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		if s, err := l.readState(name); err == nil && s.alive() {
+		s, err := l.readState(name)
+		switch {
+		case err != nil || !s.alive():
+		case s.Role == roleControl:
+			l.control = newNode(l, s)
+		default:
 			l.nodes = append(l.nodes, newNode(l, s))
 		}
 	}
@@ -251,8 +296,11 @@ func Open(dir string) (*Lab, error) {
 // Nodes are the lab's nodes in the order of their addresses.
 func (l *Lab) Nodes() []*Node { return slices.Clone(l.nodes) }
 
-// Node finds a node by name, or is nil.
+// Node finds a node by name, or is nil. The machine of a cluster's control plane is found as "control-plane".
 func (l *Lab) Node(name string) *Node {
+	if l.control != nil && l.control.Name == name {
+		return l.control
+	}
 	for _, n := range l.nodes {
 		if n.Name == name {
 			return n

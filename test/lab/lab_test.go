@@ -22,11 +22,16 @@ import (
 )
 
 // envUp makes the test binary bring up the lab of that directory instead of testing: a process that can be killed at it.
-const envUp = "GODWIT_LAB_TEST_UP"
+const (
+	envUp           = "GODWIT_LAB_TEST_UP"
+	envUpBin        = "GODWIT_LAB_TEST_UP_BIN"
+	envUpKubernetes = "GODWIT_LAB_TEST_UP_KUBERNETES"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(envUp); dir != "" {
-		if _, err := Up(context.Background(), Options{Dir: dir, Bin: filepath.Join(dir, "bin")}); err != nil {
+		o := Options{Dir: dir, Bin: os.Getenv(envUpBin), Kubernetes: os.Getenv(envUpKubernetes) != ""}
+		if _, err := Up(context.Background(), o); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -23,6 +23,13 @@ const (
 // MaxNodes is how many nodes one lab can have: their management addresses are .10 and up in one /24.
 const MaxNodes = 200
 
+// controlName and controlIndex are those of the machine that Kubernetes's control plane has for itself: no node is called so,
+// and none has its address.
+const (
+	controlName  = "control-plane"
+	controlIndex = MaxNodes
+)
+
 // PeerPort is the port on which each node's godwit-node listens for its peers.
 const PeerPort = 9440
 
@@ -111,6 +118,22 @@ func (l layout) nodeAddr(i int) netip.Addr {
 func (l layout) podSubnet(i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(l.base + 1), byte(i), 0}), 24)
 }
+
+// podNetwork holds the addresses of all pods, and of services.
+func (l layout) podNetwork() netip.Prefix {
+	return netip.PrefixFrom(l.podSubnet(0).Addr(), 16)
+}
+
+// serviceNetwork is where Kubernetes gives addresses to services: above the pods of the last node.
+func (l layout) serviceNetwork() netip.Prefix {
+	return netip.PrefixFrom(l.podSubnet(224).Addr(), 19)
+}
+
+// kubernetesDir holds what belongs to the cluster and to no machine of it: its authority and the way in for its administrator.
+func (l layout) kubernetesDir() string { return filepath.Join(l.state, "kubernetes") }
+
+// etcdDir outlives the machine that etcd runs on, as a disk outlives a power loss.
+func (l layout) etcdDir() string { return filepath.Join(l.data, "etcd") }
 
 // mac is a fixed hardware address, so that a node rebuilt under its old address is reached at once. Number 0 is the bridge.
 func (l layout) mac(number int) net.HardwareAddr {

@@ -103,8 +103,7 @@ const firstBase = 88
 func freeBase(used []netip.Prefix) (int, error) {
 	for base := firstBase; base < 254; base += 2 {
 		l := layout{base: base}
-		pods := netip.PrefixFrom(l.podSubnet(0).Addr(), 16)
-		if !slices.ContainsFunc(used, func(p netip.Prefix) bool { return p.Overlaps(l.management()) || p.Overlaps(pods) }) {
+		if !slices.ContainsFunc(used, func(p netip.Prefix) bool { return p.Overlaps(l.management()) || p.Overlaps(l.podNetwork()) }) {
 			return base, nil
 		}
 	}
@@ -228,15 +227,15 @@ func (l layout) attached(s nodeState, shape Shape, netem bool) bool {
 	return s.Uplink.Kind == uplinkVeth
 }
 
-// route makes the pods of every node reachable from every other and from the host.
-func (l layout) route(nodes []nodeState) error {
+// route makes the pods of every node reachable from every other, from the host and from machines without pods.
+func (l layout) route(nodes, others []nodeState) error {
 	for _, to := range nodes {
 		route := netlink.Route{Dst: ipNet(l.podSubnet(to.Index)), Gw: l.nodeAddr(to.Index).AsSlice()}
 		if err := netlink.RouteReplace(&route); err != nil {
 			return fmt.Errorf("route of the host to the pods of %s: %w", to.Name, err)
 		}
 	}
-	for _, from := range nodes {
+	for _, from := range slices.Concat(nodes, others) {
 		if err := l.routeFrom(from, nodes); err != nil {
 			return fmt.Errorf("routes of node %s: %w", from.Name, err)
 		}

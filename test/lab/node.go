@@ -59,7 +59,7 @@ func (n *Node) Path(inNode string) string {
 // Cgroup is the node's cgroup relative to the root of each of the host's hierarchies; pods are in "pods" below it.
 func (n *Node) Cgroup() string { return n.lab.nodeCgroup(n.Name) }
 
-// Log is the file with what a service of the node ("containerd", "godwit-node") or its PID 1 ("init") wrote. It can be read
+// Log is the file with what a service of the node ("containerd", "kubelet") or its PID 1 ("init") wrote. It can be read
 // after the node has died, until the node is built again.
 func (n *Node) Log(service string) string {
 	return filepath.Join(n.lab.logDir(n.Name), service+".log")
@@ -158,7 +158,7 @@ func (n *Node) Kill() error {
 	return errors.Join(n.closeCRI(), n.lab.detach(n.Name, n.state.Index))
 }
 
-// Services says what the node's supervisor says of containerd and godwit-node.
+// Services says what the node's supervisor says of containerd, godwit-node and the programs of a cluster.
 func (n *Node) Services() ([]nodeinit.ServiceStatus, error) {
 	b, err := os.ReadFile(n.Path(nodeinit.StatusFile))
 	if err != nil {
@@ -177,6 +177,10 @@ func (n *Node) KillDaemon() bool { return n.killService("godwit-node") }
 
 // KillContainerd kills containerd with SIGKILL; pods and their shims live on, and the supervisor starts it again.
 func (n *Node) KillContainerd() bool { return n.killService("containerd") }
+
+// KillService kills a service by its name ("kubelet", and of a control plane "kube-apiserver" or "etcd") with SIGKILL; the
+// supervisor starts it again. It says whether there was one.
+func (n *Node) KillService(name string) bool { return n.killService(name) }
 
 func (n *Node) killService(name string) bool {
 	pid := n.servicePID(name)

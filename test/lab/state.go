@@ -15,12 +15,21 @@ import (
 type nodeState struct {
 	Name       string    `json:"name"`
 	Index      int       `json:"index"`
+	Role       nodeRole  `json:"role,omitempty"`
 	PID        int       `json:"pid"`         // of the node's PID 1, as the host sees it
 	StartTicks uint64    `json:"start_ticks"` // its start time, against a PID used again
 	MountNS    string    `json:"mount_ns"`    // its mount namespace, to find what entered it by hand
 	Uplink     uplink    `json:"uplink"`
 	Created    time.Time `json:"created"`
 }
+
+// nodeRole says what a machine of the lab is for.
+type nodeRole string
+
+const (
+	roleWorker  nodeRole = ""              // runs pods: what everybody but this package means by a node
+	roleControl nodeRole = "control-plane" // runs Kubernetes's control plane, and neither containerd nor pods
+)
 
 // uplink is how the node hangs on the bridge.
 type uplink struct {

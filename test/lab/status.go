@@ -12,6 +12,18 @@ import (
 type Status struct {
 	ID    string       `json:"id"`
 	Nodes []NodeStatus `json:"nodes"`
+	// Kubernetes is the cluster that the nodes are, if they are one.
+	Kubernetes *KubernetesStatus `json:"kubernetes,omitempty"`
+}
+
+// KubernetesStatus is the cluster, as far as the lab itself knows: its control plane's machine and how to reach it.
+type KubernetesStatus struct {
+	Server     string                   `json:"server"`
+	Kubeconfig string                   `json:"kubeconfig"`
+	Bin        string                   `json:"bin"`
+	Running    bool                     `json:"running"` // the machine
+	Services   []nodeinit.ServiceStatus `json:"services,omitempty"`
+	Error      string                   `json:"error,omitempty"` // why something above is not known
 }
 
 // NodeStatus is one node. A node that died has a name, Running false, and nothing else.
@@ -39,13 +51,31 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 		return status, err
 	}
 	for _, name := range names {
+		if name == controlName {
+			continue
+		}
 		if n := l.Node(name); n != nil && n.Alive() {
 			status.Nodes = append(status.Nodes, n.status(ctx))
 		} else {
 			status.Nodes = append(status.Nodes, NodeStatus{Name: name})
 		}
 	}
+	if c := l.Kubernetes(); c != nil {
+		status.Kubernetes = c.status()
+	}
 	return status, nil
+}
+
+func (c *Cluster) status() *KubernetesStatus {
+	s := &KubernetesStatus{Server: c.Server(), Kubeconfig: c.Kubeconfig(), Bin: c.Bin()}
+	if s.Running = c.control != nil && c.control.Alive(); !s.Running {
+		return s
+	}
+	var err error
+	if s.Services, err = c.control.Services(); err != nil {
+		s.Error = err.Error()
+	}
+	return s
 }
 
 func (n *Node) status(ctx context.Context) NodeStatus {

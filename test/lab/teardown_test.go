@@ -99,7 +99,10 @@ func TestUpCanBeKilledAtAnyMoment(t *testing.T) {
 func upAlone(t *testing.T, o Options) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), envUp+"="+o.Dir)
+	cmd.Env = append(os.Environ(), envUp+"="+o.Dir, envUpBin+"="+o.Bin)
+	if o.Kubernetes {
+		cmd.Env = append(cmd.Env, envUpKubernetes+"=1")
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ type Spec struct {
 	Services    []Service         `json:"services"`
 }
 
-// Bind is a directory of the host seen in the node.
+// Bind is a directory of the host seen in the node, or a file in the place of one that the node has.
 type Bind struct {
 	Host     string `json:"host"`
 	Node     string `json:"node"`
@@ -52,6 +52,9 @@ type Service struct {
 	Notify bool `json:"notify,omitempty"`
 	// Optional: the binary may be missing, now or for ever.
 	Optional bool `json:"optional,omitempty"`
+	// After names a service, further up in the list, that has to be Running before this one is started, or started again;
+	// empty for none.
+	After string `json:"after,omitempty"`
 }
 
 // Files that PID 1 leaves in the node for the host to read.
@@ -67,7 +70,8 @@ const RestartAfter = 200 * time.Millisecond
 type ServiceState string
 
 // The states of a service. Missing -> Starting when its binary appears; Starting -> Running when it runs and, with
-// Notify, has said so; any -> Restarting when it ends; Restarting -> Starting after RestartAfter.
+// Notify, has said so; any -> Restarting when it ends; Restarting -> Starting after RestartAfter, and not before the service
+// that it comes after is Running.
 const (
 	Missing    ServiceState = "binary missing"
 	Starting   ServiceState = "starting"

@@ -51,8 +51,10 @@ func mountRoot(s Spec) error {
 
 func bind(root string, b Bind) error {
 	target := filepath.Join(root, b.Node)
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return fmt.Errorf("bind %s: %w", b.Node, err)
+	if _, err := os.Stat(target); err != nil {
+		if err := os.MkdirAll(target, 0o755); err != nil {
+			return fmt.Errorf("bind %s: %w", b.Node, err)
+		}
 	}
 	if err := unix.Mount(b.Host, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s to %s: %w", b.Host, b.Node, err)

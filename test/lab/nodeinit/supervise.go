@@ -78,6 +78,9 @@ func startDue(services []*service, now time.Time) time.Duration {
 		if s.State != Restarting && s.State != Missing {
 			continue
 		}
+		if s.awaits(services) {
+			continue // what it waits for wakes the loop
+		}
 		if !s.due.After(now) {
 			s.start(now)
 		}
@@ -86,6 +89,11 @@ func startDue(services []*service, now time.Time) time.Duration {
 		}
 	}
 	return max(next, time.Millisecond)
+}
+
+// awaits says whether the service that s comes after does not run yet.
+func (s *service) awaits(services []*service) bool {
+	return slices.ContainsFunc(services, func(o *service) bool { return o.Name == s.spec.After && o.State != Running })
 }
 
 // start runs the service. It is called from the loop that also reaps, so the child cannot be reaped before it is known.

@@ -26,6 +26,19 @@ func TestServiceThatCannotStartIsTriedAgainLater(t *testing.T) {
 	}
 }
 
+func TestServiceStartsAfterTheOneItNeeds(t *testing.T) {
+	now := time.Now()
+	first := &service{ServiceStatus: ServiceStatus{Name: "first", State: Starting}}
+	second := &service{spec: Service{Args: []string{"/nonexistent"}, After: "first"}, ServiceStatus: ServiceStatus{Name: "no/such/log", State: Restarting}}
+	if next := startDue([]*service{first, second}, now); second.Restarts != 0 || next < time.Minute {
+		t.Errorf("it was started before the other was ready, or is looked at again in %s", next)
+	}
+	first.State = Running
+	if startDue([]*service{first, second}, now); second.Restarts != 1 {
+		t.Error("it was not started when the other ran")
+	}
+}
+
 func TestSenderOfGarbageIsNobody(t *testing.T) {
 	for _, b := range [][]byte{nil, {1, 2, 3}, make([]byte, 64)} {
 		if pid, ok := sender(b); ok {
