@@ -23,8 +23,8 @@ import (
 	"godwit.dev/godwit/test/pace"
 )
 
-// labDir is the bench's own lab.
-const labDir = "/var/lib/godwit-enginebench"
+// labDir is the bench's own lab. It must not be on an overlay.
+const labDir = "/var/tmp/godwit-enginebench"
 
 // cleanLimit is how long cleaning up may take, also after Ctrl-C.
 const cleanLimit = 2 * time.Minute

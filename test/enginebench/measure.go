@@ -41,6 +41,7 @@ type bench struct {
 	options
 	pod   *trial.Pod
 	hand  *byHand
+	began time.Time
 	moves []moved
 }
 
@@ -49,18 +50,20 @@ var errDamaged = errors.New("a move lost or changed data")
 
 // measure makes all moves.
 func (b *bench) measure(ctx context.Context) error {
+	b.began = time.Now()
 	l, err := lab.Up(ctx, lab.Options{Dir: labDir})
 	if err != nil {
 		return err
 	}
 	defer l.Close()
-	fmt.Printf("filling two redis with %d MiB each\n", b.memory)
+	b.say("the nodes are up; filling two redis with %d MiB each\n", b.memory)
 	if b.pod, err = trial.Start(ctx, l, trial.Spec{Node: "a", Memory: b.memory << 20}); err != nil {
 		return err
 	}
 	if b.hand, err = startByHand(ctx, l, b.memory<<20); err != nil {
 		return err
 	}
+	b.say("both run\n")
 	for range b.turns {
 		if err := b.byHand(ctx); err != nil {
 			return err
@@ -152,7 +155,7 @@ func (b *bench) move(ctx context.Context, engine string, hear func(move.Event)) 
 // note takes over a move and tells about it.
 func (b *bench) note(m moved) error {
 	b.moves = append(b.moves, m)
-	fmt.Printf("%-13s downtime %7.1f ms, stood still in the rounds %6.1f ms, by the client's clock %6.1f ms\n", m.Way, m.Downtime, m.Stood, m.Seen)
+	b.say("%-13s downtime %7.1f ms, stood still in the rounds %6.1f ms, by the client's clock %6.1f ms\n", m.Way, m.Downtime, m.Stood, m.Seen)
 	if m.Parts != nil {
 		fmt.Printf("    %+v\n", *m.Parts)
 	}
@@ -173,6 +176,11 @@ func (b *bench) note(m moved) error {
 		return errors.New("engine soft-dirty says that it did not stop redis, which cannot be")
 	}
 	return nil
+}
+
+// say prints a line with the time since the begin.
+func (b *bench) say(format string, args ...any) {
+	fmt.Printf("%4.0f s  "+format, append([]any{time.Since(b.began).Seconds()}, args...)...)
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -71,13 +71,13 @@ func Start(ctx context.Context, l *lab.Lab, spec Spec) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	programs, err := workload.Image(ctx, l)
-	if err != nil {
-		return nil, err
-	}
 	p := &Pod{lab: l, node: l.Node(spec.Node)}
 	containers := []lab.ContainerSpec{{Name: "redis", Image: redis, Args: RedisCommand}}
 	if spec.Ticker {
+		programs, err := workload.Image(ctx, l)
+		if err != nil {
+			return nil, err
+		}
 		containers = append(containers, lab.ContainerSpec{
 			Name: ticker, Image: programs, Args: []string{"/" + workload.Ticker, workload.Port, "/" + journal},
 		})
