@@ -106,7 +106,7 @@ type observer struct {
 	rounds    int
 	begun     chan int // numbers of rounds that have begun
 	cancel    context.CancelFunc
-	next      int      // round of which the begin comes next; hear's alone
+	next      int // round of which the begin comes next; hear's alone
 	done      chan observation
 }
 
