@@ -152,6 +152,11 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	if err := d.move(a, arrivalParked); err != nil {
 		return nil, err
 	}
+	// Asked for now, when nobody waits.
+	if _, err := installedCRIU.get(ctx); err != nil {
+		d.finish(a, err)
+		return nil, err
+	}
 	close(a.parked)
 	d.log.Info("container parked", "container", c.id)
 	select {
@@ -241,8 +246,13 @@ func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.Restore
 	if err != nil {
 		return err
 	}
+	version, err := installedCRIU.get(ctx)
+	if err != nil {
+		fill.stop()
+		return err
+	}
 	restore, err := criu.PrepareRestore(criu.RestoreConfig{
-		ID: c.id, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
+		ID: c.id, Version: version, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
 	})
 	if err != nil {
 		fill.stop()

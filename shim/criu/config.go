@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"godwit.dev/godwit/pagestream/criuversion"
 )
 
 // ConfigAnnotation names, in a container's OCI annotations, the configuration
@@ -22,25 +24,31 @@ const ghostLimit = "1G"
 // commonConfig holds for both sides of a move. Cgroups are ignored because the
 // new container is in its own already, and reading them costs 5 to 43 ms;
 // established connections are closed on restore so that peers reconnect. (An
-// option whose value may be left out needs the equals sign.)
-var commonConfig = []string{
-	"manage-cgroups=ignore",
-	"network-lock skip",
-	"tcp-close",
-	"file-locks",
+// option whose value may be left out needs the equals sign.) A CRIU that cannot
+// leave the network alone locks it with iptables for the time of the dump.
+func commonConfig(v criuversion.Version) []string {
+	lines := []string{
+		"manage-cgroups=ignore",
+		"tcp-close",
+		"file-locks",
+	}
+	if v.LeavesNetwork() {
+		lines = append(lines, "network-lock skip")
+	}
+	return lines
 }
 
-func dumpConfig(script string) []string {
+func dumpConfig(script string, v criuversion.Version) []string {
 	return append([]string{
 		"action-script " + script,
 		"link-remap",
 		"skip-in-flight", // connections nobody has accepted yet: their peers try again
 		"ghost-limit " + ghostLimit,
-	}, commonConfig...)
+	}, commonConfig(v)...)
 }
 
-func restoreConfig(script string, lazy bool) []string {
-	lines := append([]string{"action-script " + script}, commonConfig...)
+func restoreConfig(script string, v criuversion.Version, lazy bool) []string {
+	lines := append([]string{"action-script " + script}, commonConfig(v)...)
 	if lazy {
 		lines = append(lines, "lazy-pages")
 	}

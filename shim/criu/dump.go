@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/containerd/go-runc"
+
+	"godwit.dev/godwit/pagestream/criuversion"
 )
 
 // noServer is where a lazy dump is told to serve its pages from. The pages
@@ -31,6 +33,8 @@ type DumpConfig struct {
 	Runtime *runc.Runc
 	// ID of the container.
 	ID string
+	// Version of the CRIU that runc will start.
+	Version criuversion.Version
 	// Config is the file that the container's ConfigAnnotation names.
 	Config string
 	// Images is where CRIU's images go, on tmpfs.
@@ -90,7 +94,7 @@ func StartDump(ctx context.Context, config DumpConfig) (*Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeConfig(config.Config, dumpConfig(gate.Script())); err != nil {
+	if err := writeConfig(config.Config, dumpConfig(gate.Script(), config.Version)); err != nil {
 		gate.Close()
 		return nil, err
 	}

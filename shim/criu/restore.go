@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"godwit.dev/godwit/pagestream/criuversion"
 	"godwit.dev/godwit/pagestream/lazy"
 )
 
@@ -16,6 +17,8 @@ const restoreLog = "restore.log"
 type RestoreConfig struct {
 	// ID of the container.
 	ID string
+	// Version of the CRIU that runc will start.
+	Version criuversion.Version
 	// Config is the file that the container's ConfigAnnotation names.
 	Config string
 	// Gate is an existing directory for the gate.
@@ -40,7 +43,7 @@ func PrepareRestore(config RestoreConfig) (*Restore, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeConfig(config.Config, restoreConfig(gate.Script(), config.Lazy)); err != nil {
+	if err := writeConfig(config.Config, restoreConfig(gate.Script(), config.Version, config.Lazy)); err != nil {
 		gate.Close()
 		return nil, err
 	}
