@@ -62,7 +62,11 @@ func (h *byHand) move(ctx context.Context, rounds, rate int) (handMove, error) {
 	defer writer.Wait()
 	defer stop()
 	h.redis.AlsoAt(at(h.to))
+	before := h.redis.Acked()
 	writer.Go(func() { h.redis.Write(writing, rate) })
+	if err := h.redis.AwaitAcked(ctx, before+1); err != nil {
+		return m, err
+	}
 	pause(ctx, trial.Settle)
 
 	began := time.Now()

@@ -147,7 +147,7 @@ func (b *bench) move(ctx context.Context, engine string, hear func(move.Event)) 
 		m.Stood += round.StoodMS
 	}
 	if len(r.Rounds) != b.rounds {
-		return m, fmt.Errorf("move by %s: %d rounds (%s) instead of %d", engine, len(r.Rounds), r.StopReason, b.rounds)
+		return m, fmt.Errorf("move by %s: %d rounds (%s) instead of %d: %+v", engine, len(r.Rounds), r.StopReason, b.rounds, r.Rounds)
 	}
 	return m, nil
 }

@@ -364,6 +364,20 @@ func (r *Redis) StoodWithin(from, to time.Time, least time.Duration) time.Durati
 	return sum
 }
 
+// AwaitAcked returns when so many writes have been acknowledged.
+func (r *Redis) AwaitAcked(ctx context.Context, total uint64) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for r.Acked() < total {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("await writes: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
 // Acked is how many writes have been acknowledged.
 func (r *Redis) Acked() uint64 {
 	r.mu.Lock()

@@ -157,7 +157,11 @@ func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
 	defer writer.Wait()
 	defer stop()
 	if c.Rate > 0 {
+		before := p.redis.Acked()
 		writer.Go(func() { p.redis.Write(writing, c.Rate) })
+		if err := p.redis.AwaitAcked(ctx, before+1); err != nil {
+			return r, err
+		}
 		pause(ctx, Settle)
 	}
 	r.Began = time.Now()
