@@ -14,7 +14,6 @@ import (
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/pageserver"
-	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/test/criunode"
 )
 
@@ -33,8 +32,9 @@ type absorb struct {
 }
 
 // pageServer has one criu dump 1 GiB to a page server again and again: to CRIU's
-// own, which writes to a tmpfs, and to ours, which writes to a store on a tmpfs,
-// in turns. All goes through pairs of sockets: over TCP both wait for a corked
+// own and to ours, in turns. Both write the pages to files on the node's tmpfs,
+// and the dump ends when they are there; what a store costs is not the page
+// server's. All goes through pairs of sockets: over TCP both wait for a corked
 // last message.
 func (b *bench) pageServer(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "godwit-bench")
@@ -119,37 +119,39 @@ func (d dumping) toCRIU(ctx context.Context) (absorb, error) {
 
 // toUs dumps to a page server of this process.
 func (d dumping) toUs(ctx context.Context) (absorb, error) {
-	s, err := store.Create(filepath.Join(d.dir, "store"), store.Options{Limit: 2 << 30})
-	if err != nil {
-		return absorb{}, err
+	var out []pageserver.Pages
+	for i := range 2 {
+		path := d.node.Path(fmt.Sprintf("/tmp/pages-%d", i))
+		f, err := os.Create(path)
+		if err != nil {
+			return absorb{}, err
+		}
+		defer os.Remove(path)
+		defer f.Close()
+		out = append(out, intoFile{f})
 	}
 	conn, client, err := pageserver.StreamPair()
 	if err != nil {
-		return absorb{}, errors.Join(err, s.Remove())
+		return absorb{}, err
 	}
 	served := make(chan error, 1)
 	go func() {
 		_, err := pageserver.Serve(ctx, conn, pageserver.Config{
-			Out:   []pageserver.Pages{intoStore{s}, intoStore{s}},
-			Flush: func(context.Context) error { return nil }, // the dump ends when all is stored
+			Out:   out,
+			Flush: func(context.Context) error { return nil }, // files need none, but all must be in them
 		})
 		served <- err
 	}()
 	a, err := d.dump(ctx, client)
-	return a, errors.Join(err, <-served, s.Remove())
+	return a, errors.Join(err, <-served)
 }
 
-// intoStore is a stream that ends at once.
-type intoStore struct{ *store.Store }
+// intoFile is a stream that ends in a file.
+type intoFile struct{ *os.File }
 
-func (s intoStore) Runs(space pagestream.Space, runs []pagestream.Range, data []byte) error {
-	for _, r := range runs {
-		if err := s.Pages(space, r.Start, data[:r.Bytes()]); err != nil {
-			return err
-		}
-		data = data[r.Bytes():]
-	}
-	return nil
+func (f intoFile) Runs(_ pagestream.Space, _ []pagestream.Range, data []byte) error {
+	_, err := f.Write(data)
+	return err
 }
 
 // dump dumps the program, lets it run on, and closes client.
