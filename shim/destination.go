@@ -152,12 +152,9 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	if err := d.move(a, arrivalParked); err != nil {
 		return nil, err
 	}
-	// Asked for now, when nobody waits.
-	if _, err := installedCRIU.get(ctx); err != nil {
-		d.finish(a, err)
-		return nil, err
-	}
 	close(a.parked)
+	// Asked for now, while nobody waits; if there is none, prepare says so.
+	_, _ = installedCRIU.get(ctx)
 	d.log.Info("container parked", "container", c.id)
 	select {
 	case <-a.order:

@@ -25,6 +25,9 @@ const (
 // maxResponse bounds a response: they are small, and one that is not is cut off.
 const maxResponse = 64 << 10
 
+// afterlife is how long something that CRIU left behind may keep its socket.
+const afterlife = time.Second
+
 // service asks one process of CRIU for one thing, by its RPC. Our own and not
 // go-criu's client, which starts processes without descriptors to inherit, gives
 // back the request where a response is asked for (features.go), and waits for its
@@ -98,7 +101,9 @@ func converse(conn *net.UnixConn, body []byte, ended chan error) (*rpc.CriuResp,
 	go func() {
 		err := <-ended
 		failed <- err
-		conn.SetReadDeadline(time.Unix(1, 0))
+		// What it said last is still to be read. Then its end of the socket is
+		// closed, unless it left a process behind.
+		conn.SetReadDeadline(time.Now().Add(afterlife))
 	}()
 	resp, err := exchange(conn, body)
 	conn.CloseWrite()
