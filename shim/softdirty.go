@@ -26,6 +26,7 @@ import (
 // predumps are the rounds of engine SoftDirty: in each of them CRIU pre-dumps
 // every container of the pod into our page server, which sends the pages on.
 type predumps struct {
+	list       func() ([]track.Process, error)
 	containers []*predumped
 	streams    []pageserver.Pages
 	shared     *precopy.Shared
@@ -48,7 +49,7 @@ type predumped struct {
 }
 
 func newPredumps(s *source, session pageSession, shared *precopy.Shared) (*predumps, error) {
-	p := &predumps{shared: shared, log: s.log}
+	p := &predumps{list: s.processes, shared: shared, log: s.log}
 	for i := range session.Streams() {
 		p.streams = append(p.streams, session.Session.Stream(i))
 	}
@@ -77,6 +78,9 @@ func (p *predumps) close() {
 		os.RemoveAll(c.dir)
 	}
 }
+
+// Processes implements precopy.Carrier.
+func (p *predumps) Processes() ([]track.Process, error) { return p.list() }
 
 // Expect implements precopy.Carrier: what is resident and not shared.
 func (p *predumps) Expect() uint64 {

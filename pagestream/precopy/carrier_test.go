@@ -29,6 +29,10 @@ func (c *carried) Collect(context.Context) (track.Round, error) {
 	return track.Round{}, errors.New("the tracker was asked for a round")
 }
 
+func (c *carried) Processes() ([]track.Process, error) {
+	return []track.Process{{PID: os.Getpid(), Space: self}}, nil
+}
+
 func (c *carried) Expect() uint64 { return uint64(len(c.mem)/pagestream.PageSize) + 100 }
 
 func (c *carried) Carry(ctx context.Context, number int, done func(uint64)) (Carried, error) {
@@ -127,4 +131,22 @@ func TestACarrierThatFailsBreaksTheRounds(t *testing.T) {
 	if _, err := r.Run(t.Context()); !errors.Is(err, lost) || r.State() != Broken {
 		t.Errorf("%v, %v", err, r.State())
 	}
+}
+
+// nothingPrivate is a carrier for a pod that has shared memory alone.
+type nothingPrivate struct{ *sharedPod }
+
+func (c nothingPrivate) Processes() ([]track.Process, error) {
+	round, err := c.sharedPod.Collect(context.Background())
+	var processes []track.Process
+	for _, p := range round.Processes {
+		processes = append(processes, p.Process)
+	}
+	return processes, err
+}
+
+func (nothingPrivate) Expect() uint64 { return 0 }
+
+func (nothingPrivate) Carry(context.Context, int, func(uint64)) (Carried, error) {
+	return Carried{}, nil
 }

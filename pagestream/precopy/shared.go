@@ -45,7 +45,7 @@ type Shared struct {
 
 // segment is one shared memory object of a container.
 type segment struct {
-	file   *os.File // nil: not ours to read
+	file   *os.File // nil: nobody was found to map it
 	hashes *pagehash.Table
 }
 
@@ -117,7 +117,7 @@ func (s *Shared) areas(memories []Memory) []*area {
 	var areas []*area
 	for space, g := range s.segments {
 		if g.file == nil {
-			continue // somebody else sends it
+			continue // a carrier sends it
 		}
 		ranges, err := contentOf(g.file)
 		if err != nil {
@@ -137,7 +137,7 @@ func (s *Shared) find(m Memory) error {
 	}
 	for _, v := range vmas {
 		space := pagestream.Space{Container: m.Space.Container, Kind: pagestream.Shared, ID: v.Inode}
-		if unix.Mkdev(v.Major, v.Minor) != s.device || s.segments[space] != nil || space.Valid() != nil {
+		if unix.Mkdev(v.Major, v.Minor) != s.device || s.reads(space) || space.Valid() != nil {
 			continue
 		}
 		file, err := os.Open(fmt.Sprintf("/proc/%d/map_files/%x-%x", m.PID, v.Start, v.End))
@@ -148,9 +148,19 @@ func (s *Shared) find(m Memory) error {
 			file.Close()
 			return fmt.Errorf("segment %s of process %d: %w", space, m.PID, err)
 		}
+		if g := s.segments[space]; g != nil {
+			g.file = file
+			continue
+		}
 		s.segments[space] = &segment{file: file, hashes: pagehash.New(s.seed)}
 	}
 	return nil
+}
+
+// reads says whether a segment is open. Callers hold mu.
+func (s *Shared) reads(space pagestream.Space) bool {
+	g := s.segments[space]
+	return g != nil && g.file != nil
 }
 
 // isSegment checks that the mapping was not replaced before it was opened.

@@ -102,10 +102,19 @@ func (p *sharedPod) dump(t *testing.T, dir string, id images.PagesID, name strin
 func (p *sharedPod) freeze(t *testing.T) { freeze(t, p.pid, p.child) }
 
 func TestSharedMemoryThatDidNotChangeIsSentOnce(t *testing.T) {
+	t.Run("by a tracker", func(t *testing.T) {
+		sharedIsSentOnce(t, func(*sharedPod) Carrier { return nil })
+	})
+	t.Run("beside a carrier", func(t *testing.T) {
+		sharedIsSentOnce(t, func(p *sharedPod) Carrier { return nothingPrivate{p} })
+	})
+}
+
+func sharedIsSentOnce(t *testing.T, carrier func(*sharedPod) Carrier) {
 	const pages = 4096
 	p := startSharedPod(t, pages)
 	s := newSink(2)
-	r := newTestRounds(t, Config{Tracker: p, Session: s, Shared: newTestShared(t)})
+	r := newTestRounds(t, Config{Tracker: p, Carrier: carrier(p), Session: s, Shared: newTestShared(t)})
 	res, err := r.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
