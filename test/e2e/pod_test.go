@@ -129,6 +129,7 @@ func (p *pod) moved(to *lab.Node, result *move.Result) {
 	if old, err := p.node.FindPod(within(p.t, 10*time.Second), p.name); err == nil {
 		p.t.Errorf("the pod is on %s too, %s", p.node.Name, old.State)
 	}
+	p.byEngine(result)
 	p.node, p.Pod = to, now
 	if result.Downtime == nil { // the destination's answer to the commit was lost
 		result.Downtime = new(move.Downtime)
@@ -137,6 +138,17 @@ func (p *pod) moved(to *lab.Node, result *move.Result) {
 		to.Name, result.DowntimeMS, result.Downtime.Freeze, result.Downtime.Dump, result.Downtime.Pages, result.Downtime.Files,
 		result.Downtime.CutOver, result.Downtime.Seal, result.Downtime.Restore, result.Downtime.Commit, result.Downtime.Resume,
 		len(result.Rounds), mib(result.MemoryBytes), mib(result.WireBytesSent), mib(result.FileBytesSent), result.TotalMS/1000)
+}
+
+// engines are the names that a result has for what move.EnvTracker can say.
+var engines = map[string]string{"write-protect": "WriteProtect", "soft-dirty": "SoftDirty", "none": "None"}
+
+// byEngine sees that a live move was made by the engine that the whole run is for.
+func (p *pod) byEngine(result *move.Result) {
+	p.t.Helper()
+	if want := engines[os.Getenv(move.EnvTracker)]; want != "" && result.Mode == "live" && result.Engine != want {
+		p.t.Errorf("moved by engine %s, this run is for %s", result.Engine, want)
+	}
 }
 
 func mib(bytes uint64) float64 { return float64(bytes) / (1 << 20) }
