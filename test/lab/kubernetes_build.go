@@ -30,12 +30,18 @@ var buildSettings = []string{
 	"-gcflags=all=-dwarf=false",
 }
 
+// EnvKubernetes names a directory with Kubernetes's programs, to be taken as they are instead of built.
+const EnvKubernetes = "GODWIT_LAB_KUBERNETES"
+
 // errNoSource is returned where there is no checkout of the project: in a virtual machine, say.
 var errNoSource = errors.New("no source of test/lab/kubernetes above the working directory, the binaries or this program")
 
 // kubernetesBin returns the directory with Kubernetes's programs, building them the first time: for ten minutes, with
 // two processors and no build cache. Without the source it takes the newest that the cache has.
 func (l *Lab) kubernetesBin(ctx context.Context) (string, error) {
+	if dir := os.Getenv(EnvKubernetes); dir != "" {
+		return givenKubernetes(dir)
+	}
 	source, err := kubernetesSource(l.bin)
 	if errors.Is(err, errNoSource) {
 		return l.newestKubernetes()
@@ -63,6 +69,20 @@ func (l *Lab) kubernetesBin(ctx context.Context) (string, error) {
 	err = atomicDir(dir, func(tmp string) error { return buildKubernetes(ctx, source, version, tmp) })
 	if err != nil {
 		return "", fmt.Errorf("build Kubernetes %s: %w", version, err)
+	}
+	return dir, nil
+}
+
+// givenKubernetes checks that a directory has all programs.
+func givenKubernetes(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", EnvKubernetes, err)
+	}
+	for _, program := range kubernetesPrograms {
+		if _, err := exec.LookPath(filepath.Join(dir, program)); err != nil {
+			return "", fmt.Errorf("%s: program %s: %w", EnvKubernetes, program, err)
+		}
 	}
 	return dir, nil
 }

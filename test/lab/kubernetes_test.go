@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -182,6 +183,11 @@ func TestKubernetes(t *testing.T) {
 		}
 	})
 	t.Run("a pod runs in each runtime class", func(t *testing.T) { testRuntimeClasses(t, l, c) })
+	t.Run("a pod that the cluster does not know is refused", func(t *testing.T) {
+		if _, err := b.RunPod(t.Context(), PodSpec{Name: "p", Containers: []ContainerSpec{{Image: "web"}}}); !errors.Is(err, ErrCluster) {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("a Service of two pods is answered by both, from every node and the host", func(t *testing.T) { testService(t, l, c) })
 	t.Run("exec, logs and port-forward reach a pod", func(t *testing.T) { testAccess(t, c) })
 	t.Run("status tells where the cluster is", func(t *testing.T) { testClusterStatus(t, o) })

@@ -137,6 +137,23 @@ func TestWithoutSourceTheNewestBuildIsTaken(t *testing.T) {
 	}
 }
 
+func TestGivenProgramsAreTakenIfTheyAreAllThere(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv(EnvKubernetes, dir)
+	l := &Lab{layout: layout{cache: t.TempDir()}}
+	for _, program := range kubernetesPrograms {
+		if got, err := l.kubernetesBin(t.Context()); err == nil {
+			t.Fatalf("took %s without %s", got, program)
+		}
+		if err := os.WriteFile(filepath.Join(dir, program), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := l.kubernetesBin(t.Context()); err != nil || got != dir {
+		t.Errorf("took %s, %v; want %s", got, err, dir)
+	}
+}
+
 func TestAuthorityIsKeptAndAHalfWrittenOneMadeAgain(t *testing.T) {
 	l := layout{id: "x", state: t.TempDir()}
 	first, err := l.clusterAuthority()

@@ -89,9 +89,15 @@ func (p *Pod) Container(name string) *PodContainer {
 // podCgroup is the parent of all pods' cgroups, in the node's own cgroup namespace: the same path on every node.
 const podCgroup = "/pods"
 
+// ErrCluster is returned for a pod that a node's kubelet would end within seconds, because the API server does not know it.
+var ErrCluster = errors.New("the node is one of a Kubernetes cluster, whose kubelet ends pods that are not the cluster's; make it with kubectl")
+
 // RunPod runs a pod through CRI, as kubelet would, and returns when its containers are started. A pod that cannot be started
-// whole is removed.
+// whole is removed. On a node of a cluster it fails with ErrCluster.
 func (n *Node) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
+	if n.lab.kubernetes != "" {
+		return nil, fmt.Errorf("pod %s on node %s: %w", spec.Name, n.Name, ErrCluster)
+	}
 	sandbox, err := spec.sandboxConfig()
 	if err != nil {
 		return nil, fmt.Errorf("pod %s: %w", spec.Name, err)
