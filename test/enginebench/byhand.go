@@ -61,6 +61,7 @@ func (h *byHand) move(ctx context.Context, rounds, rate int) (handMove, error) {
 	var writer sync.WaitGroup
 	defer writer.Wait()
 	defer stop()
+	h.redis.OnlyAt(at(h.from))
 	h.redis.AlsoAt(at(h.to))
 	before := h.redis.Acked()
 	writer.Go(func() { h.redis.Write(writing, rate) })
@@ -80,6 +81,9 @@ func (h *byHand) move(ctx context.Context, rounds, rate int) (handMove, error) {
 		return m, fmt.Errorf("checkpoint and restore by hand: %w", err)
 	}
 	restored := time.Now()
+	if err := h.redis.AwaitAcked(ctx, h.redis.Acked()+1); err != nil {
+		return m, err
+	}
 	pause(ctx, trial.Settle)
 	stop()
 	writer.Wait()

@@ -47,6 +47,13 @@ func (r *Redis) AlsoAt(address string) {
 	r.addresses = append(r.addresses, address)
 }
 
+// OnlyAt replaces all addresses by one, where the server is for the time being.
+func (r *Redis) OnlyAt(address string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.addresses = []string{address}
+}
+
 // fillBatch is how many commands go out before their replies are read.
 const fillBatch = 256
 
@@ -184,6 +191,10 @@ func (r *Redis) dialAny(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// retryPause is how long an address that refuses is left alone. Where everything
+// is slow, asking as often would take a processor from what is asked for.
+const retryPause = time.Millisecond
+
 // dialUntilAnswer tries one address until it answers; nil when ctx ended first.
 func dialUntilAnswer(ctx context.Context, address string) net.Conn {
 	dialer := net.Dialer{Timeout: pace.Stretch(time.Second)}
@@ -198,7 +209,7 @@ func dialUntilAnswer(ctx context.Context, address string) net.Conn {
 			conn.Close()
 		}
 		select {
-		case <-time.After(time.Millisecond):
+		case <-time.After(pace.Stretch(retryPause)):
 		case <-ctx.Done():
 		}
 	}

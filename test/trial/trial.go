@@ -156,6 +156,7 @@ func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
 	var writer sync.WaitGroup
 	defer writer.Wait()
 	defer stop()
+	p.redis.OnlyAt(p.at(RedisPort))
 	if c.Rate > 0 {
 		before := p.redis.Acked()
 		writer.Go(func() { p.redis.Write(writing, c.Rate) })
@@ -169,6 +170,9 @@ func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
 		return r, err
 	}
 	if c.Rate > 0 {
+		if err := p.redis.AwaitAcked(ctx, p.redis.Acked()+1); err != nil {
+			return r, err
+		}
 		pause(ctx, Settle)
 	}
 	stop()
