@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -17,15 +18,17 @@ type Cached struct {
 	Dir string
 	// Root is the nodes' root file system, relative to Dir.
 	Root string
+	// Machine is a root file system for the machine on which the nodes run, relative to Dir: the nodes' packages, and more.
+	Machine string
 	// Layers are the directories with layers of images, relative to Dir.
 	Layers []string
 	// Kubernetes is the directory with its programs, relative to Dir; empty unless the options ask for it.
 	Kubernetes string
 }
 
-// FillCache makes everything that nodes and images of the given sets of Debian packages are made of, where it is not in the
-// cache already. Setup has run before.
-func FillCache(ctx context.Context, o Options, images [][]string) (Cached, error) {
+// FillCache makes everything that nodes and images of the given sets of Debian packages are made of, and a root file system
+// with more packages than nodes have, where it is not in the cache already. Setup has run before.
+func FillCache(ctx context.Context, o Options, images [][]string, more ...string) (Cached, error) {
 	lo, err := newLayout(o.Dir)
 	if err != nil {
 		return Cached{}, err
@@ -35,6 +38,10 @@ func FillCache(ctx context.Context, o Options, images [][]string) (Cached, error
 		l.log = slog.New(slog.DiscardHandler)
 	}
 	root, err := l.nodeRoot(ctx)
+	if err != nil {
+		return Cached{}, err
+	}
+	machine, err := l.debianRoot(ctx, slices.Concat(nodePackages, more))
 	if err != nil {
 		return Cached{}, err
 	}
@@ -54,6 +61,9 @@ func FillCache(ctx context.Context, o Options, images [][]string) (Cached, error
 		if c.Kubernetes, err = l.inCache(bin); err != nil {
 			return Cached{}, err
 		}
+	}
+	if c.Machine, err = l.inCache(machine); err != nil {
+		return Cached{}, err
 	}
 	layers := []layer{pause.Layer}
 	for _, packages := range images {

@@ -28,7 +28,7 @@ func systemDisk(ctx context.Context, cache string, k kernel, c lab.Cached, log *
 	if err != nil {
 		return "", fmt.Errorf("system disk: %w", err)
 	}
-	key := sha256.Sum256([]byte(strings.Join(append([]string{systemFormat, k.version, c.Root}, c.Layers...), " ")))
+	key := sha256.Sum256([]byte(strings.Join(append([]string{systemFormat, k.version, c.Root, c.Machine}, c.Layers...), " ")))
 	image := filepath.Join(cache, "system-"+hex.EncodeToString(key[:6])+".img")
 	if _, err := os.Stat(image); err == nil {
 		return image, nil
@@ -70,8 +70,8 @@ func systemTree(ctx context.Context, tree string, k kernel, c lab.Cached, busybo
 		busybox:                      guest.Busybox,
 		filepath.Join(c.Dir, c.Root): filepath.Join(guest.CacheDir, c.Root),
 	}
-	for _, layer := range c.Layers {
-		copies[filepath.Join(c.Dir, layer)] = filepath.Join(guest.CacheDir, layer)
+	for _, dir := range append(c.Layers, c.Machine) {
+		copies[filepath.Join(c.Dir, dir)] = filepath.Join(guest.CacheDir, dir)
 	}
 	for from, to := range copies {
 		to = filepath.Join(tree, to)

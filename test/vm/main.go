@@ -32,6 +32,7 @@ import (
 type options struct {
 	run, skip string
 	once      string
+	testRun   string
 	tests     list
 	engines   list
 	e2e       bool
@@ -62,10 +63,11 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	f.SetOutput(output)
 	f.BoolVar(&o.e2e, "e2e", false, "run the end-to-end tests; so it is if nothing else is asked for")
 	f.Var(&o.engines, "engines", "the `trackers` with each of which the end-to-end tests run, as godwitctl migrate --tracker names them; with auto the node chooses (default "+strings.Join(defaultEngines, ",")+")")
-	f.StringVar(&o.run, "run", "", "run only the tests that match `regexp`, as go test takes it: of the end-to-end tests, or else of -test's")
+	f.StringVar(&o.run, "run", "", "run only the tests that match `regexp`, as go test takes it: of the end-to-end tests, or without them of -test's")
 	f.StringVar(&o.skip, "skip", "", "leave out the tests that match `regexp`, in the same way")
 	f.StringVar(&o.once, "once", "", "besides, with the first engine only, the end-to-end tests that match `regexp`")
 	f.Var(&o.tests, "test", "run the unit tests of these `packages`")
+	f.StringVar(&o.testRun, "test-run", "", "of them, only those that match `regexp`")
 	f.BoolVar(&o.bench, "bench", false, "run the bench of the engines; arguments after all flags are its own")
 	f.StringVar(&o.shell, "shell", "", "run this `command`, with sh")
 	f.Var(&o.files, "file", "bring `files` or directories along: they are in /payload/files")
@@ -84,6 +86,9 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 		return o, fmt.Errorf("%q: only the bench takes arguments", f.Arg(0))
 	}
 	o.benchArgs = f.Args()
+	if o.testRun != "" && len(o.tests) == 0 {
+		return o, errors.New("-test-run: it is of the packages that -test names, and there are none")
+	}
 	o.e2e = o.e2e || len(o.tests) == 0 && !o.bench && o.shell == ""
 	return o, nil
 }

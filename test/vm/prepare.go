@@ -24,6 +24,9 @@ import (
 // A test that wants another fails, and says that debootstrap is missing.
 var debianImages = [][]string{{"redis-server"}, {"nginx-light"}, {"python3"}}
 
+// machinePackages are what the machine has that nodes have not: many tests compile the processes that they need.
+var machinePackages = []string{"gcc", "libc6-dev"}
+
 // modules are what nodes, containerd and CRIU want of the kernel; on machines udev, or the tools themselves, load them.
 var modules = []string{
 	"overlay", "veth", "bridge", "tun", "nf_tables", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag",
@@ -44,7 +47,7 @@ func prepare(ctx context.Context, o options, dir string, log *slog.Logger) (*mac
 	if err := lab.Setup(ctx, lab.Options{Log: log}); err != nil {
 		return nil, err
 	}
-	cached, err := lab.FillCache(ctx, lab.Options{Log: log}, debianImages)
+	cached, err := lab.FillCache(ctx, lab.Options{Log: log}, debianImages, machinePackages...)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +63,7 @@ func prepare(ctx context.Context, o options, dir string, log *slog.Logger) (*mac
 	if err := m.makeInitrd(ctx, k); err != nil {
 		return nil, err
 	}
-	m.spec = guest.Spec{Cache: cached.Dir, Root: cached.Root, Modules: modules, Env: m.environment(o, cached)}
+	m.spec = guest.Spec{Cache: cached.Dir, Root: cached.Machine, Modules: modules, Env: m.environment(o, cached)}
 	m.spec.Steps, err = m.makePayload(ctx, o)
 	return m, err
 }

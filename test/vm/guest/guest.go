@@ -40,7 +40,7 @@ const MaxFile = 16 << 20
 
 // Spec is the one thing that the host says.
 type Spec struct {
-	// Cache is where the lab's cache is seen, and Root the root file system in it, relative to that.
+	// Cache is where the lab's cache is seen, and Root the machine's root file system in it, relative to that.
 	Cache string `json:"cache"`
 	Root  string `json:"root"`
 	// Modules of the kernel to load; one that does not exist is said on the console, and left out.
@@ -55,7 +55,6 @@ type Step struct {
 	Name string   `json:"name"`
 	Args []string `json:"args"`
 	Env  []string `json:"env"`
-	Dir  string   `json:"dir,omitempty"` // where it runs; empty is root's home
 }
 
 // Message is what the guest says. Of its fields one has a value, except Step, which goes with Output and Ended.

@@ -65,9 +65,6 @@ func (h *host) run(i int, step guest.Step, env []string) error {
 	began := time.Now()
 	cmd := exec.Command(step.Args[0], step.Args[1:]...)
 	cmd.Env, cmd.Dir = append(env[:len(env):len(env)], step.Env...), "/root"
-	if step.Dir != "" {
-		cmd.Dir = step.Dir
-	}
 	w := &output{h: h, step: i}
 	cmd.Stdout, cmd.Stderr = w, w
 	// What a step leaves running may hold its output open.
