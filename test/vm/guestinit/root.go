@@ -28,6 +28,9 @@ func settle(s guest.Spec) error {
 	if err := mountRuntime(); err != nil {
 		return err
 	}
+	if err := linkApplets(); err != nil {
+		return err
+	}
 	loadModules(s.Modules)
 	if err := unix.Sethostname([]byte("vm")); err != nil {
 		return fmt.Errorf("host name: %w", err)
@@ -125,14 +128,24 @@ func mountRuntime() error {
 	return os.MkdirAll(guest.Out, 0o755)
 }
 
-// loadModules gives the machine, and the kernel, which asks for modules by itself, a modprobe, and loads modules.
-func loadModules(modules []string) {
-	const modprobe = "/usr/sbin/modprobe"
-	if err := os.Symlink(filepath.Join(guest.System, guest.Busybox), modprobe); err != nil && !errors.Is(err, fs.ErrExist) {
-		fmt.Println("guestinit: modprobe:", err)
+// applets are what Debian's minimal system lacks and busybox has: the kernel, too, starts modprobe.
+var applets = []string{"modprobe", "pivot_root"}
+
+// linkApplets gives them to the machine.
+func linkApplets() error {
+	for _, name := range applets {
+		err := os.Symlink(filepath.Join(guest.System, guest.Busybox), filepath.Join("/usr/sbin", name))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("busybox: %w", err)
+		}
 	}
+	return nil
+}
+
+// loadModules loads modules; what cannot be loaded is said on the console, and whoever needs it will say so.
+func loadModules(modules []string) {
 	for _, m := range modules {
-		if out, err := exec.Command(modprobe, m).CombinedOutput(); err != nil {
+		if out, err := exec.Command("/usr/sbin/modprobe", m).CombinedOutput(); err != nil {
 			fmt.Printf("guestinit: modprobe %s: %v: %s\n", m, err, out)
 		}
 	}
