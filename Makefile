@@ -59,8 +59,9 @@ e2e-kubernetes: build setup
 # replaces what runs in it; see the comment at the head of test/vm/main.go.
 VM_ARGS ?= -test ./shim,./pagestream/pageserver,./pagestream/track -test-run '$(VM_TESTS)' -e2e -run '$(VM_RUN)' -once '$(VM_ONCE)'
 
-# Of the unit tests, those that this kernel is for. Of the end-to-end tests some with each tracker, and some with one. Emulated, all end-to-end tests take hours; left out are those whose pods do other things,
-# but ask nothing else of the kernel, most of the failures, and the twenty moves in a row: they run outside.
+# Of the unit tests those that this kernel is for; of the end-to-end tests some with each tracker and some with one. Emulated,
+# all of them take hours. Left out are those whose pods do other things, but ask nothing else of the kernel, most failures, and
+# the twenty moves in a row: they run outside.
 VM_TESTS ?= Freez|RealTree|Held|Holds|ChangedAreas|Children|ExecBegins
 VM_RUN   ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^live$$|^TestContainersOfAPodMoveAsOne$$
 VM_ONCE  ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^cold$$|^TestAMovedPodIsInItsCgroups|^TestAFailureLeaves/shim_is_killed_during|^TestAFailureLeaves/daemon_is_killed_while_the_pod_is_held
