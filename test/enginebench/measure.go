@@ -95,12 +95,16 @@ func (b *bench) byHand(ctx context.Context) error {
 
 // timed moves the pod and takes the time.
 func (b *bench) timed(ctx context.Context, engine string) error {
-	m, err := b.move(ctx, engine, nil)
+	m, err := b.move(ctx, engine, trial.Config{})
 	if err != nil {
 		return err
 	}
 	return b.note(m)
 }
+
+// watchedRate is how fast a watched pod is sent, bytes a second. It makes rounds long beside the time that the news of their
+// begin takes to the witness.
+const watchedRate = 8 << 20
 
 // watched moves the pod and counts what it writes, which takes time from it.
 func (b *bench) watched(ctx context.Context, engine string) error {
@@ -116,7 +120,7 @@ func (b *bench) watched(ctx context.Context, engine string) error {
 	if err != nil {
 		return err
 	}
-	m, err := b.move(ctx, engine, o.hear)
+	m, err := b.move(ctx, engine, trial.Config{OnEvent: o.hear, Flags: []string{"--bandwidth", fmt.Sprint(watchedRate)}})
 	pages, seeing := o.finish()
 	if err := errors.Join(err, seeing); err != nil {
 		return err
@@ -127,15 +131,15 @@ func (b *bench) watched(ctx context.Context, engine string) error {
 
 // move moves the pod by an engine with as many rounds as asked for. Pages are not compressed: what is sent is to be compared
 // with what there was to send.
-func (b *bench) move(ctx context.Context, engine string, hear func(move.Event)) (moved, error) {
-	to := "b"
-	if b.pod.Node().Name == to {
-		to = "a"
+func (b *bench) move(ctx context.Context, engine string, c trial.Config) (moved, error) {
+	c.To, c.Rate = "b", b.rate
+	if b.pod.Node().Name == c.To {
+		c.To = "a"
 	}
-	r, err := b.pod.Move(ctx, trial.Config{To: to, Rate: b.rate, OnEvent: hear, Flags: []string{
+	c.Flags = append(c.Flags,
 		"--tracker", engine, "--compression", "none",
-		"--max-rounds", fmt.Sprint(b.rounds - 1), "--dirty-limit", "1",
-	}})
+		"--max-rounds", fmt.Sprint(b.rounds-1), "--dirty-limit", "1")
+	r, err := b.pod.Move(ctx, c)
 	if err != nil {
 		return moved{}, fmt.Errorf("move by %s: %w", engine, err)
 	}

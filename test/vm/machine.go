@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,6 +32,7 @@ type machine struct {
 	payload      string
 	memory, cpus int // memory in MiB
 	kvm          bool
+	counted      bool
 	spec         guest.Spec
 	out          string // takes in the files that come back
 	stdout       io.Writer
@@ -102,16 +104,33 @@ const kernelArguments = "console=ttyS0 quiet panic=-1 oops=panic apparmor=0 cgro
 // systemFD is the system disk as qemu gets it.
 const systemFD = "/proc/self/fd/3"
 
+// countedClock has a nanosecond pass with every instruction. The seconds inside are then about what they are on a real
+// machine, and the same however little of its processors the machine outside gives; also what qemu emulates with many
+// instructions, ciphers above all, takes no more of them than in hardware. It takes one processor and one thread.
+var countedClock = []string{"-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=0", "-smp", "1"}
+
+// emulated is the processor that is emulated. Without cmpxchg16b: that of qemu 7.2 (Debian 12) at times leaves an address in
+// the flags, and the kernel's allocator, which uses it where there is one, dies of it. Without la57: a level of page tables
+// less to walk.
+const emulated = "max,-cx16,-la57"
+
+// processor are qemu's arguments for it.
+func (m *machine) processor() []string {
+	switch {
+	case m.kvm:
+		return []string{"-accel", "kvm", "-cpu", "host", "-smp", fmt.Sprint(m.cpus)}
+	case m.counted:
+		// Without fast string moves, of which each byte would count as an instruction.
+		return append(slices.Clone(countedClock), "-cpu", emulated+",-erms,-fsrm")
+	}
+	// tb-size is the room for translated code, MiB: more of it than the default, and less is translated twice.
+	return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", emulated, "-smp", fmt.Sprint(m.cpus)}
+}
+
 // arguments are qemu's.
 func (m *machine) arguments(socket string) []string {
-	// Without cmpxchg16b: that of qemu 7.2 (Debian 12) at times leaves an address in the flags, and the kernel's allocator, which
-	// uses it where there is one, dies of it. Without la57: a level of page tables less to walk. tb-size is the room for translated code, MiB: more of it than the default, and less is translated twice.
-	accel := []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-cx16,-la57"}
-	if m.kvm {
-		accel = []string{"-accel", "kvm", "-cpu", "host"}
-	}
-	args := append(accel,
-		"-smp", fmt.Sprint(m.cpus), "-m", fmt.Sprint(m.memory), "-nodefaults", "-display", "none", "-no-reboot",
+	args := append(m.processor(),
+		"-m", fmt.Sprint(m.memory), "-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", m.kernel, "-initrd", m.initrd,
 		"-append", kernelArguments,
 		"-serial", "file:"+m.console(),

@@ -37,6 +37,7 @@ type options struct {
 	engines   list
 	e2e       bool
 	bench     bool
+	counted   bool
 	benchArgs []string
 	shell     string
 	files     list
@@ -68,6 +69,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	f.StringVar(&o.once, "once", "", "besides, with the first engine only, the end-to-end tests that match `regexp`")
 	f.Var(&o.tests, "test", "run the unit tests of these `packages`")
 	f.StringVar(&o.testRun, "test-run", "", "of them, only those that match `regexp`")
+	f.BoolVar(&o.counted, "counted", false, "have an emulated machine's clock count instructions, with one processor: see countedClock; the bench always has it")
 	f.BoolVar(&o.bench, "bench", false, "run the bench of the engines; arguments after all flags are its own")
 	f.StringVar(&o.shell, "shell", "", "run this `command`, with sh")
 	f.Var(&o.files, "file", "bring `files` or directories along: they are in /payload/files")
@@ -86,6 +88,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 		return o, fmt.Errorf("%q: only the bench takes arguments", f.Arg(0))
 	}
 	o.benchArgs = f.Args()
+	o.counted = o.counted || o.bench
 	if o.testRun != "" && len(o.tests) == 0 {
 		return o, errors.New("-test-run: it is of the packages that -test names, and there are none")
 	}

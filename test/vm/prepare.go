@@ -52,7 +52,7 @@ func prepare(ctx context.Context, o options, dir string, log *slog.Logger) (*mac
 		return nil, err
 	}
 	m := &machine{
-		dir: dir, out: o.out, memory: o.memory, cpus: o.cpus, kvm: haveKVM(),
+		dir: dir, out: o.out, memory: o.memory, cpus: o.cpus, kvm: haveKVM(), counted: o.counted,
 		stdout: os.Stdout, log: log,
 	}
 	k, err := m.findDisk(ctx, cached, log)
@@ -98,7 +98,7 @@ func (m *machine) environment(o options, c lab.Cached) []string {
 		lab.EnvCache + "=" + c.Dir,
 		workload.EnvBuilt + "=" + path.Join(guest.Payload, workloadsDir),
 	}
-	if !m.kvm {
+	if !m.kvm && !m.counted {
 		env = append(env, fmt.Sprintf("%s=%d", pace.Env, slowEmulated))
 	}
 	return append(env, o.env...)
