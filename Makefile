@@ -64,7 +64,7 @@ VM_ARGS ?= -test ./shim,./pagestream/pageserver,./pagestream/track -test-run '$(
 # the twenty moves in a row: they run outside.
 VM_TESTS ?= Freez|RealTree|Held|Holds|ChangedAreas|Children|ExecBegins
 VM_RUN   ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^live$$|^TestContainersOfAPodMoveAsOne$$
-VM_ONCE  ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^cold$$|^TestAMovedPodIsInItsCgroups|^TestAFailureLeaves/shim_is_killed_during|^TestAFailureLeaves/daemon_is_killed_while_the_pod_is_held
+VM_ONCE  ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^cold$$|^TestAMovedPodIsInItsCgroups|^TestAFailureLeaves/daemon_is_killed_while_the_pod_is_held
 
 .PHONY: test-vm
 test-vm: build setup

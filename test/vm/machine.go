@@ -124,7 +124,7 @@ func (m *machine) processor() []string {
 		return append(slices.Clone(countedClock), "-cpu", emulated+",-erms,-fsrm")
 	}
 	// tb-size is the room for translated code, MiB: more of it than the default, and less is translated twice.
-	return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", emulated, "-smp", fmt.Sprint(m.cpus)}
+	return []string{"-accel", "tcg,thread=single,tb-size=512", "-cpu", emulated, "-smp", fmt.Sprint(m.cpus)}
 }
 
 // arguments are qemu's.

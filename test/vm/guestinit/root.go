@@ -32,6 +32,7 @@ func settle(s guest.Spec) error {
 		return err
 	}
 	loadModules(s.Modules)
+	pin()
 	if err := unix.Sethostname([]byte("vm")); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
