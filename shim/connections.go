@@ -61,9 +61,10 @@ func resetIn(namespace string) error {
 
 func resetFamily(family uint8) error {
 	sockets, err := netlink.SocketDiagTCP(family)
-	if err != nil {
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list connections: %w", err)
 	}
+	err = nil // one that came or went meanwhile ends with the pod
 	for _, s := range sockets {
 		switch s.State {
 		case tcpEstablished, tcpFinWait1, tcpFinWait2, tcpCloseWait:

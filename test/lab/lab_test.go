@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 
 	"godwit.dev/godwit/test/lab/nodeinit"
 )
@@ -111,7 +110,7 @@ func wantNoTrace(t *testing.T, o Options) {
 			t.Errorf("process %d (%s) is still in a cgroup of the lab", p.pid, args)
 		}
 	}
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -263,7 +263,7 @@ func (l layout) routeFrom(from nodeState, nodes []nodeState) error {
 
 // removeLinks removes every interface of this lab from the host, known or not.
 func (l layout) removeLinks() error {
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
 		return fmt.Errorf("links of the host: %w", err)
 	}
@@ -276,6 +276,20 @@ func (l layout) removeLinks() error {
 		}
 	}
 	return nil
+}
+
+// listTries is how often a list of links is asked for that changes meanwhile.
+const listTries = 20
+
+// listLinks lists the host's links. The kernel says when some came or went while
+// it told them (NLM_F_DUMP_INTR), and then some may be missing: it is asked again.
+func listLinks() ([]netlink.Link, error) {
+	for left := listTries; ; left-- {
+		links, err := netlink.LinkList()
+		if left == 1 || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return links, err
+		}
+	}
 }
 
 // removeLink deletes a link; one that goes away by itself meanwhile is as good.
