@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-
 	"godwit.dev/godwit/test/lab/nodeinit"
 )
 

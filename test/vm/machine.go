@@ -123,8 +123,10 @@ func (m *machine) processor() []string {
 		// Without fast string moves, of which each byte would count as an instruction.
 		return append(slices.Clone(countedClock), "-cpu", emulated+",-erms,-fsrm")
 	}
+	// One thread: with one for each processor, qemu at times runs an old translation of code that the kernel has patched, and the
+	// kernel dies of its own breakpoint (text_poke_bp_batch in arch/x86/kernel/alternative.c). One processor loses nothing then.
 	// tb-size is the room for translated code, MiB: more of it than the default, and less is translated twice.
-	return []string{"-accel", "tcg,thread=single,tb-size=512", "-cpu", emulated, "-smp", fmt.Sprint(m.cpus)}
+	return []string{"-accel", "tcg,thread=single,tb-size=512", "-cpu", emulated, "-smp", "1"}
 }
 
 // arguments are qemu's.

@@ -79,7 +79,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	})
 	f.StringVar(&o.out, "out", "out/vm", "take in what the steps leave in /out, to this `directory`")
 	f.IntVar(&o.memory, "memory", 4096, "memory of the machine, `MiB`")
-	f.IntVar(&o.cpus, "cpus", 2, "its processors")
+	f.IntVar(&o.cpus, "cpus", 2, "its processors, if the machine has KVM; an emulated one has one")
 	f.DurationVar(&o.timeout, "timeout", 40*time.Minute, "end the machine after this time")
 	if err := f.Parse(args); err != nil {
 		return o, err
