@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/load"
@@ -84,8 +86,10 @@ func (b *bench) measure(ctx context.Context) error {
 	return nil
 }
 
-// byHand moves by runc's commands.
+// byHand moves by runc's commands. As before every move, the disks get first what was written long before: the kernel would
+// spend its time on that some other time.
 func (b *bench) byHand(ctx context.Context) error {
+	unix.Sync()
 	m, err := b.hand.move(ctx, b.rounds, b.rate)
 	if err != nil {
 		return err
@@ -132,6 +136,7 @@ func (b *bench) watched(ctx context.Context, engine string) error {
 // move moves the pod by an engine with as many rounds as asked for. Pages are not compressed: what is sent is to be compared
 // with what there was to send.
 func (b *bench) move(ctx context.Context, engine string, c trial.Config) (moved, error) {
+	unix.Sync()
 	c.To, c.Rate = "b", b.rate
 	if b.pod.Node().Name == c.To {
 		c.To = "a"
