@@ -28,6 +28,7 @@ demo: build setup
 .PHONY: bench
 bench: build setup
 	$(GO) run ./test/bench -out $(OUT)/bench.json
+	$(MAKE) bench-vm
 
 # The engines against each other and against runc by hand, where there are both: in a virtual machine. Ratios only.
 .PHONY: bench-vm
