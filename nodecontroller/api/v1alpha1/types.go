@@ -277,6 +277,12 @@ type PodMigrationStatus struct {
 	// +optional
 	Owner *Owner `json:"owner,omitempty"`
 
+	// Claim says whether the next pod that the owner makes is to be the
+	// destination's; the admission webhook takes an open claim for one of them.
+	//
+	// +optional
+	Claim Claim `json:"claim,omitempty"`
+
 	// Engine is what finds dirty pages: WriteProtect, SoftDirty or None.
 	//
 	// +optional
@@ -357,6 +363,19 @@ type PodMigrationStatus struct {
 	// +optional
 	Message string `json:"message,omitempty"`
 }
+
+// Claim is the state of the offer to an owner's next pod to be the destination's.
+//
+// +kubebuilder:validation:Enum=Open;Taken
+type Claim string
+
+// The states of a claim; without one there is nothing to claim.
+const (
+	// ClaimOpen: the owner's next pod is to be the destination's.
+	ClaimOpen Claim = "Open"
+	// ClaimTaken: one is.
+	ClaimTaken Claim = "Taken"
+)
 
 // PodReference is one pod, never another of the same name.
 type PodReference struct {
