@@ -15,6 +15,11 @@ build: $(notdir $(wildcard cmd/*))
 $(notdir $(wildcard cmd/*)):
 	$(GO) build -trimpath -o $(BIN)/$@ ./cmd/$@
 
+# The container image, for `ctr -n k8s.io images import`. Needs neither a registry nor Docker.
+.PHONY: image
+image: build
+	$(GO) run ./contrib/image -bin $(BIN) -out $(OUT)/godwit-image.tar
+
 # What a bare Debian lacks, and the root file systems of nodes and images.
 .PHONY: setup
 setup: godwit-lab
