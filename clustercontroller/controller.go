@@ -24,8 +24,8 @@ import (
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 )
 
-// leaseName is the Lease by which replicas agree on a leader.
-const leaseName = "godwit-controller"
+// LeaseName is that of the Lease by which replicas agree on a leader.
+const LeaseName = "godwit-controller"
 
 // stopGrace is how long requests under way may take when the controller stops.
 const stopGrace = 10 * time.Second
@@ -41,6 +41,9 @@ type Options struct {
 	WebhookPort int
 	// HealthAddress serves /healthz and /readyz, MetricsAddress /metrics; ":8081".
 	HealthAddress, MetricsAddress string
+	// Signer signs the nodes' certificates: v1alpha1.SignerPeer is the controller
+	// itself, with an authority of its own.
+	Signer string
 	// Validity is how long a node's certificate holds. Nodes renew theirs when a
 	// third of it is left.
 	Validity time.Duration
@@ -49,7 +52,7 @@ type Options struct {
 // Run runs the controller until ctx ends, or until it loses the lead.
 func Run(ctx context.Context, config *rest.Config, o Options, log *slog.Logger) error {
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
-	scheme, err := newScheme()
+	scheme, err := NewScheme()
 	if err != nil {
 		return err
 	}
@@ -70,7 +73,7 @@ func Run(ctx context.Context, config *rest.Config, o Options, log *slog.Logger) 
 	m, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        scheme,
 		LeaderElection:                true,
-		LeaderElectionID:              leaseName,
+		LeaderElectionID:              LeaseName,
 		LeaderElectionNamespace:       o.Namespace,
 		LeaderElectionReleaseOnCancel: true,
 		GracefulShutdownTimeout:       &grace,
@@ -94,10 +97,12 @@ func Run(ctx context.Context, config *rest.Config, o Options, log *slog.Logger) 
 
 // addParts is where a part of the controller plugs in.
 func addParts(m manager.Manager, ca *authority.Authority, o Options) error {
-	if err := authority.Add(m, ca, o.Namespace); err != nil {
-		return err
+	if o.Signer == v1alpha1.SignerPeer { // else the nodes trust another authority
+		if err := authority.Add(m, ca, o.Namespace); err != nil {
+			return err
+		}
 	}
-	if err := signing.Add(m, ca, signing.Options{Namespace: o.Namespace, Validity: o.Validity}); err != nil {
+	if err := signing.Add(m, ca, signing.Options{Namespace: o.Namespace, Signer: o.Signer, Validity: o.Validity}); err != nil {
 		return err
 	}
 	if err := serving.Add(m, ca, o.Service, o.Namespace); err != nil {
@@ -112,7 +117,8 @@ func addParts(m manager.Manager, ca *authority.Authority, o Options) error {
 	return nil
 }
 
-func newScheme() (*runtime.Scheme, error) {
+// NewScheme has the types that the controller reads and writes.
+func NewScheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientscheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(s); err != nil {

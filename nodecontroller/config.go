@@ -13,6 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/pagestream/wire/pki"
 )
 
@@ -64,6 +65,8 @@ type Kubernetes struct {
 	Kubeconfig string `toml:"kubeconfig"`
 	// Namespace is Godwit's own.
 	Namespace string `toml:"namespace"`
+	// Signer signs this node's certificate, by the cluster's CSR API.
+	Signer string `toml:"signer"`
 }
 
 // Environment variables that replace what a configuration shared by many nodes
@@ -119,7 +122,7 @@ func defaultConfig() Config {
 		MaxIncoming: 4,
 		LogRoot:     "/var/log/pods",
 		PullTimeout: Duration(2 * time.Minute),
-		Kubernetes:  Kubernetes{Namespace: "godwit-system"},
+		Kubernetes:  Kubernetes{Namespace: "godwit-system", Signer: v1alpha1.SignerPeer},
 	}
 }
 

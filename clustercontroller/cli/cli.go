@@ -15,6 +15,7 @@ import (
 
 	"godwit.dev/godwit/clustercontroller"
 	"godwit.dev/godwit/nodecontroller"
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 )
 
 // Controller is the command godwit-controller.
@@ -46,7 +47,9 @@ func Controller() *cobra.Command {
 	flags.IntVar(&o.WebhookPort, "webhook-port", 9443, "where webhooks are served")
 	flags.StringVar(&o.HealthAddress, "health-address", ":8081", "where /healthz and /readyz are served")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "where /metrics is served; 0 for nowhere")
+	cmd.PersistentFlags().StringVar(&o.Signer, "signer", v1alpha1.SignerPeer, "who signs the nodes' certificates; this controller, or another signer of the CSR API")
 	flags.DurationVar(&o.Validity, "certificate-validity", 30*24*time.Hour, "how long a node's certificate holds; it is renewed when a third of that is left")
+	cmd.AddCommand(newUninstall(&kubeconfig, &o))
 	return cmd
 }
 

@@ -38,6 +38,9 @@ const reason = "GodwitNode"
 type Options struct {
 	// Namespace has the nodes' service account.
 	Namespace string
+	// Signer is whom requests are for. If it is another than v1alpha1.SignerPeer,
+	// good ones are approved here and signed by whoever that is.
+	Signer string
 	// Validity is how long a certificate holds unless less is asked for.
 	Validity time.Duration
 }
@@ -50,10 +53,11 @@ func Add(m manager.Manager, ca *authority.Authority, o Options) error {
 		ca:       ca,
 		username: "system:serviceaccount:" + o.Namespace + ":" + v1alpha1.NodeServiceAccount,
 		validity: o.Validity,
+		foreign:  o.Signer != v1alpha1.SignerPeer,
 	}
-	ours := predicate.NewPredicateFuncs(func(o client.Object) bool {
-		csr, ok := o.(*certv1.CertificateSigningRequest)
-		return ok && csr.Spec.SignerName == v1alpha1.SignerPeer
+	ours := predicate.NewPredicateFuncs(func(object client.Object) bool {
+		csr, ok := object.(*certv1.CertificateSigningRequest)
+		return ok && csr.Spec.SignerName == o.Signer && (o.Signer == v1alpha1.SignerPeer || csr.Spec.Username == s.username)
 	})
 	err := builder.ControllerManagedBy(m).Named("signing").
 		For(&certv1.CertificateSigningRequest{}, builder.WithPredicates(ours)).Complete(s)
@@ -70,6 +74,7 @@ type signer struct {
 	ca       *authority.Authority
 	username string
 	validity time.Duration
+	foreign  bool // somebody else signs what is approved here
 }
 
 // Reconcile brings a request one step further: approved, then signed, then
@@ -95,6 +100,8 @@ func (s *signer) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 		return reconcile.Result{}, err
 	case !approved:
 		return reconcile.Result{}, s.approve(ctx, &csr, node) // its update brings us back
+	case s.foreign:
+		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{}, s.sign(ctx, &csr, request, node)
 }

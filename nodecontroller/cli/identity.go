@@ -31,7 +31,7 @@ func keepIdentity(ctx context.Context, configFile string, log *slog.Logger) (sto
 		return nil, fmt.Errorf("API server: %w", err)
 	}
 	k := &identity.Keeper{
-		Client: client, Namespace: config.Kubernetes.Namespace, Node: config.NodeName, Dir: config.PKIDir,
+		Client: client, Namespace: config.Kubernetes.Namespace, Node: config.NodeName, Signer: config.Kubernetes.Signer, Dir: config.PKIDir,
 		Log: log.With("node", config.NodeName),
 	}
 	if err := k.Ensure(ctx); err != nil {

@@ -29,7 +29,6 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
-	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/pagestream/wire"
 	"godwit.dev/godwit/pagestream/wire/pki"
 )
@@ -54,6 +53,8 @@ type Keeper struct {
 	Namespace string
 	// Node is the node's name, its own object's too.
 	Node string
+	// Signer signs it; v1alpha1.SignerPeer is godwit-controller.
+	Signer string
 	// Dir has ca.crt, node.crt and node.key.
 	Dir string
 	Log *slog.Logger
@@ -181,7 +182,7 @@ func (k *Keeper) ask(ctx context.Context, authorities []byte, ips []net.IP) erro
 	request := &certv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "godwit-" + k.Node + "-"},
 		Spec: certv1.CertificateSigningRequestSpec{
-			SignerName: v1alpha1.SignerPeer,
+			SignerName: k.Signer,
 			Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
 			Usages:     []certv1.KeyUsage{certv1.UsageClientAuth, certv1.UsageServerAuth},
 		},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -45,13 +46,16 @@ func Run(program string, args []string) (int, error) {
 		return 0, err
 	}
 	image := "/proc/" + strconv.Itoa(os.Getpid()) + "/root"
+	path := searchPath
 	if program == "" {
 		program = "/proc/self/exe" // of the child, which is this program until it executes it again
+	} else {
+		path = filepath.Dir(program) + ":" + path
 	}
 	cmd := exec.CommandContext(context.Background(), program, expand(args, image)...)
 	cmd.Path, cmd.Err = program, nil
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), envImageRoot+"="+image, "PATH="+searchPath)
+	cmd.Env = append(os.Environ(), envImageRoot+"="+image, "PATH="+path)
 	cmd.Dir = "/"
 	// The program ends with us, however we end: a daemon of which nobody knows
 	// would keep the port and the socket.
