@@ -95,6 +95,11 @@ generate:
 generate-check:
 	hack/generate.sh --check
 
+# contrib/kubernetes's manifests, from the Helm chart, by a helm that is built the first time: some minutes.
+.PHONY: manifests
+manifests: godwit-lab
+	hack/manifests.sh "$$($(BIN)/godwit-lab helm)"
+
 # The labs outlive the commands that made them, so they go first.
 .PHONY: clean
 clean:

@@ -29,7 +29,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
-	root.AddCommand(newSetup(), newUp(), newDown(), newStatus(), newExec(), newKill(), newLogs(), newImage(), newPod(), newKubectl())
+	root.AddCommand(newSetup(), newUp(), newDown(), newStatus(), newExec(), newKill(), newLogs(), newImage(), newPod(), newKubectl(), newHelm())
 	return root
 }
 

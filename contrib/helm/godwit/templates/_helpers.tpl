@@ -3,7 +3,6 @@
 {{- define "godwit.labels" -}}
 app.kubernetes.io/name: godwit
 app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- /* What install and uninstall have to be told alike. */ -}}
 {{- define "godwit.installArgs" -}}
