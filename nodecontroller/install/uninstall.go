@@ -72,7 +72,7 @@ func (i *Installer) Uninstall(ctx context.Context, force bool) (left []string, e
 // checkUse refuses while anything needs Godwit on this node.
 func (i *Installer) checkUse(ctx context.Context) error {
 	if !i.Offline {
-		pods, err := i.Containerd.Pods(ctx)
+		pods, err := i.Containerd.Clear(ctx)
 		if err != nil {
 			return fmt.Errorf("pods of this node: %w", err)
 		}
