@@ -287,13 +287,15 @@ func (c *cluster) testEviction(t *testing.T) {
 }
 
 func (c *cluster) testLimit(t *testing.T) {
-	pods := make([]*corev1.Pod, 5)
+	pods := make([]*corev1.Pod, 12)
 	var evicting sync.WaitGroup
+	all := make(chan struct{}) // closed when all may begin
 	for i := range pods {
 		pods[i] = c.pod(t, fmt.Sprintf("limit-%d", i), "n2")
 	}
 	for _, pod := range pods {
 		evicting.Go(func() {
+			<-all
 			for range 3 {
 				if err := c.evict(t.Context(), pod); !apierrors.IsTooManyRequests(err) {
 					t.Errorf("eviction of %s: %v", pod.Name, err)
@@ -301,6 +303,7 @@ func (c *cluster) testLimit(t *testing.T) {
 			}
 		})
 	}
+	close(all)
 	evicting.Wait()
 	for moved := range pods {
 		var m *v1alpha1.PodMigration
@@ -366,7 +369,7 @@ func (c *cluster) testUntouched(t *testing.T) {
 }
 
 func (c *cluster) testSweep(t *testing.T) {
-	for _, m := range c.wantDrains(t, "n2", 5) {
+	for _, m := range c.wantDrains(t, "n2", 12) {
 		c.end(t, &m, v1alpha1.PhaseSucceeded, time.Now().Add(-time.Hour))
 	}
 	eventually(t, "ended drains are removed", func(ctx context.Context) error {
