@@ -282,11 +282,11 @@ spec: {signerName: godwit.dev/peer, usages: [client auth, server auth], request:
 func testNothingInCluster(t *testing.T, c *Cluster) {
 	t.Helper()
 	for kinds, want := range map[string]string{
-		"runtimeclasses":                        "runtimeclass.node.k8s.io/runc",
-		"csr":                                   "",
-		"all,secrets,roles,rolebindings,leases": "",
-		"configmaps":                            "configmap/kube-root-ca.crt",
-		"serviceaccounts":                       "serviceaccount/default",
+		"runtimeclasses": "runtimeclass.node.k8s.io/runc",
+		"csr":            "",
+		"pods,services,daemonsets,deployments,replicasets,jobs,secrets,roles,rolebindings,leases": "",
+		"configmaps":      "configmap/kube-root-ca.crt",
+		"serviceaccounts": "serviceaccount/default",
 	} {
 		if got := kubectl(t, c, "", "get", kinds, "-n", installedIn, "-o=name"); got != want {
 			t.Errorf("%s: %q, want %q", kinds, got, want)
