@@ -59,6 +59,7 @@ e2e: build setup
 .PHONY: e2e-kubernetes
 e2e-kubernetes: build setup
 	$(BIN)/godwit-lab setup --kubernetes
+	$(BIN)/godwit-lab helm
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab
 
 # In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. Here run the unit
