@@ -29,7 +29,7 @@ var (
 	// configuration cannot take the runtime.
 	ErrContainerd = errors.New("containerd cannot take the runtime")
 	// ErrInUse is wrapped where pods or migrations still need what is installed.
-	ErrInUse = errors.New("Godwit is in use on this node")
+	ErrInUse = errors.New("this node still needs Godwit")
 )
 
 // restartTimeout is how long containerd may take to answer after its restart.

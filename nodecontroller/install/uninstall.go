@@ -77,7 +77,7 @@ func (i *Installer) checkUse(ctx context.Context) error {
 			return fmt.Errorf("pods of this node: %w", err)
 		}
 		if len(pods) > 0 {
-			return fmt.Errorf("%w: its pods run: %s: remove or move them", ErrInUse, strings.Join(pods, ", "))
+			return fmt.Errorf("%w for pods that run: %s: remove or move them", ErrInUse, strings.Join(pods, ", "))
 		}
 	}
 	records, err := filepath.Glob(i.at(filepath.Join(i.StateDir, "migrations", "*")))
@@ -85,7 +85,7 @@ func (i *Installer) checkUse(ctx context.Context) error {
 		return fmt.Errorf("migrations of this node: %w", err)
 	}
 	if len(records) > 0 {
-		return fmt.Errorf("%w: migrations have not ended: %s: see godwitctl status", ErrInUse, strings.Join(records, ", "))
+		return fmt.Errorf("%w for migrations that have not ended: %s: see godwitctl status", ErrInUse, strings.Join(records, ", "))
 	}
 	return nil
 }
