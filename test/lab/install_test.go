@@ -313,8 +313,8 @@ func testRequests(t *testing.T, c *Cluster) {
 // testRights asks the cluster what the two service accounts may do beyond what they are for.
 func testRights(t *testing.T, c *Cluster) {
 	for account, things := range map[string][]string{
-		"godwit-node": {"get secrets", "get secrets -n godwit-system", "create secrets -n godwit-system", "create pods/exec", "update nodes", "delete nodes",
-			"approve signers.certificates.k8s.io/godwit.dev/peer", "update certificatesigningrequests/approval", "get configmaps", "create daemonsets", "delete podmigrations"},
+		"godwit-node": {"get secrets", "get secrets -n godwit-system", "create secrets -n godwit-system", "create pods --subresource=exec", "update nodes", "delete nodes",
+			"approve signers.certificates.k8s.io/godwit.dev/peer", "update certificatesigningrequests --subresource=approval", "get configmaps", "create daemonsets", "delete podmigrations"},
 		"godwit-controller": {"get secrets", "list secrets -n godwit-system", "get secrets/other -n godwit-system", "create pods", "delete pods", "update nodes",
 			"sign signers.certificates.k8s.io/kubernetes.io/kube-apiserver-client", "create validatingwebhookconfigurations", "update validatingwebhookconfigurations/other"},
 	} {
