@@ -1,0 +1,197 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+)
+
+// DefaultMoves is how many pods leave a node at a time unless its configuration
+// says otherwise: pods that share a link and processors wait frozen for each other.
+const DefaultMoves = 3
+
+// Options are what Run needs.
+type Options struct {
+	// Node is this node's name in the cluster.
+	Node string
+	// Kubeconfig is a file; empty means that of the pod this runs in.
+	Kubeconfig string
+	// Moves is how many pods leave this node at a time; 0 means DefaultMoves.
+	Moves int
+	// Engine is the node's daemon.
+	Engine Engine
+	// Log takes what happens.
+	Log *slog.Logger
+}
+
+// Scheme has the types that the controller reads and writes.
+func Scheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	return s, errors.Join(clientgoscheme.AddToScheme(s), v1alpha1.AddToScheme(s))
+}
+
+// Cluster is this node's connection to its cluster.
+type Cluster struct {
+	manager ctrl.Manager
+	options Options
+}
+
+// Connect reads how the cluster is reached. It asks the cluster nothing: one that
+// is away now is asked again by Run.
+func Connect(o Options) (*Cluster, error) {
+	config, err := restConfig(o.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	scheme, err := Scheme()
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes: %w", err)
+	}
+	ctrl.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
+	manager, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:  scheme,
+		Logger:  logr.FromSlogHandler(o.Log.Handler()),
+		Metrics: server.Options{BindAddress: "0"}, // the daemon has its own
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Pod{}:            {Field: fields.OneTermEqualSelector("spec.nodeName", o.Node)},
+				&v1alpha1.PodMigration{}: {Transform: slim},
+			},
+		},
+		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{
+			&corev1.Node{}, &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{}, &metav1.PartialObjectMetadata{},
+		}}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes: %w", err)
+	}
+	return &Cluster{manager: manager, options: o}, nil
+}
+
+func restConfig(file string) (*rest.Config, error) {
+	if file != "" {
+		config, err := clientcmd.BuildConfigFromFlags("", file)
+		if err != nil {
+			return nil, fmt.Errorf("kubeconfig: %w", err)
+		}
+		return config, nil
+	}
+	config, err := rest.InClusterConfig()
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes: set kubeconfig in the configuration, or run in a pod: %w", err)
+	}
+	return config, nil
+}
+
+// slim leaves out of the cache what nobody reads of a migration that is over:
+// they may be many.
+func slim(object any) (any, error) {
+	m, ok := object.(*v1alpha1.PodMigration)
+	if !ok {
+		return object, nil
+	}
+	m.ManagedFields = nil
+	if m.Status.Phase.Over() {
+		m.Status.Rounds, m.Status.Conditions, m.Status.Containers = nil, nil, nil
+		m.Status.Message, m.Status.EngineReason, m.Status.StopReason = "", "", ""
+		m.Annotations = nil
+	}
+	return m, nil
+}
+
+// Run serves the node's PodMigrations until ctx ends. It returns when everything
+// it began to write down is written or left to the next daemon.
+func (cl *Cluster) Run(ctx context.Context) error {
+	c, err := cl.newController(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.setup(cl.manager); err != nil {
+		return fmt.Errorf("Kubernetes: %w", err)
+	}
+	err = cl.manager.Start(ctx)
+	c.work.Wait()
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("Kubernetes: %w", err)
+	}
+	return nil
+}
+
+func (cl *Cluster) newController(ctx context.Context) (*Controller, error) {
+	o := cl.options
+	c := &Controller{
+		client: cl.manager.GetClient(), reader: cl.manager.GetAPIReader(), node: o.Node, engine: o.Engine,
+		record: recorder{cl.manager.GetEventRecorder("godwit-node")}, log: o.Log, most: o.Moves, life: ctx,
+		sessions: make(map[types.UID]*session),
+	}
+	if c.most <= 0 {
+		c.most = DefaultMoves
+	}
+	c.check = &preflight{reader: c.reader, node: o.Node}
+	return c, nil
+}
+
+// setup has the manager call the two reconcilers.
+func (c *Controller) setup(m ctrl.Manager) error {
+	err := ctrl.NewControllerManagedBy(m).
+		Named("migrations").
+		For(&v1alpha1.PodMigration{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(c.migrationsOf)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
+		Complete(c)
+	if err != nil {
+		return err
+	}
+	coming := predicate.NewPredicateFuncs(func(o client.Object) bool { return o.GetAnnotations()[v1alpha1.AnnotationMigration] != "" })
+	return ctrl.NewControllerManagedBy(m).
+		Named("arrivals").
+		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(coming)).
+		Watches(&v1alpha1.PodMigration{}, handler.EnqueueRequestsFromMapFunc(arrivalOf)).
+		Complete(arrivals{c})
+}
+
+// migrationsOf are the PodMigrations that a pod concerns: those that wait for it.
+func (c *Controller) migrationsOf(ctx context.Context, pod client.Object) []ctrl.Request {
+	all := new(v1alpha1.PodMigrationList)
+	if err := c.client.List(ctx, all, client.InNamespace(pod.GetNamespace())); err != nil {
+		return nil
+	}
+	var requests []ctrl.Request
+	for i := range all.Items {
+		if m := &all.Items[i]; m.Spec.PodName == pod.GetName() && !m.Status.Phase.Over() {
+			requests = append(requests, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(m)})
+		}
+	}
+	return requests
+}
+
+// arrivalOf is the pod that a PodMigration concerns on the destination.
+func arrivalOf(_ context.Context, o client.Object) []ctrl.Request {
+	m, ok := o.(*v1alpha1.PodMigration)
+	if !ok || m.Status.DestinationPod == nil {
+		return nil
+	}
+	return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: m.Namespace, Name: m.Status.DestinationPod.Name}}}
+}
