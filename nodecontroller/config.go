@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +19,10 @@ import (
 
 // ConfigFile is where the daemon's configuration is unless it is told otherwise.
 const ConfigFile = "/etc/godwit/node.toml"
+
+// DefaultPort is the one port of a node daemon unless its configuration says
+// otherwise.
+const DefaultPort = 7440
 
 // Config is a node daemon's configuration file, TOML.
 type Config struct {
@@ -50,6 +55,20 @@ type Config struct {
 	// Peers are the other nodes: name to host:port. They may change while the
 	// daemon runs.
 	Peers map[string]string `toml:"peers"`
+	// Kubernetes is this node's part in a cluster.
+	Kubernetes KubernetesConfig `toml:"kubernetes"`
+}
+
+// KubernetesConfig says how PodMigrations reach this node.
+type KubernetesConfig struct {
+	// Enabled has the daemon carry out the PodMigrations of its node.
+	Enabled bool `toml:"enabled"`
+	// Kubeconfig is how the API server is reached; empty means as a pod does.
+	Kubeconfig string `toml:"kubeconfig"`
+	// Moves is how many pods leave this node at a time; 0 means the default.
+	Moves int `toml:"moves"`
+	// PeerPort is where daemons of other nodes listen, by their nodes' InternalIP.
+	PeerPort int `toml:"peer_port"`
 }
 
 // Bytes is an amount of memory in a configuration: 4294967296, or "4GiB".
@@ -89,7 +108,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 
 func defaultConfig() Config {
 	return Config{
-		Listen:      ":7440",
+		Listen:      ":" + strconv.Itoa(DefaultPort),
 		Socket:      nodev1.Socket,
 		Containerd:  "/run/containerd/containerd.sock",
 		PKIDir:      "/etc/godwit/pki",
@@ -97,6 +116,7 @@ func defaultConfig() Config {
 		MaxIncoming: 4,
 		LogRoot:     "/var/log/pods",
 		PullTimeout: Duration(2 * time.Minute),
+		Kubernetes:  KubernetesConfig{PeerPort: DefaultPort},
 	}
 }
 
@@ -141,6 +161,9 @@ func (c *Config) valid() error {
 	}
 	if c.MaxIncoming < 1 {
 		return fmt.Errorf("max_incoming: %d: a node takes in at least one migration", c.MaxIncoming)
+	}
+	if k := c.Kubernetes; k.Moves < 0 || k.PeerPort < 1 || k.PeerPort > 65535 {
+		return fmt.Errorf("kubernetes: moves = %d, peer_port = %d: moves is not negative, and a port is between 1 and 65535", k.Moves, k.PeerPort)
 	}
 	for name, address := range c.Peers {
 		if err := pki.CheckNodeName(name); err != nil {

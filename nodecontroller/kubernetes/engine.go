@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 
+	"godwit.dev/godwit/nodecontroller"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 )
 
@@ -10,10 +11,13 @@ import (
 type Engine interface {
 	// Begin has the daemon move a pod of this node, as the migration with that id.
 	// The cluster's part in it is o's. An error means that nothing was begun.
-	Begin(ctx context.Context, id string, r *nodev1.MigrateRequest, o Orchestrator) (Move, error)
+	Begin(ctx context.Context, id string, r *nodev1.MigrateRequest, o nodecontroller.Orchestrator) (Move, error)
 	// Active says whether the daemon still has something to do for a migration, as
 	// its source or destination: it runs, or an earlier daemon left it.
 	Active(id string) bool
+	// SetRecovered has the daemon ask of for the cluster's part in the migrations of
+	// an earlier daemon.
+	SetRecovered(of func(migration string) nodecontroller.Orchestrator)
 }
 
 // Move is a migration under way at its source.
@@ -24,15 +28,4 @@ type Move interface {
 	Follow(ctx context.Context, f func(*nodev1.Event) error) error
 	// Abort breaks it off, if it is not committed; its end is the last event.
 	Abort(why error) error
-}
-
-// Orchestrator is the cluster's part in a migration.
-type Orchestrator interface {
-	// MakePod has the cluster make the destination's pod.
-	MakePod(ctx context.Context, migration string) error
-	// Agree records that the migration commits. An error means that it must be
-	// rolled back.
-	Agree(ctx context.Context, migration string) error
-	// RemoveSource removes the source's pod, after the commit.
-	RemoveSource(ctx context.Context, migration string) error
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -19,8 +20,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
@@ -60,7 +63,7 @@ type Cluster struct {
 // Connect reads how the cluster is reached. It asks the cluster nothing: one that
 // is away now is asked again by Run.
 func Connect(o Options) (*Cluster, error) {
-	config, err := restConfig(o.Kubeconfig)
+	reach, err := restConfig(o.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
@@ -69,10 +72,13 @@ func Connect(o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("Kubernetes: %w", err)
 	}
 	ctrl.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
-	manager, err := ctrl.NewManager(config, ctrl.Options{
+	m, err := ctrl.NewManager(reach, ctrl.Options{
 		Scheme:  scheme,
 		Logger:  logr.FromSlogHandler(o.Log.Handler()),
 		Metrics: server.Options{BindAddress: "0"}, // the daemon has its own
+		// An API server that is away, or that does not know PodMigrations yet, is
+		// waited for.
+		Controller: config.Controller{CacheSyncTimeout: 365 * 24 * time.Hour},
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
@@ -87,22 +93,22 @@ func Connect(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Kubernetes: %w", err)
 	}
-	return &Cluster{manager: manager, options: o}, nil
+	return &Cluster{manager: m, options: o}, nil
 }
 
 func restConfig(file string) (*rest.Config, error) {
 	if file != "" {
-		config, err := clientcmd.BuildConfigFromFlags("", file)
+		reach, err := clientcmd.BuildConfigFromFlags("", file)
 		if err != nil {
 			return nil, fmt.Errorf("kubeconfig: %w", err)
 		}
-		return config, nil
+		return reach, nil
 	}
-	config, err := rest.InClusterConfig()
+	reach, err := rest.InClusterConfig()
 	if err != nil {
 		return nil, fmt.Errorf("Kubernetes: set kubeconfig in the configuration, or run in a pod: %w", err)
 	}
-	return config, nil
+	return reach, nil
 }
 
 // slim leaves out of the cache what nobody reads of a migration that is over:
@@ -131,7 +137,13 @@ func (cl *Cluster) Run(ctx context.Context) error {
 	if err := c.setup(cl.manager); err != nil {
 		return fmt.Errorf("Kubernetes: %w", err)
 	}
-	err = cl.manager.Start(ctx)
+	err = cl.manager.Add(manager.RunnableFunc(func(context.Context) error { // once the caches are filled
+		c.engine.SetRecovered(c.recovered)
+		return nil
+	}))
+	if err == nil {
+		err = cl.manager.Start(ctx)
+	}
 	c.work.Wait()
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("Kubernetes: %w", err)

@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -62,19 +63,19 @@ func cniConfig(subnet netip.Prefix) string {
 }
 
 // changingFiles are the node's files that depend on which other nodes there are.
-func (l layout) changingFiles(s nodeState, all []nodeState) []nodeinit.File {
+func (l *Lab) changingFiles(s nodeState, all []nodeState) []nodeinit.File {
 	hosts := "127.0.0.1 localhost\n"
 	for _, n := range all {
 		hosts += fmt.Sprintf("%s %s\n", l.nodeAddr(n.Index), n.Name)
 	}
 	return []nodeinit.File{
 		{Path: "/etc/hosts", Content: hosts, Mode: 0o644},
-		{Path: nodeConfigFile, Content: l.nodeConfig(s, all), Mode: 0o644},
+		{Path: nodeConfigFile, Content: l.nodeConfig(s, all, l.kubernetes != ""), Mode: 0o644},
 	}
 }
 
 // nodeConfig is godwit-node's configuration.
-func (l layout) nodeConfig(s nodeState, all []nodeState) string {
+func (l layout) nodeConfig(s nodeState, all []nodeState, kubernetes bool) string {
 	var b strings.Builder
 	set := func(key, value string) { fmt.Fprintf(&b, "%s = %q\n", key, value) }
 	set("node_name", s.Name)
@@ -88,6 +89,10 @@ func (l layout) nodeConfig(s nodeState, all []nodeState) string {
 	b.WriteString("\n[peers]\n")
 	for _, n := range all {
 		set(n.Name, l.peerAddr(n.Index))
+	}
+	if kubernetes {
+		b.WriteString("\n[kubernetes]\nenabled = true\n")
+		set("kubeconfig", filepath.Join(kubernetesConf, "godwit-node.kubeconfig"))
 	}
 	return b.String()
 }
