@@ -60,6 +60,10 @@ type Daemon struct {
 	recovering map[string]record    // sources left by an earlier daemon, guarded by mu
 	ended      []*nodev1.Migration  // the oldest first, guarded by mu
 	stopping   bool                 // no new migrations, guarded by mu
+	// orchestratorOf knows the orchestrators of records, orchestratorSet is closed
+	// when it comes; both are guarded by mu.
+	orchestratorOf  func(migration string) Orchestrator
+	orchestratorSet chan struct{}
 }
 
 // New returns the daemon of the node that the configuration file describes.
@@ -106,6 +110,7 @@ func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *jour
 		outgoing:        make(map[string]*outgoing),
 		incoming:        make(map[string]*incoming),
 		recovering:      make(map[string]record),
+		orchestratorSet: make(chan struct{}),
 	}
 }
 
@@ -115,12 +120,14 @@ type podRuntime interface {
 	Find(ctx context.Context, ref string) (cri.Pod, error)
 	Describe(context.Context, cri.Pod) (*cri.Description, error)
 	Recreate(context.Context, *cri.Description, cri.Node, map[string]string) (cri.Made, error)
+	WhenTasksChange(ctx context.Context, look func(context.Context) (bool, error)) error
 	Remove(ctx context.Context, sandbox string) error
 	ClearDeadTask(ctx context.Context, container string) error
 	Annotated(ctx context.Context, key, value string) ([]string, error)
 	IP(ctx context.Context, sandbox string) (string, error)
 	Memory(context.Context) (map[string]uint64, error)
 	SharedMemory(ctx context.Context, container string) (string, error)
+	Volumes(ctx context.Context, containers []string) ([]cri.Volume, error)
 	Image(ctx context.Context, id string) (cri.Image, error)
 	Pull(context.Context, cri.Image) error
 	Export(context.Context, cri.Image, io.Writer) error
@@ -252,11 +259,12 @@ func (d *Daemon) recover() {
 		d.recovering[r.Migration] = r
 		d.mu.Unlock()
 		d.work.Go(func() {
-			err := d.recoverSource(d.life, r, log)
-			log.Info("recovery ended", "error", err)
+			committed, err := d.recoverSource(d.life, r, log)
+			log.Info("recovery ended", "committed", committed, "error", err)
 			if !errors.Is(err, errInDoubt) && d.life.Err() == nil {
 				d.mu.Lock()
 				delete(d.recovering, r.Migration)
+				d.remember(recoveredStatus(r, d.config.NodeName, committed, err))
 				d.mu.Unlock()
 			}
 		})
