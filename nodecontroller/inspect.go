@@ -54,3 +54,6 @@ func (d *Daemon) Obstacles(ctx context.Context, pod string) ([]string, error) {
 	}
 	return obstacles, nil
 }
+
+// Config is the daemon's configuration, which must not be changed.
+func (d *Daemon) Config() *Config { return d.config }

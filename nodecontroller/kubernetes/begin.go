@@ -101,7 +101,6 @@ func (c *Controller) startSession(ctx context.Context, m *v1alpha1.PodMigration,
 		return nil, err
 	}
 	request := requestOf(m, pod.Namespace+"/"+pod.Name, plan.Node)
-	_ = request
 	if s.move, err = c.engine.Begin(ctx, idOf(m), request, s); err != nil {
 		return nil, err
 	}

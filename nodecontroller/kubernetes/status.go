@@ -32,7 +32,7 @@ func apply(s *v1alpha1.PodMigrationStatus, e *nodev1.Event, generation int64) er
 		s.DestinationPod.IP = ip
 	}
 	for i := range s.Containers {
-		s.Containers[i].State = containerState(phase, e.GetKind(), s.Containers[i].State)
+		s.Containers[i].State = containerState(s.Phase, e.GetKind(), s.Containers[i].State)
 	}
 	at := time.Unix(0, e.GetUnixNano())
 	for _, c := range conditionsOf(e) {
