@@ -96,7 +96,7 @@ func (k *kube) kubectl(stdin string, args ...string) string {
 const ticking = `i=0; mkdir -p /data/part; while :; do i=$((i+1)); echo $i >> /data/ticks; echo $i >> /own; echo $i > /memory/last; echo $i >> /part/ticks; sleep 0.2; done`
 
 // pod is a pod of two containers on a node, with the annotation of a migration if it comes with one.
-func (k *kube) pod(name string, node *lab.Node, migration string) string {
+func (k *kube) pod(name string, node *lab.Node, image, migration string) string {
 	annotations := ""
 	if migration != "" {
 		annotations = fmt.Sprintf("annotations: {godwit.dev/migration: %s}", migration)
@@ -128,11 +128,11 @@ spec:
     - {name: disk, mountPath: /data}
     - {name: disk, mountPath: /part, subPath: part}
     - {name: memory, mountPath: /memory}
-`, name, annotations, node.Name, theCluster.image, ticking)
+`, name, annotations, node.Name, image, ticking)
 }
 
-// run makes a pod and waits until it is ready; it is gone when the test ends, as all pods are.
-func (k *kube) run(name string) {
+// run makes a pod on node a and waits until it is ready; it is gone when the test ends, as all pods are.
+func (k *kube) run(name, image string) {
 	k.t.Helper()
 	k.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
@@ -141,7 +141,7 @@ func (k *kube) run(name string) {
 			k.t.Error(err)
 		}
 	})
-	k.kubectl(k.pod(name, k.a, ""), "apply", "-f", "-")
+	k.kubectl(k.pod(name, k.a, image, ""), "apply", "-f", "-")
 	k.ready(name)
 }
 
@@ -310,13 +310,13 @@ func (k *kube) left() []string {
 
 func TestKubernetesPodMoves(t *testing.T) {
 	k := newKube(t)
-	k.run("cart")
+	k.run("cart", theCluster.image)
 	w := k.write("cart", sceneKeys)
 	w.awaitWrites(writeRate / 2)
 	before := k.files("cart")
 
 	m := k.migrate("cart", 0)
-	k.kubectl(k.pod("cart-moved", k.b, m.id), "apply", "-f", "-")
+	k.kubectl(k.pod("cart-moved", k.b, theCluster.image, m.id), "apply", "-f", "-")
 	w.redis.AlsoAt(m.await("created").Destination.PodIp + ":" + redisPort)
 	m.await("committed")
 	k.ready("cart-moved")
@@ -346,13 +346,13 @@ func TestKubernetesPodMoves(t *testing.T) {
 
 func TestKubernetesPodStaysWhenTheDestinationIsDeleted(t *testing.T) {
 	k := newKube(t)
-	k.run("cart")
+	k.run("cart", theCluster.image)
 	w := k.write("cart", sceneKeys)
 	w.awaitWrites(writeRate / 2)
 	before := k.files("cart")
 
 	m := k.migrate("cart", 4<<20)
-	k.kubectl(k.pod("cart-moved", k.b, m.id), "apply", "-f", "-")
+	k.kubectl(k.pod("cart-moved", k.b, theCluster.image, m.id), "apply", "-f", "-")
 	m.await("created")
 	k.kubectl("", "delete", "pod", "cart-moved", "--force", "--grace-period=0")
 	// kubelet does not notice before the start that it waits for has ended: whoever watches the pod breaks the migration off.
