@@ -30,11 +30,11 @@ func TestKubernetesDaemonDies(t *testing.T) {
 			before := k.files("cart")
 			m := k.migrate("cart", c.slow)
 			k.kubectl(k.pod("cart-moved", k.b, theCluster.image, m.id), "apply", "-f", "-")
-			if c.at != "place" {
+			if c.moves {
 				w.redis.AlsoAt(m.await("created").Destination.PodIp + ":" + redisPort)
 			}
-			if c.at == "committed" {
-				m.await("committed")
+			if c.at != "place" {
+				m.await(c.at)
 			}
 			if !c.node(k).KillDaemon() {
 				t.Fatal("no godwit-node to kill")
