@@ -129,6 +129,7 @@ type podRuntime interface {
 	SharedMemory(ctx context.Context, container string) (string, error)
 	Volumes(ctx context.Context, containers []string) ([]cri.Volume, error)
 	Image(ctx context.Context, id string) (cri.Image, error)
+	NameImage(context.Context, cri.Image) error
 	Pull(context.Context, cri.Image) error
 	Export(context.Context, cri.Image, io.Writer) error
 	Import(context.Context, cri.Image, io.Reader) error

@@ -620,6 +620,7 @@ func (n *testNode) Memory(context.Context) (map[string]uint64, error)    { retur
 func (n *testNode) Image(_ context.Context, id string) (cri.Image, error) {
 	return cri.Image{ID: id, Target: id}, nil
 }
+func (n *testNode) NameImage(context.Context, cri.Image) error         { return nil }
 func (n *testNode) Pull(context.Context, cri.Image) error              { return errors.New("no registry") }
 func (n *testNode) Export(context.Context, cri.Image, io.Writer) error { return nil }
 func (n *testNode) Import(context.Context, cri.Image, io.Reader) error { return nil }

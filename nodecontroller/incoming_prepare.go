@@ -59,6 +59,8 @@ func (m *incoming) making() stage {
 func (m *incoming) getImage(ctx context.Context, i cri.Image) (bool, error) {
 	_, err := m.d.cri.Image(ctx, i.ID)
 	switch {
+	case err == nil && m.kubelet:
+		return true, m.d.cri.NameImage(ctx, i) // kubelet knows images by name only
 	case err == nil:
 		return true, nil
 	case !errdefs.IsNotFound(err):

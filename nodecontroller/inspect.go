@@ -3,6 +3,7 @@ package nodecontroller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"godwit.dev/godwit/cri"
@@ -23,6 +24,29 @@ func (d *Daemon) Migration(id string) (*nodev1.Migration, bool) {
 		}
 	}
 	return found, found != nil
+}
+
+// PinnedImages are, by container, the names under which kubelet finds the very
+// images of a pod of this node at a destination that has been prepared, whether a
+// registry can be reached or not. Tags may mean something else there, or nothing.
+func (d *Daemon) PinnedImages(ctx context.Context, pod string) (map[string]string, error) {
+	p, err := d.cri.Find(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	description, err := d.cri.Describe(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	pinned := make(map[string]string, len(description.Containers))
+	for _, c := range description.Containers {
+		i, err := d.cri.Image(ctx, c.Image)
+		if err != nil {
+			return nil, fmt.Errorf("container %s: %w", c.Name(), err)
+		}
+		pinned[c.Name()] = i.Pinned()
+	}
+	return pinned, nil
 }
 
 // Obstacles are why a pod of this node cannot be moved, as far as can be told
