@@ -49,8 +49,9 @@ func (c *Controller) clean(ctx context.Context, m *v1alpha1.PodMigration) (ctrl.
 			return ctrl.Result{}, ignoreConflict(err)
 		}
 	}
+	before := live.DeepCopy()
 	controllerutil.RemoveFinalizer(live, v1alpha1.Finalizer)
-	return ctrl.Result{}, ignoreConflict(client.IgnoreNotFound(c.client.Update(ctx, live)))
+	return ctrl.Result{}, ignoreConflict(client.IgnoreNotFound(c.client.Patch(ctx, live, metadataOf(before))))
 }
 
 // settle makes a pod that has come one like any other: started again, after a

@@ -147,8 +147,8 @@ func (c *Controller) sourceGone(ctx context.Context, m *v1alpha1.PodMigration) (
 // accept takes a PodMigration up: from here on it is this node's.
 func (c *Controller) accept(ctx context.Context, m *v1alpha1.PodMigration, pod *corev1.Pod) error {
 	m = m.DeepCopy()
-	if controllerutil.AddFinalizer(m, v1alpha1.Finalizer) {
-		if err := c.client.Update(ctx, m); err != nil {
+	if before := m.DeepCopy(); controllerutil.AddFinalizer(m, v1alpha1.Finalizer) {
+		if err := c.client.Patch(ctx, m, metadataOf(before)); err != nil {
 			return ignoreConflict(err)
 		}
 	}
@@ -196,6 +196,13 @@ func (c *Controller) session(uid types.UID) *session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sessions[uid]
+}
+
+// metadataOf has a patch carry what differs from before, which is to be the newest:
+// the rest of an object, written again, is not always what its user wrote (30m
+// becomes 30m0s).
+func metadataOf(before client.Object) client.Patch {
+	return client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 }
 
 // ignoreConflict leaves a conflict to the event that caused it.

@@ -175,7 +175,7 @@ func (c *Controller) changePod(ctx context.Context, key client.ObjectKey, uid st
 		if err := change(pod); err != nil {
 			return err
 		}
-		err := c.client.Patch(ctx, pod, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+		err := c.client.Patch(ctx, pod, metadataOf(before))
 		if !apierrors.IsConflict(err) {
 			return err
 		}

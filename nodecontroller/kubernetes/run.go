@@ -9,7 +9,6 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -87,7 +86,7 @@ func Connect(o Options) (*Cluster, error) {
 			},
 		},
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{
-			&corev1.Node{}, &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{}, &metav1.PartialObjectMetadata{},
+			&corev1.Node{}, &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{},
 		}}},
 	})
 	if err != nil {
