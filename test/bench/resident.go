@@ -15,9 +15,8 @@ import (
 // measured on such a machine, fresh tmpfs is written at 0.6 to 1.1 GB/s after seven
 // idle seconds and at 5 to 6.5 GB/s after this. In a copy between two nodes on it,
 // that wait was 46 of 100 samples of the receiving daemon, in the store's writes
-// (copy_folio_from_iter_atomic). The moves of one build went at
-// 0.54 GB/s without this and at 0.87 with it. A node
-// that has been idle makes its first migration wait like that as well.
+// (copy_folio_from_iter_atomic); moves of one build went at 0.54 GB/s without this
+// and at 0.87 with it. A migration to a node that has been idle waits like that.
 //
 // The host takes whole huge pages, so those are what must be touched: single pages
 // would come out of blocks that are in use.
