@@ -8,12 +8,17 @@ export CGO_ENABLED = 0
 export GODWIT_BIN = $(BIN)
 
 .PHONY: build
-build: $(notdir $(wildcard cmd/*))
+build: $(notdir $(wildcard cmd/*)) kubectl-godwit
 
 # One target for each directory of cmd/: `make godwit-lab` builds that alone.
 .PHONY: $(notdir $(wildcard cmd/*))
 $(notdir $(wildcard cmd/*)):
 	$(GO) build -trimpath -o $(BIN)/$@ ./cmd/$@
+
+# kubectl's plugin is godwitctl under another name.
+.PHONY: kubectl-godwit
+kubectl-godwit: godwitctl
+	ln -sf godwitctl $(BIN)/kubectl-godwit
 
 # What a bare Debian lacks, and the root file systems of nodes and images.
 .PHONY: setup
