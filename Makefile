@@ -95,6 +95,11 @@ generate:
 generate-check:
 	hack/generate.sh --check
 
+# The alert rules and the dashboard, by Prometheus's own tool.
+.PHONY: rules-check
+rules-check:
+	hack/check-rules.sh
+
 # The labs outlive the commands that made them, so they go first.
 .PHONY: clean
 clean:
