@@ -60,6 +60,7 @@ e2e: build setup
 e2e-kubernetes: build setup
 	$(BIN)/godwit-lab setup --kubernetes
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m ./test/e2e/kubectl
 
 # In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. Here run the unit
 # tests that this kernel is for: CRIU's rounds by soft-dirty bits among them, added up to a real tree's frozen memory.

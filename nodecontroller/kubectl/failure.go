@@ -51,16 +51,19 @@ func causes(err error) []string {
 func cause(c metav1.StatusCause) string {
 	text := c.Message
 	if rest, ok := strings.CutPrefix(text, "Invalid value: "); ok {
-		// "object": message, or {the whole object as JSON}: message.
-		_, rule, ok := strings.Cut(rest, `": `)
-		if strings.HasPrefix(rest, "{") {
-			_, rule, ok = strings.Cut(rest, "}: ")
+		// The value is quoted, an object as JSON, or a plain number.
+		end := ": "
+		switch {
+		case strings.HasPrefix(rest, `"`):
+			end = `": `
+		case strings.HasPrefix(rest, "{"):
+			end = "}: "
 		}
-		if ok {
+		if _, rule, ok := strings.Cut(rest, end); ok {
 			text = rule
 		}
 	}
-	if c.Field == "" || c.Field == "spec" || c.Field == "<nil>" {
+	if c.Field == "" || c.Field == "spec" || c.Field == "<nil>" || strings.HasPrefix(text, c.Field) {
 		return text
 	}
 	return c.Field + ": " + text

@@ -17,7 +17,7 @@ func TestRefusalsAreInTheWordsOfTheirRules(t *testing.T) {
 		{"spec", `Invalid value: "object": mode Cold has no use for a tracker: leave it out`, "mode Cold has no use for a tracker: leave it out"},
 		{"spec", `Invalid value: {"mode":"Cold","podName":"p"}: mode Cold has no use for a tracker: leave it out`, "mode Cold has no use for a tracker: leave it out"},
 		{"spec.preCopy.maxRounds", `Invalid value: 2000: spec.preCopy.maxRounds in body should be less than or equal to 1000`,
-			"spec.preCopy.maxRounds: Invalid value: 2000: spec.preCopy.maxRounds in body should be less than or equal to 1000"},
+			"spec.preCopy.maxRounds in body should be less than or equal to 1000"},
 		{"spec.mode", `Unsupported value: "Warm": supported values: "Live", "Cold"`, `spec.mode: Unsupported value: "Warm": supported values: "Live", "Cold"`},
 	} {
 		if got := cause(metav1.StatusCause{Field: c.field, Message: c.message}); got != c.want {

@@ -128,13 +128,12 @@ func newBarView(out *os.File) *barView {
 }
 
 func (v *barView) show(m *v1alpha1.PodMigration) {
-	v.steps.show(m)
 	s := &m.Status
 	if s.Phase != v1alpha1.PhaseMigrating {
 		v.drop()
-		return
 	}
-	if s.MemoryBytes == 0 {
+	v.steps.show(m)
+	if s.Phase != v1alpha1.PhaseMigrating || s.MemoryBytes == 0 {
 		return
 	}
 	v.newest.Store(s)
