@@ -45,6 +45,9 @@ type Config struct {
 	StoreLimit Bytes `toml:"store_limit"`
 	// MaxIncoming is how many migrations this node takes in at a time.
 	MaxIncoming int `toml:"max_incoming"`
+	// MetricsListen is the address at which /metrics and /healthz are served, over
+	// plain HTTP; empty means that they are not.
+	MetricsListen string `toml:"metrics_listen"`
 	// PodCgroupParent replaces the cgroup parent of incoming pods, if set.
 	PodCgroupParent string `toml:"pod_cgroup_parent"`
 	// LogRoot is the directory in which incoming pods' log directories may be.
@@ -148,6 +151,11 @@ func (c *Config) valid() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
+	}
+	if c.MetricsListen != "" {
+		if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil {
+			return fmt.Errorf("metrics_listen: %w", err)
+		}
 	}
 	if c.Advertise != "" {
 		if err := checkAddress(c.Advertise); err != nil {

@@ -47,6 +47,8 @@ type Daemon struct {
 	// self says what this node is, features what trackers find on it.
 	self     func(context.Context) *peerv1.Node
 	features func(context.Context) track.Features
+	// observers are fixed before Run.
+	observers []Observer
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.
@@ -162,12 +164,17 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := d.openMetrics()
+	if err != nil {
+		return err
+	}
 	// The services go on while migrations are broken off: the peers, and
 	// godwitctl, have a part in that.
 	serving, stopServing := context.WithCancel(d.life)
 	defer stopServing()
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return listener.Serve(serving, d.admit) })
+	group.Go(func() error { return metrics.serve(serving) })
 	group.Go(func() error { return d.servePeers(serving, listener.Control()) })
 	group.Go(func() error { return ignoreClosed(server.Serve(serving, socket)) })
 	group.Go(func() error {

@@ -304,6 +304,7 @@ type testNode struct {
 	socket  string
 	state   string
 	criu    string // its version
+	metrics string // address
 
 	mu   sync.Mutex
 	pods map[string]*testPod
@@ -402,8 +403,10 @@ func (c *testCluster) newNode(name string, addresses map[string]string) *testNod
 	}
 	n.socket, n.state = filepath.Join(c.dir, name+".sock"), filepath.Join(c.dir, name+"-state")
 	n.config = filepath.Join(c.dir, name+".toml")
-	text := fmt.Sprintf("node_name = %q\nlisten = %q\nadvertise = %q\nsocket = %q\npki_dir = %q\nstate_dir = %q\n[peers]\n",
-		name, addresses[name], addresses[name], n.socket, certs, n.state)
+	host, _, _ := net.SplitHostPort(addresses[name])
+	n.metrics = net.JoinHostPort(host, "7441")
+	text := fmt.Sprintf("node_name = %q\nlisten = %q\nadvertise = %q\nmetrics_listen = %q\nsocket = %q\npki_dir = %q\nstate_dir = %q\n[peers]\n",
+		name, addresses[name], addresses[name], n.metrics, n.socket, certs, n.state)
 	for peer, address := range addresses {
 		text += fmt.Sprintf("%s = %q\n", peer, address)
 	}

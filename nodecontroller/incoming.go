@@ -233,6 +233,15 @@ func (m *incoming) status() *nodev1.Migration {
 	return s
 }
 
+// failure is why it failed here; nil if it is committed, or was left to the next
+// daemon.
+func (m *incoming) failure() error {
+	if m.stage() == destinationCommitted {
+		return nil
+	}
+	return context.Cause(m.alive)
+}
+
 // phaseOf is a destination's stage as a phase of the migration.
 func phaseOf(s stage, ended bool) nodev1.Phase {
 	switch s {

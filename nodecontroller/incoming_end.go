@@ -24,7 +24,7 @@ func (m *incoming) drop(ctx context.Context, reason string) error {
 	if m.stage() == destinationCommitted {
 		return fmt.Errorf("migration %s: %w", m.id, ErrCommitted)
 	}
-	m.fail(fmt.Errorf("the source broke off: %s", reason))
+	m.fail(fmt.Errorf("%w: %s", errSourceBrokeOff, reason))
 	select {
 	case m.verdict <- peerv1.Outcome_OUTCOME_ABORTED:
 	default:

@@ -188,6 +188,7 @@ func (m *outgoing) tell(kind, message string) {
 	if kind != kindProgress {
 		m.log.Info(message, "kind", kind, "phase", PhaseName(e.Phase))
 	}
+	m.d.observe(e)
 	m.feed.publish(e)
 }
 

@@ -211,4 +211,5 @@ func (m *outgoing) close(failure error) {
 		last = failure.Error()
 	}
 	m.tell("ended", last)
+	m.d.observeEnd(m.status(), failure)
 }

@@ -153,6 +153,7 @@ func (d *Daemon) forgetIncoming(m *incoming) {
 	defer d.mu.Unlock()
 	delete(d.incoming, m.id)
 	d.remember(m.status())
+	d.observeEnd(m.status(), m.failure())
 }
 
 // admitMigration makes the incoming part of a migration that a peer asks for,

@@ -18,6 +18,9 @@ const (
 	containerdSocket = "/run/containerd/containerd.sock"
 )
 
+// metricsPort is where the nodes' daemons serve their metrics.
+const metricsPort = 7441
+
 // pauseRef is the image of every sandbox. It is made on the machine: no registry is needed.
 const pauseRef = "localhost/pause:1"
 
@@ -86,6 +89,7 @@ func (l layout) nodeConfig(s nodeState, all []nodeState, kubernetes bool) string
 	set("pki_dir", pkiDirInNode)
 	set("state_dir", "/run/godwit")
 	set("store_limit", storeLimit())
+	set("metrics_listen", netip.AddrPortFrom(l.nodeAddr(s.Index), metricsPort).String())
 	b.WriteString("\n[peers]\n")
 	for _, n := range all {
 		set(n.Name, l.peerAddr(n.Index))
