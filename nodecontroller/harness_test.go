@@ -22,6 +22,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
@@ -292,6 +293,8 @@ type testNode struct {
 	socket  string
 	state   string
 	criu    string // its version
+	// findings about its pods' processes; set before a migration is asked for.
+	findings []obstacle.Finding
 
 	mu   sync.Mutex
 	pods map[string]*testPod
@@ -422,6 +425,7 @@ func (n *testNode) start() {
 	d.shimSocket = func(sandbox string) string { return filepath.Join(n.cluster.dir, sandbox+".shim") }
 	d.startContainers = n.startContainers
 	d.features = func(context.Context) track.Features { return n.cluster.features }
+	d.processes = func(context.Context, cri.Pod) ([]obstacle.Finding, error) { return n.findings, nil }
 	ready := make(chan struct{})
 	ended := make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())

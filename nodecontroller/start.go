@@ -36,6 +36,10 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outg
 	if err != nil {
 		return nil, err
 	}
+	warnings, err := d.clearOfProcesses(ctx, pod, req.To)
+	if err != nil {
+		return nil, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stopping {
@@ -51,6 +55,9 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outg
 	}
 	d.outgoing[m.id] = m
 	m.tell("accepted", fmt.Sprintf("moving pod %s to %s", pod.FullName(), req.To))
+	for _, w := range warnings {
+		m.tell("warning", w.Text)
+	}
 	d.work.Go(func() { m.run(d.life) })
 	return m, nil
 }
