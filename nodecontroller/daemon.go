@@ -19,6 +19,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
@@ -49,6 +50,8 @@ type Daemon struct {
 	features func(context.Context) track.Features
 	// observers are fixed before Run.
 	observers []Observer
+	// processes says what of a pod's running processes is in the way of a move.
+	processes func(context.Context, cri.Pod) ([]obstacle.Finding, error)
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.
@@ -92,6 +95,9 @@ func New(configFile string, log *slog.Logger) (*Daemon, error) {
 	}
 	d := newDaemon(config, creds, client, j, newPeerTable(configFile, config, log), log)
 	d.self = func(ctx context.Context) *peerv1.Node { return describeNode(ctx, config, client) }
+	d.processes = func(ctx context.Context, pod cri.Pod) ([]obstacle.Finding, error) {
+		return lookAtProcesses(ctx, client, pod)
+	}
 	return d, nil
 }
 

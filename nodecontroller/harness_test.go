@@ -22,6 +22,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
@@ -305,6 +306,8 @@ type testNode struct {
 	state   string
 	criu    string // its version
 	metrics string // address
+	// findings about its pods' processes; set before a migration is asked for.
+	findings []obstacle.Finding
 
 	mu   sync.Mutex
 	pods map[string]*testPod
@@ -442,6 +445,7 @@ func (n *testNode) start() {
 	if o := n.cluster.orchestrator; o != nil {
 		d.SetRecoveredOrchestrator(func(string) Orchestrator { return o })
 	}
+	d.processes = func(context.Context, cri.Pod) ([]obstacle.Finding, error) { return n.findings, nil }
 	ready := make(chan struct{})
 	ended := make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())

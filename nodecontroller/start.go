@@ -45,6 +45,10 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest, o Orch
 	if err != nil {
 		return nil, err
 	}
+	warnings, err := d.clearOfProcesses(ctx, pod, req.To)
+	if err != nil {
+		return nil, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stopping {
@@ -63,6 +67,9 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest, o Orch
 	}
 	d.outgoing[m.id] = m
 	m.tell("accepted", fmt.Sprintf("moving pod %s to %s", pod.FullName(), req.To))
+	for _, w := range warnings {
+		m.tell("warning", w.Text)
+	}
 	d.work.Go(func() { m.run(d.life) })
 	return m, nil
 }
