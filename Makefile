@@ -20,6 +20,11 @@ $(notdir $(wildcard cmd/*)):
 kubectl-godwit: godwitctl
 	ln -sf godwitctl $(BIN)/kubectl-godwit
 
+# The container image, for `ctr -n k8s.io images import`. Needs neither a registry nor Docker.
+.PHONY: image
+image: build
+	$(GO) run ./contrib/image -bin $(BIN) -out $(OUT)/godwit-image.tar
+
 # What a bare Debian lacks, and the root file systems of nodes and images.
 .PHONY: setup
 setup: godwit-lab
@@ -100,6 +105,11 @@ generate-check:
 .PHONY: rules-check
 rules-check:
 	hack/check-rules.sh
+
+# contrib/kubernetes's manifests, from the Helm chart, by a helm that is built the first time: some minutes.
+.PHONY: manifests
+manifests: godwit-lab
+	hack/manifests.sh "$$($(BIN)/godwit-lab helm)"
 
 # The labs outlive the commands that made them, so they go first.
 .PHONY: clean

@@ -14,6 +14,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/pagestream/wire/pki"
 )
 
@@ -58,21 +59,35 @@ type Config struct {
 	// Peers are the other nodes: name to host:port. They may change while the
 	// daemon runs.
 	Peers map[string]string `toml:"peers"`
-	// Kubernetes is this node's part in a cluster.
-	Kubernetes KubernetesConfig `toml:"kubernetes"`
+	// Kubernetes is the cluster that this node is one of, if any.
+	Kubernetes Kubernetes `toml:"kubernetes"`
 }
 
-// KubernetesConfig says how PodMigrations reach this node.
-type KubernetesConfig struct {
-	// Enabled has the daemon carry out the PodMigrations of its node.
+// Kubernetes says how a daemon takes part in a cluster.
+type Kubernetes struct {
+	// Enabled: the node's certificate comes from the cluster, and PodMigrations
+	// are acted on.
 	Enabled bool `toml:"enabled"`
-	// Kubeconfig is how the API server is reached; empty means as a pod does.
+	// Kubeconfig is how to reach the API server; empty means by the service account
+	// of the pod that the daemon runs in.
 	Kubeconfig string `toml:"kubeconfig"`
+	// Namespace is Godwit's own.
+	Namespace string `toml:"namespace"`
+	// Signer signs this node's certificate, by the cluster's CSR API.
+	Signer string `toml:"signer"`
 	// Moves is how many pods leave this node at a time; 0 means the default.
 	Moves int `toml:"moves"`
 	// PeerPort is where daemons of other nodes listen, by their nodes' InternalIP.
 	PeerPort int `toml:"peer_port"`
 }
+
+// Environment variables that replace what a configuration shared by many nodes
+// cannot say. EnvNodeName replaces node_name; EnvNodeIP replaces the address in
+// listen and advertise, with listen's port.
+const (
+	EnvNodeName = "GODWIT_NODE_NAME"
+	EnvNodeIP   = "GODWIT_NODE_IP"
+)
 
 // Bytes is an amount of memory in a configuration: 4294967296, or "4GiB".
 type Bytes uint64
@@ -119,7 +134,7 @@ func defaultConfig() Config {
 		MaxIncoming: 4,
 		LogRoot:     "/var/log/pods",
 		PullTimeout: Duration(2 * time.Minute),
-		Kubernetes:  KubernetesConfig{PeerPort: DefaultPort},
+		Kubernetes:  Kubernetes{Namespace: "godwit-system", Signer: v1alpha1.SignerPeer, PeerPort: DefaultPort},
 	}
 }
 
@@ -139,10 +154,31 @@ func LoadConfig(path string) (*Config, error) {
 		}
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
+	if err := c.override(os.Getenv); err != nil {
+		return nil, err
+	}
 	if err := c.valid(); err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return &c, nil
+}
+
+// override takes from the environment what it has.
+func (c *Config) override(env func(string) string) error {
+	if name := env(EnvNodeName); name != "" {
+		c.NodeName = name
+	}
+	ip := env(EnvNodeIP)
+	if ip == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(c.Listen)
+	if net.ParseIP(ip) == nil || err != nil {
+		return fmt.Errorf("%s=%q with listen = %q make no address", EnvNodeIP, ip, c.Listen)
+	}
+	c.Listen = net.JoinHostPort(ip, port)
+	c.Advertise = c.Listen
+	return nil
 }
 
 func (c *Config) valid() error {

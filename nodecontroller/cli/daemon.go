@@ -37,6 +37,11 @@ func Daemon() *cobra.Command {
 			// The configuration is read again whenever it changed; SIGHUP asks for
 			// nothing more, and must not end the daemon.
 			signal.Ignore(syscall.SIGHUP)
+			stopKeeping, err := keepIdentity(ctx, config, log)
+			if err != nil {
+				return err
+			}
+			defer stopKeeping()
 			d, err := nodecontroller.New(config, log)
 			if err != nil {
 				return err
@@ -46,7 +51,7 @@ func Daemon() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&config, "config", nodecontroller.ConfigFile, "configuration file, TOML")
 	cmd.Flags().BoolVar(&debug, "debug", false, "log more")
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(newInstall(), newUninstall(), newInHost(), &cobra.Command{
 		Use:    nodecontroller.StartCommand + " SOCKET CONTAINER",
 		Hidden: true,
 		Args:   cobra.ExactArgs(2),

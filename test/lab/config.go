@@ -40,14 +40,17 @@ const containerdConfig = `version = 3
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = 'io.containerd.runc.v2'
 
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ['/usr/lib/cni']
+  conf_dir = '/etc/cni/net.d'
+`
+
+// godwitConfig is what an installation adds to it.
+const godwitConfig = `
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.godwit]
   runtime_type = 'io.containerd.godwit.v2'
   pod_annotations = ['godwit.dev/*']
   container_annotations = ['godwit.dev/*']
-
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ['/usr/lib/cni']
-  conf_dir = '/etc/cni/net.d'
 `
 
 // cniConfig gives pods addresses of subnet on a bridge whose routes the other nodes and the host have; no address is ever
@@ -71,10 +74,11 @@ func (l *Lab) changingFiles(s nodeState, all []nodeState) []nodeinit.File {
 	for _, n := range all {
 		hosts += fmt.Sprintf("%s %s\n", l.nodeAddr(n.Index), n.Name)
 	}
-	return []nodeinit.File{
-		{Path: "/etc/hosts", Content: hosts, Mode: 0o644},
-		{Path: nodeConfigFile, Content: l.nodeConfig(s, all, l.kubernetes != ""), Mode: 0o644},
+	files := []nodeinit.File{{Path: "/etc/hosts", Content: hosts, Mode: 0o644}}
+	if l.bare {
+		return files
 	}
+	return append(files, nodeinit.File{Path: nodeConfigFile, Content: l.nodeConfig(s, all, l.kubernetes != ""), Mode: 0o644})
 }
 
 // nodeConfig is godwit-node's configuration.

@@ -26,7 +26,8 @@ type Cluster struct {
 	control *Node
 }
 
-// RuntimeClasses are in every cluster of a lab, each for the runtime handler of its name. A pod without one has runc.
+// RuntimeClasses are in every cluster of a lab, each for the runtime handler of its name; in a bare one only runc's. A pod
+// without one has runc.
 var RuntimeClasses = []string{"godwit", "runc"}
 
 // clusterTimeout is how long nodes that run may take to be Ready, on a machine that is busy.
@@ -189,6 +190,9 @@ func (l *Lab) awaitCluster(ctx context.Context, nodes []nodeState) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, class := range RuntimeClasses {
+		if l.bare && class != "runc" {
+			continue
+		}
 		g.Go(func() error { return api.ensureRuntimeClass(gctx, class) })
 	}
 	g.Go(func() error {

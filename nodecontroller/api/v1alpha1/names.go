@@ -25,6 +25,10 @@ const (
 	Finalizer = "godwit.dev/migration"
 	// RuntimeClass is the class of pods that can be moved.
 	RuntimeClass = "godwit"
+	// SignerPeer is the signer of the certificates by which nodes know each other.
+	SignerPeer = "godwit.dev/peer"
+	// NodeServiceAccount is whom the node daemons are to the API server.
+	NodeServiceAccount = "godwit-node"
 )
 
 // Condition types of a PodMigration.
