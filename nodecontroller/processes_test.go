@@ -58,13 +58,13 @@ func TestProcessesOfAPodThatMovesAreNotLookedAt(t *testing.T) {
 	d.mu.Lock()
 	d.recovering["m-1"] = record{Migration: "m-1", Sandbox: pod.ID}
 	d.mu.Unlock()
-	if _, err := d.migrate(context.Background(), &nodev1.MigrateRequest{Pod: "p", To: "b"}); !errors.Is(err, errBusy) {
+	if _, err := d.migrate(context.Background(), &nodev1.MigrateRequest{Pod: "p", To: "b"}, nil); !errors.Is(err, errBusy) {
 		t.Errorf("%v, want %v", err, errBusy)
 	}
 	d.mu.Lock()
 	delete(d.recovering, "m-1")
 	d.mu.Unlock()
-	if _, err := d.migrate(context.Background(), &nodev1.MigrateRequest{Pod: "p", To: "b"}); err == nil || !strings.Contains(err.Error(), "looked") {
+	if _, err := d.migrate(context.Background(), &nodev1.MigrateRequest{Pod: "p", To: "b"}, nil); err == nil || !strings.Contains(err.Error(), "looked") {
 		t.Errorf("%v", err)
 	}
 }
