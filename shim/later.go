@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -12,6 +13,10 @@ import (
 // ahead; the files follow when the trees are there, beside whatever the memory does
 // then, and are synced twice before the rounds count as ended, as they are where the
 // trees come first.
+
+// lastRounds is what the rounds may still take when the destination has its trees:
+// kubelet gives the start that lasts until the commit two minutes.
+const lastRounds = time.Minute
 
 // roundsThenFiles is rounds where files go later: memory is copied and then kept up
 // with until keep ends.
@@ -31,6 +36,7 @@ func (s *source) roundsThenFiles(ctx, keep context.Context) error {
 		if err := s.awaitTrees(all); err != nil {
 			return err
 		}
+		s.link.rounds.EndBy(time.Now().Add(lastRounds))
 		if err := s.syncFiles(all); err != nil {
 			return err
 		}

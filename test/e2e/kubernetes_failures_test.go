@@ -4,23 +4,39 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"godwit.dev/godwit/test/lab"
 )
 
-// Daemons that die in a migration whose destination kubelet makes: the next one carries on.
-func TestKubernetesDaemonDies(t *testing.T) {
+// What dies in a migration whose destination kubelet makes.
+func TestKubernetesFailures(t *testing.T) {
+	daemonOf := func(node func(k *kube) *lab.Node) func(k *kube, sandbox string) {
+		return func(k *kube, _ string) {
+			if !node(k).KillDaemon() {
+				k.t.Fatal("no godwit-node to kill")
+			}
+		}
+	}
+	source := daemonOf(func(k *kube) *lab.Node { return k.a })
+	destination := daemonOf(func(k *kube) *lab.Node { return k.b })
 	for _, c := range []struct {
 		name  string
-		node  func(k *kube) *lab.Node
-		at    string // the event at which it dies
-		slow  uint64 // bytes a second; 0 is as fast as it goes
+		kill  func(k *kube, sandbox string) // of the destination, once it is there
+		at    string                        // the event at which it dies
+		slow  uint64                        // bytes a second; 0 is as fast as it goes
 		moves bool
 	}{
-		{"the destination's while kubelet makes the pod", func(k *kube) *lab.Node { return k.b }, "place", 4 << 20, false},
-		{"the destination's when the pod is parked", func(k *kube) *lab.Node { return k.b }, "created", 4 << 20, false},
-		{"the source's when the pod is parked", func(k *kube) *lab.Node { return k.a }, "created", 4 << 20, false},
-		{"the destination's after the commit", func(k *kube) *lab.Node { return k.b }, "committed", 0, true},
-		{"the source's after the commit", func(k *kube) *lab.Node { return k.a }, "committed", 0, true},
+		{"the destination's daemon while kubelet makes the pod", destination, "place", 4 << 20, false},
+		{"the destination's daemon when the pod is parked", destination, "created", 4 << 20, false},
+		{"the source's daemon when the pod is parked", source, "created", 4 << 20, false},
+		{"the destination's shim when the pod is parked", func(k *kube, sandbox string) {
+			if err := unix.Kill(pidOf(k.t, k.b, "containerd-shim", sandbox), unix.SIGKILL); err != nil {
+				k.t.Fatal(err)
+			}
+		}, "created", 4 << 20, false},
+		{"the destination's daemon after the commit", destination, "committed", 0, true},
+		{"the source's daemon after the commit", source, "committed", 0, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k := newKube(t)
@@ -30,15 +46,16 @@ func TestKubernetesDaemonDies(t *testing.T) {
 			before := k.files("cart")
 			m := k.migrate("cart", c.slow)
 			k.kubectl(k.pod("cart-moved", k.b, theCluster.image, m.id), "apply", "-f", "-")
-			if c.moves {
-				w.redis.AlsoAt(m.await("created").Destination.PodIp + ":" + redisPort)
-			}
+			sandbox := ""
 			if c.at != "place" {
-				m.await(c.at)
+				destination := m.await("created").Destination
+				sandbox = destination.Sandbox
+				if c.moves {
+					w.redis.AlsoAt(destination.PodIp + ":" + redisPort)
+					m.await("committed")
+				}
 			}
-			if !c.node(k).KillDaemon() {
-				t.Fatal("no godwit-node to kill")
-			}
+			c.kill(k, sandbox)
 			gone, stays := "cart-moved", "cart"
 			if c.moves {
 				gone, stays = "cart", "cart-moved"
@@ -52,6 +69,9 @@ func TestKubernetesDaemonDies(t *testing.T) {
 			w.awaitWrites(writeRate / 2)
 			w.verify()
 			k.grown(stays, before)
+			if !c.moves && k.runs(k.b, "redis-server") {
+				t.Error("the destination runs too")
+			}
 			if got := k.kubectl("", "get", "pod", stays, "-o=jsonpath={.status.containerStatuses[*].restartCount}"); got != "0 0" {
 				t.Errorf("kubelet restarted the containers of %s: %s", stays, got)
 			}
