@@ -73,7 +73,8 @@ type Kubernetes struct {
 	Kubeconfig string `toml:"kubeconfig"`
 	// Namespace is Godwit's own.
 	Namespace string `toml:"namespace"`
-	// Signer signs this node's certificate, by the cluster's CSR API.
+	// Signer signs this node's certificate, by the cluster's CSR API. Empty means that
+	// somebody else sees to it that pki_dir has one.
 	Signer string `toml:"signer"`
 	// Moves is how many pods leave this node at a time; 0 means the default.
 	Moves int `toml:"moves"`

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"godwit.dev/godwit/nodecontroller"
+	"godwit.dev/godwit/nodecontroller/identity"
 	"godwit.dev/godwit/nodecontroller/kubernetes"
 )
 
@@ -70,8 +71,12 @@ func run(ctx context.Context, d *nodecontroller.Daemon, log *slog.Logger) error 
 	if !k.Enabled {
 		return d.Run(ctx, ready)
 	}
+	access, err := identity.Access(k.Kubeconfig)
+	if err != nil {
+		return err
+	}
 	cluster, err := kubernetes.Connect(kubernetes.Options{
-		Node: d.NodeName(), Kubeconfig: k.Kubeconfig, Moves: k.Moves, Engine: kubernetes.EngineOf(d), Log: log,
+		Node: d.NodeName(), Access: access, Facts: d.Facts, Moves: k.Moves, Engine: kubernetes.EngineOf(d), Log: log,
 	})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,8 +21,14 @@ type arrivals struct{ *Controller }
 // Reconcile looks at one pod of this node.
 func (a arrivals) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, error) {
 	pod := new(corev1.Pod)
-	if err := a.client.Get(ctx, r.NamespacedName, pod); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+	err := a.client.Get(ctx, r.NamespacedName, pod)
+	switch {
+	case apierrors.IsNotFound(err):
+		return ctrl.Result{}, a.vanished(ctx, r, "")
+	case err != nil:
+		return ctrl.Result{}, err
+	case !pod.DeletionTimestamp.IsZero():
+		return ctrl.Result{}, a.vanished(ctx, r, pod.UID)
 	}
 	id := pod.Annotations[v1alpha1.AnnotationMigration]
 	if id == "" {
@@ -43,6 +50,32 @@ func (a arrivals) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, e
 		return ctrl.Result{}, a.unmark(ctx, m, pod)
 	}
 	return ctrl.Result{}, a.introduce(ctx, m, pod)
+}
+
+// vanished ends the migrations that wait for a pod which was deleted: kubelet does
+// not look at it while its last container is being started, and would end it when
+// it runs.
+func (a arrivals) vanished(ctx context.Context, r ctrl.Request, uid types.UID) error {
+	all := new(v1alpha1.PodMigrationList)
+	if err := a.client.List(ctx, all, client.InNamespace(r.Namespace)); err != nil {
+		return err
+	}
+	for i := range all.Items {
+		if m := &all.Items[i]; m.Status.DestinationNode == a.node && misses(m, r.Name, uid) {
+			if err := a.end(ctx, m, v1alpha1.PhaseFailed, "the destination's pod "+r.Name+" was deleted"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// misses says whether a migration waits for a pod that is gone. One that it has not
+// seen yet may only be to come. uid is empty if no pod of the name is there.
+func misses(m *v1alpha1.PodMigration, pod string, uid types.UID) bool {
+	p := m.Status.DestinationPod
+	return p != nil && p.Name == pod && p.UID != "" && (uid == "" || uid == p.UID) &&
+		!m.Status.Phase.Over() && !m.Status.Phase.Committed()
 }
 
 // arrivalAction is what is done about a pod that bears a migration's id.

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"godwit.dev/godwit/nodecontroller"
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/events"
 )
 
 // lookAgain is the pause before something that no event announces is looked at
@@ -53,6 +55,8 @@ type Preflight interface {
 type Plan struct {
 	// Node is the destination.
 	Node string
+	// Images are, by container, what the destination's are made from.
+	Images map[string]string
 	// LatePod: the destination's pod can be made only when the source's is gone.
 	LatePod bool
 	// Warnings are what may surprise its user.
@@ -61,8 +65,7 @@ type Plan struct {
 
 // Recorder tells a cluster's users what happens to an object.
 type Recorder interface {
-	// Happened tells of an event of a migration's life, in its new phase.
-	Happened(m *v1alpha1.PodMigration, reason, message string)
+	Record(m *v1alpha1.PodMigration, e events.Event)
 }
 
 // Reconcile does what is next for one PodMigration, on the source's node.
@@ -100,8 +103,9 @@ func (c *Controller) act(ctx context.Context, what action, m *v1alpha1.PodMigrat
 		return c.begin(ctx, m, pod)
 	case actAbort:
 		if s := c.session(m.UID); s != nil {
-			s.abort(nodecontroller.ErrCancelled)
+			s.abort(whyAbort(m))
 		}
+		return ctrl.Result{RequeueAfter: lookAgain}, nil
 	case actWait:
 		return ctrl.Result{RequeueAfter: lookAgain}, nil
 	case actCancel:
@@ -114,6 +118,14 @@ func (c *Controller) act(ctx context.Context, what action, m *v1alpha1.PodMigrat
 		return c.clean(ctx, m)
 	}
 	return ctrl.Result{}, nil
+}
+
+// whyAbort is why a migration is broken off: its user's wish, or what ended it.
+func whyAbort(m *v1alpha1.PodMigration) error {
+	if m.Status.Phase == v1alpha1.PhaseFailed {
+		return errors.New(m.Status.Message)
+	}
+	return nodecontroller.ErrCancelled
 }
 
 // localPod is the pod to be moved if it is on this node, or nil.
@@ -162,13 +174,14 @@ func (c *Controller) accept(ctx context.Context, m *v1alpha1.PodMigration, pod *
 		StartTime:  &now,
 		Message:    "accepted",
 	}
-	for _, s := range pod.Status.ContainerStatuses {
-		m.Status.Containers = append(m.Status.Containers, v1alpha1.ContainerStatus{Name: s.Name, Image: s.ImageID, State: v1alpha1.ContainerRunning})
+	for _, s := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
+		if s.State.Running != nil {
+			m.Status.Containers = append(m.Status.Containers, v1alpha1.ContainerStatus{Name: s.Name, Image: s.Image, State: v1alpha1.ContainerRunning})
+		}
 	}
 	if err := c.client.Status().Update(ctx, m); err != nil {
 		return ignoreConflict(err)
 	}
-	c.record.Happened(m, string(v1alpha1.PhasePending), fmt.Sprintf("pod %s is on node %s", pod.Name, c.node))
 	return nil
 }
 
@@ -187,7 +200,11 @@ func (c *Controller) end(ctx context.Context, m *v1alpha1.PodMigration, to v1alp
 	if err := c.client.Status().Update(ctx, m); err != nil {
 		return ignoreConflict(err)
 	}
-	c.record.Happened(m, string(to), message)
+	kind := events.Normal
+	if to == v1alpha1.PhaseFailed {
+		kind = events.Warning
+	}
+	c.record.Record(m, events.Event{Type: kind, Reason: string(to), Message: message})
 	return nil
 }
 

@@ -52,6 +52,10 @@ func decide(m *v1alpha1.PodMigration, v view) action {
 		return actNothing
 	case p == "":
 		return actAccept
+	case p.Over() && v.followed && !p.Committed():
+		return actAbort // somebody else ended it, or its session is about to end
+	case p.Over() && (v.followed || v.active):
+		return actWait
 	case p.Over():
 		return decideOver(m)
 	case v.followed && unwanted && !p.Committed():

@@ -15,6 +15,9 @@ type Engine interface {
 	// Active says whether the daemon still has something to do for a migration, as
 	// its source or destination: it runs, or an earlier daemon left it.
 	Active(id string) bool
+	// PinnedImages are, by container, the names under which kubelet finds the very
+	// images of a pod of this node, namespace/name, at a destination.
+	PinnedImages(ctx context.Context, pod string) (map[string]string, error)
 	// SetRecovered has the daemon ask of for the cluster's part in the migrations of
 	// an earlier daemon.
 	SetRecovered(of func(migration string) nodecontroller.Orchestrator)

@@ -75,6 +75,7 @@ func (s *session) arrival(m *v1alpha1.PodMigration) destination.Arrival {
 		Migration:    s.id,
 		PodMigration: m.Name,
 		Node:         s.plan.Node,
+		Images:       s.plan.Images,
 		Hostname:     destination.Hostname(s.source),
 	}
 }

@@ -1,27 +1,24 @@
 package kubernetes
 
 import (
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/tools/events"
+	clientevents "k8s.io/client-go/tools/events"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/events"
 )
 
-// recorder makes Events of what happens.
-type recorder struct{ events.EventRecorder }
-
-// Happened implements Recorder.
-func (r recorder) Happened(m *v1alpha1.PodMigration, reason, message string) {
-	kind := corev1.EventTypeNormal
-	if m.Status.Phase == v1alpha1.PhaseFailed {
-		kind = corev1.EventTypeWarning
-	}
-	if len(message) > maxNote {
-		message = message[:maxNote]
-	}
-	r.Eventf(m, nil, kind, reason, "Migrate", "%s", message)
-}
-
-// maxNote is how long an Event's note may be
+// maxNote is how long an Event's note may be, bytes
 // (kubernetes: pkg/apis/core/validation/events.go, NoteLengthLimit).
 const maxNote = 1024
+
+// recorder makes Events of the cluster.
+type recorder struct{ clientevents.EventRecorder }
+
+// Record implements Recorder.
+func (r recorder) Record(m *v1alpha1.PodMigration, e events.Event) {
+	note := e.Message
+	if len(note) > maxNote {
+		note = note[:maxNote]
+	}
+	r.Eventf(m, nil, e.Type, e.Reason, "Migrate", "%s", note)
+}

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -27,18 +26,24 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/nodefacts"
 )
 
 // DefaultMoves is how many pods leave a node at a time unless its configuration
 // says otherwise: pods that share a link and processors wait frozen for each other.
 const DefaultMoves = 3
 
+// publishInterval is how often a node's facts are looked at again.
+const publishInterval = 10 * time.Minute
+
 // Options are what Run needs.
 type Options struct {
 	// Node is this node's name in the cluster.
 	Node string
-	// Kubeconfig is a file; empty means that of the pod this runs in.
-	Kubeconfig string
+	// Access is how the API server is reached.
+	Access *rest.Config
+	// Facts are what this node is, for its Node object.
+	Facts func(context.Context) nodefacts.Facts
 	// Moves is how many pods leave this node at a time; 0 means DefaultMoves.
 	Moves int
 	// Engine is the node's daemon.
@@ -62,16 +67,12 @@ type Cluster struct {
 // Connect reads how the cluster is reached. It asks the cluster nothing: one that
 // is away now is asked again by Run.
 func Connect(o Options) (*Cluster, error) {
-	reach, err := restConfig(o.Kubeconfig)
-	if err != nil {
-		return nil, err
-	}
 	scheme, err := Scheme()
 	if err != nil {
 		return nil, fmt.Errorf("Kubernetes: %w", err)
 	}
 	ctrl.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
-	m, err := ctrl.NewManager(reach, ctrl.Options{
+	m, err := ctrl.NewManager(o.Access, ctrl.Options{
 		Scheme:  scheme,
 		Logger:  logr.FromSlogHandler(o.Log.Handler()),
 		Metrics: server.Options{BindAddress: "0"}, // the daemon has its own
@@ -93,21 +94,6 @@ func Connect(o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("Kubernetes: %w", err)
 	}
 	return &Cluster{manager: m, options: o}, nil
-}
-
-func restConfig(file string) (*rest.Config, error) {
-	if file != "" {
-		reach, err := clientcmd.BuildConfigFromFlags("", file)
-		if err != nil {
-			return nil, fmt.Errorf("kubeconfig: %w", err)
-		}
-		return reach, nil
-	}
-	reach, err := rest.InClusterConfig()
-	if err != nil {
-		return nil, fmt.Errorf("Kubernetes: set kubeconfig in the configuration, or run in a pod: %w", err)
-	}
-	return reach, nil
 }
 
 // slim leaves out of the cache what nobody reads of a migration that is over:
@@ -141,6 +127,9 @@ func (cl *Cluster) Run(ctx context.Context) error {
 		return nil
 	}))
 	if err == nil {
+		err = cl.manager.Add(manager.RunnableFunc(cl.publish))
+	}
+	if err == nil {
 		err = cl.manager.Start(ctx)
 	}
 	c.work.Wait()
@@ -148,6 +137,23 @@ func (cl *Cluster) Run(ctx context.Context) error {
 		return fmt.Errorf("Kubernetes: %w", err)
 	}
 	return nil
+}
+
+// publish writes to the Node object what this node is, again and again: programs
+// are replaced while a daemon runs.
+func (cl *Cluster) publish(ctx context.Context) error {
+	tick := time.NewTicker(publishInterval)
+	defer tick.Stop()
+	for {
+		if err := nodefacts.Publish(ctx, cl.manager.GetClient(), cl.options.Node, cl.options.Facts(ctx)); err != nil && ctx.Err() == nil {
+			cl.options.Log.Warn("what this node is is not written to its Node object", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func (cl *Cluster) newController(ctx context.Context) (*Controller, error) {

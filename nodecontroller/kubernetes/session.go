@@ -16,6 +16,7 @@ import (
 	"godwit.dev/godwit/nodecontroller"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/events"
 )
 
 const (
@@ -147,20 +148,15 @@ func (s *session) happened(ctx context.Context, e *nodev1.Event) error {
 		s.progress = time.Now()
 	}
 	for {
-		var from, to v1alpha1.Phase
 		var written *v1alpha1.PodMigration
 		err := s.update(ctx, func(m *v1alpha1.PodMigration) error {
-			from = m.Status.Phase
-			if err := apply(&m.Status, e, m.Generation); err != nil {
-				return err
-			}
-			to, written = m.Status.Phase, m
-			return nil
+			written = m
+			return apply(&m.Status, e, m.Generation)
 		})
 		switch {
 		case err == nil:
-			if from != to {
-				s.c.record.Happened(written, string(to), written.Status.Message)
+			if tell, ok := events.Of(e); ok {
+				s.c.record.Record(written, tell)
 			}
 			if e.GetKind() == "resumed" {
 				s.settleArrival(ctx)
@@ -181,10 +177,43 @@ func (s *session) happened(ctx context.Context, e *nodev1.Event) error {
 	}
 }
 
+// checkArrival sees that the destination's pod is still wanted. kubelet would let
+// it run, and end it then: it does not look at a pod whose last container is being
+// started (kubernetes: pkg/kubelet/kubelet.go, SyncPod's context has no end).
+func (s *session) checkArrival(ctx context.Context) error {
+	m, err := s.current(ctx)
+	if err != nil {
+		return err
+	}
+	pods := []corev1.Pod{{}}
+	if p := m.Status.DestinationPod; p != nil {
+		err = s.call(ctx, func(ctx context.Context) error {
+			return s.c.reader.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: p.Name}, &pods[0])
+		})
+	} else {
+		pods, err = s.c.arrivals(ctx, m)
+	}
+	if client.IgnoreNotFound(err) != nil {
+		return err
+	}
+	for i := range pods {
+		if pods[i].Annotations[v1alpha1.AnnotationMigration] == s.id && pods[i].DeletionTimestamp.IsZero() {
+			return nil
+		}
+	}
+	return errPodGone
+}
+
+// errPodGone: the destination's pod was deleted before the commit.
+var errPodGone = errors.New("the destination's pod was deleted")
+
 // Agree is the commit as far as the cluster is concerned: one update of the
 // status, which loses against a cancellation, a deletion, and whoever ended the
 // migration. It implements nodecontroller's Orchestrator.
 func (s *session) Agree(ctx context.Context, _ string) error {
+	if err := s.checkArrival(ctx); err != nil {
+		return err
+	}
 	return s.update(ctx, func(m *v1alpha1.PodMigration) error {
 		switch {
 		case m.Spec.Cancel, !m.DeletionTimestamp.IsZero():

@@ -100,6 +100,7 @@ func (l layout) nodeConfig(s nodeState, all []nodeState, kubernetes bool) string
 	}
 	if kubernetes {
 		b.WriteString("\n[kubernetes]\nenabled = true\n")
+		set("signer", "")
 		set("kubeconfig", filepath.Join(kubernetesConf, "godwit-node.kubeconfig"))
 	}
 	return b.String()

@@ -428,7 +428,7 @@ const (
 type ContainerStatus struct {
 	// Name of the container.
 	Name string `json:"name"`
-	// Image by digest.
+	// Image under which the destination has the very image of the source.
 	//
 	// +optional
 	Image string `json:"image,omitempty"`
