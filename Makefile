@@ -64,6 +64,7 @@ e2e: build setup
 .PHONY: e2e-kubernetes
 e2e-kubernetes: build setup
 	$(BIN)/godwit-lab setup --kubernetes
+	$(BIN)/godwit-lab helm
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab ./test/e2e
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m ./test/e2e/kubectl
 

@@ -13,6 +13,7 @@ import (
 
 	"godwit.dev/godwit/nodecontroller"
 	"godwit.dev/godwit/nodecontroller/identity"
+	"godwit.dev/godwit/nodecontroller/inhost"
 	"godwit.dev/godwit/nodecontroller/kubernetes"
 )
 
@@ -21,12 +22,13 @@ func Daemon() *cobra.Command {
 	var config string
 	var debug bool
 	cmd := &cobra.Command{
-		Use:           "godwit-node",
-		Short:         "The node daemon: moves pods of this node to its peers, and takes theirs in",
-		Args:          cobra.NoArgs,
-		Version:       nodecontroller.Version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:              "godwit-node",
+		PersistentPreRun: func(*cobra.Command, []string) { inhost.Keep() },
+		Short:            "The node daemon: moves pods of this node to its peers, and takes theirs in",
+		Args:             cobra.NoArgs,
+		Version:          nodecontroller.Version,
+		SilenceUsage:     true,
+		SilenceErrors:    true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			level := slog.LevelInfo
 			if debug {

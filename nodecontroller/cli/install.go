@@ -104,17 +104,10 @@ func newInHost() *cobra.Command {
 	var program string
 	cmd := &cobra.Command{
 		Use:   "in-host [--program PATH] -- [ARG...]",
-		Short: "From a privileged container with hostPID: run a program in the host's mount namespace",
-		Long: `Runs a program of the host, or with none named godwit-node itself, in the mount namespace
+		Short: "From a privileged container with hostPID: go on as a program in the host's mount namespace",
+		Long: `Becomes a program of the host, or with none named godwit-node again, in the mount namespace
 of the host, with the given arguments; image: before a path in them makes it one of this container.`,
-		RunE: func(_ *cobra.Command, args []string) error {
-			code, err := inhost.Run(program, args)
-			if err != nil {
-				return err
-			}
-			os.Exit(code)
-			return nil
-		},
+		RunE: func(_ *cobra.Command, args []string) error { return inhost.Exec(program, args) },
 	}
 	cmd.Flags().StringVar(&program, "program", "", "the program's absolute path on the host")
 	return cmd

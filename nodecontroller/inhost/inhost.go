@@ -1,19 +1,17 @@
-// Package inhost runs a program of a container in the mount namespace of the
-// host: the node daemon mounts, reads and starts what containerd, shims and
+// Package inhost has a program of a container go on in the mount namespace of
+// the host: the node daemon mounts, reads and starts what containerd, shims and
 // CRIU see too, and a pod is merely how it gets there and stays alive. The pod
 // must be privileged and have hostPID. What the program reads of its container,
 // such as its configuration and its token, it finds below ImageRoot.
 package inhost
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,8 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// envImageRoot tells the program where the root of its container is.
-const envImageRoot = "GODWIT_IMAGE_ROOT"
+// envImage tells the program by which of its descriptors it holds its container:
+// the root's and the mount namespace's, with a comma between.
+const envImage = "GODWIT_IMAGE"
 
 // imagePrefix in an argument stands for the root of the container.
 const imagePrefix = "image:"
@@ -33,64 +32,76 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // ErrNoHost is returned where the host's mount namespace cannot be reached.
 var ErrNoHost = errors.New("the host's mount namespace cannot be joined")
 
-// ImageRoot is the root of the container from which Run started this process,
-// or empty if none did.
-func ImageRoot() string { return os.Getenv(envImageRoot) }
-
-// Run runs a program of the host, or with an empty name this program, in the
-// mount namespace of the host's PID 1, and returns its exit status. Signals that
-// ask to end are passed on. In the arguments, image: before a path makes it one
-// of the container.
-func Run(program string, args []string) (int, error) {
-	if err := distinct("/proc/1/ns/mnt", "/proc/self/ns/mnt"); err != nil {
-		return 0, err
+// ImageRoot is the root of the container that Exec was called in, or empty if
+// this process does not come from there.
+func ImageRoot() string {
+	h, ok := parse(os.Getenv(envImage))
+	if !ok {
+		return ""
 	}
-	image := "/proc/" + strconv.Itoa(os.Getpid()) + "/root"
+	return h.rootPath()
+}
+
+// held are the descriptors of a container.
+type held struct{ root, namespace int }
+
+func (h held) rootPath() string { return "/proc/self/fd/" + strconv.Itoa(h.root) }
+
+func parse(value string) (h held, ok bool) {
+	n, err := fmt.Sscanf(value, "%d,%d", &h.root, &h.namespace)
+	return h, err == nil && n == 2
+}
+
+// Exec replaces this program by one of the host, or with an empty name by this
+// one again, in the mount namespace of the host's PID 1. In the arguments,
+// image: before a path makes it one of the container. It returns only if it
+// fails.
+func Exec(program string, args []string) error {
+	if err := distinct("/proc/1/ns/mnt", "/proc/self/ns/mnt"); err != nil {
+		return err
+	}
+	// The thread that joins is the one that is executed; the others end with that.
+	runtime.LockOSThread()
+	image, err := hold()
+	if err != nil {
+		return err
+	}
+	if err := join("/proc/1/ns/mnt"); err != nil {
+		return err
+	}
 	path := searchPath
 	if program == "" {
-		program = "/proc/self/exe" // of the child, which is this program until it executes it again
+		program = "/proc/self/exe"
 	} else {
 		path = filepath.Dir(program) + ":" + path
 	}
-	cmd := exec.CommandContext(context.Background(), program, expand(args, image)...)
-	cmd.Path, cmd.Err = program, nil
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), envImageRoot+"="+image, "PATH="+path)
-	cmd.Dir = "/"
-	// The program ends with us, however we end: a daemon of which nobody knows
-	// would keep the port and the socket.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-
-	asked := make(chan os.Signal, 8)
-	signal.Notify(asked, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
-	defer signal.Stop(asked)
-	ended := make(chan error, 1)
-	started := make(chan error, 1)
-	go startInHost(cmd, started, ended)
-	if err := <-started; err != nil {
-		return 0, err
+	argv := append([]string{program}, expand(args, image.rootPath())...)
+	if err := syscall.Exec(program, argv, environment(os.Environ(), path, image)); err != nil {
+		return fmt.Errorf("%s on the host: %w", program, err)
 	}
-	for {
-		select {
-		case s := <-asked:
-			_ = cmd.Process.Signal(s)
-		case err := <-ended:
-			return status(err)
-		}
-	}
+	return nil
 }
 
-// startInHost starts cmd and waits for it, on a thread that has joined the
-// host's mount namespace and ends with this function.
-func startInHost(cmd *exec.Cmd, started, ended chan<- error) {
-	runtime.LockOSThread() // never unlocked; the parent-death signal is this thread's too
-	err := join("/proc/1/ns/mnt")
-	if err == nil {
-		err = cmd.Start()
+// hold opens the container's root so that it stays what it is: a mount
+// namespace in which no process is left comes apart unless it is held too.
+func hold() (h held, err error) {
+	// Not closed by the execution; see Keep for those after it.
+	if h.root, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return h, fmt.Errorf("root of the container: %w", err)
 	}
-	started <- err
-	if err == nil {
-		ended <- cmd.Wait()
+	if h.namespace, err = unix.Open("/proc/self/ns/mnt", unix.O_RDONLY, 0); err != nil {
+		return h, fmt.Errorf("mount namespace of the container: %w", err)
+	}
+	return h, nil
+}
+
+// Keep keeps to this process the descriptors that Exec left it: what it starts
+// has no business in the container. A program that may come from Exec calls it
+// before it starts others.
+func Keep() {
+	if h, ok := parse(os.Getenv(envImage)); ok {
+		unix.CloseOnExec(h.root)
+		unix.CloseOnExec(h.namespace)
 	}
 }
 
@@ -101,7 +112,7 @@ func join(path string) error {
 		return fmt.Errorf("%w: %w", ErrNoHost, err)
 	}
 	defer ns.Close()
-	// Threads share root and working directory, which must not change for others.
+	// Threads share root and working directory, which must be one's own for this.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("%w: %w", ErrNoHost, err)
 	}
@@ -127,6 +138,12 @@ func distinct(host, own string) error {
 	return nil
 }
 
+// environment is the container's, with the search path of the host.
+func environment(env []string, path string, image held) []string {
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "PATH=") })
+	return append(env, "PATH="+path, fmt.Sprintf("%s=%d,%d", envImage, image.root, image.namespace))
+}
+
 // expand replaces image: where an argument, or a flag's value, begins with it.
 func expand(args []string, image string) []string {
 	all := make([]string, len(args))
@@ -139,19 +156,4 @@ func expand(args []string, image string) []string {
 		all[i] = a
 	}
 	return all
-}
-
-// status is how a program ended, as a shell tells it.
-func status(err error) (int, error) {
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0, nil
-	case !errors.As(err, &exit):
-		return 0, err
-	}
-	if w, ok := exit.Sys().(syscall.WaitStatus); ok && w.Signaled() {
-		return 128 + int(w.Signal()), nil
-	}
-	return exit.ExitCode(), nil
 }

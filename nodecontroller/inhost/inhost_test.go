@@ -2,15 +2,13 @@ package inhost
 
 import (
 	"errors"
-	"os"
-	"os/exec"
 	"slices"
 	"testing"
 )
 
 func TestImagePathsAreFoundFromTheHost(t *testing.T) {
-	got := expand([]string{"--config=image:/etc/x", "image:/bin", "x=image:/y", "--to", "--a=b"}, "/proc/7/root")
-	want := []string{"--config=/proc/7/root/etc/x", "/proc/7/root/bin", "x=image:/y", "--to", "--a=b"}
+	got := expand([]string{"--config=image:/etc/x", "image:/bin", "x=image:/y", "--to", "--a=b"}, "/proc/self/fd/7")
+	want := []string{"--config=/proc/self/fd/7/etc/x", "/proc/self/fd/7/bin", "x=image:/y", "--to", "--a=b"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
@@ -22,13 +20,20 @@ func TestWithoutAHostThereIsAnErrorThatSaysSo(t *testing.T) {
 	}
 }
 
-func TestExitStatusIsAShells(t *testing.T) {
-	for script, want := range map[string]int{"exit 0": 0, "exit 7": 7, "kill -TERM $$": 143} {
-		if got, err := status(exec.Command("sh", "-c", script).Run()); got != want || err != nil {
-			t.Errorf("%s: %d, %v", script, got, err)
-		}
+func TestTheHostsSearchPathReplacesTheImages(t *testing.T) {
+	got := environment([]string{"PATH=/image/bin", "A=b"}, "/host/bin", held{7, 9})
+	if want := []string{"A=b", "PATH=/host/bin", "GODWIT_IMAGE=7,9"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
-	if _, err := status(os.ErrNotExist); err == nil {
-		t.Error("a program that could not run has a status")
+}
+
+func TestAProcessThatComesFromNoContainerHasNoImage(t *testing.T) {
+	t.Setenv(envImage, "")
+	if root := ImageRoot(); root != "" {
+		t.Errorf("%q", root)
+	}
+	t.Setenv(envImage, "7,9")
+	if root := ImageRoot(); root != "/proc/self/fd/7" {
+		t.Errorf("%q", root)
 	}
 }

@@ -64,8 +64,9 @@ func (s *System) Handler(ctx context.Context) (bool, error) {
 	return ok, nil
 }
 
-// Pods lists CRI's sandboxes.
-func (s *System) Pods(ctx context.Context) ([]string, error) {
+// Clear does what kubelet does within a minute or two: a sandbox that was stopped
+// is removed. Without its runtime it could not be.
+func (s *System) Clear(ctx context.Context) (running []string, err error) {
 	c, err := cri.Dial(s.Socket)
 	if err != nil {
 		return nil, err
@@ -75,13 +76,18 @@ func (s *System) Pods(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var names []string
 	for _, p := range pods {
-		if p.Handler == cri.Handler {
-			names = append(names, p.FullName())
+		switch {
+		case p.Handler != cri.Handler:
+		case p.Ready:
+			running = append(running, p.FullName())
+		default:
+			if err := c.Remove(ctx, p.ID); err != nil {
+				return nil, fmt.Errorf("what is left of pod %s: %w", p.FullName(), err)
+			}
 		}
 	}
-	return names, nil
+	return running, nil
 }
 
 // Restart runs the command.

@@ -78,8 +78,9 @@ type Containerd interface {
 	Dump(ctx context.Context, configFile string) (map[string]any, error)
 	// Handler says whether the running containerd has the runtime handler.
 	Handler(ctx context.Context) (bool, error)
-	// Pods names the pods that have the runtime handler.
-	Pods(ctx context.Context) ([]string, error)
+	// Clear removes what is left of pods of the runtime handler that have ended,
+	// and names those that have not.
+	Clear(ctx context.Context) (running []string, err error)
 	// Restart restarts containerd.
 	Restart(ctx context.Context) error
 }

@@ -28,7 +28,7 @@ type fakeContainerd struct {
 
 func (f *fakeContainerd) Version(context.Context) (string, error) { return f.version, nil }
 func (f *fakeContainerd) Handler(context.Context) (bool, error)   { return f.running, nil }
-func (f *fakeContainerd) Pods(context.Context) ([]string, error)  { return f.pods, nil }
+func (f *fakeContainerd) Clear(context.Context) ([]string, error) { return f.pods, nil }
 
 func (f *fakeContainerd) Restart(ctx context.Context) error {
 	f.restarts++

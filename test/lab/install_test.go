@@ -194,6 +194,14 @@ func TestClusterInstallation(t *testing.T) {
 
 	t.Run("each node has its own certificate of the cluster", func(t *testing.T) { testNodeCertificates(t, in) })
 	t.Run("a request that is no node's is denied", func(t *testing.T) { testForeignRequest(t, c) })
+	t.Run("the daemon's mounts are the host's", func(t *testing.T) {
+		for _, n := range in.lab.Nodes() {
+			out, err := n.Exec(t.Context(), "sh", "-c", `readlink /proc/1/ns/mnt /proc/$(pgrep -x godwit-node)/ns/mnt | uniq | wc -l`)
+			if err != nil || strings.TrimSpace(string(out)) != "1" {
+				t.Errorf("node %s: %v namespaces, %v", n.Name, strings.TrimSpace(string(out)), err)
+			}
+		}
+	})
 	t.Run("nothing is missing between the nodes", func(t *testing.T) {
 		for from, to := range map[string]string{"a": "b", "b": "a"} {
 			if out, err := in.lab.Node(from).Exec(t.Context(), "godwitctl", "check", "--to", to); err != nil {
@@ -282,11 +290,11 @@ spec: {signerName: godwit.dev/peer, usages: [client auth, server auth], request:
 func testNothingInCluster(t *testing.T, c *Cluster) {
 	t.Helper()
 	for kinds, want := range map[string]string{
-		"runtimeclasses":                        "runtimeclass.node.k8s.io/runc",
-		"csr":                                   "",
-		"all,secrets,roles,rolebindings,leases": "",
-		"configmaps":                            "configmap/kube-root-ca.crt",
-		"serviceaccounts":                       "serviceaccount/default",
+		"runtimeclasses": "runtimeclass.node.k8s.io/runc",
+		"csr":            "",
+		"pods,services,daemonsets,deployments,replicasets,jobs,secrets,roles,rolebindings,leases": "",
+		"configmaps":      "configmap/kube-root-ca.crt",
+		"serviceaccounts": "serviceaccount/default",
 	} {
 		if got := kubectl(t, c, "", "get", kinds, "-n", installedIn, "-o=name"); got != want {
 			t.Errorf("%s: %q, want %q", kinds, got, want)
