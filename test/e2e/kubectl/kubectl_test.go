@@ -136,7 +136,7 @@ func testWait(t *testing.T, c *cluster) {
 		s.Phase, s.DestinationNode, s.Message, s.Engine = v1alpha1.PhaseMigrating, destination, "engine WriteProtect", "WriteProtect"
 		s.MemoryBytes, s.BytesSent, s.Rate, s.DirtyRate = 1<<30, 300<<20, 500<<20, 20<<20
 	})
-	w.until("round 0: 300.0 MiB sent of 1.0 GiB, 500.0 MiB/s, dirtied at 20.0 MiB/s")
+	w.until("round 0: sent 300.0 MiB for 1.0 GiB of memory, 500.0 MiB/s, dirtied at 20.0 MiB/s")
 	c.play(name, func(s *v1alpha1.PodMigrationStatus) {
 		s.Phase, s.Message = v1alpha1.PhaseMigrationComplete, "committed"
 	})
