@@ -85,7 +85,7 @@ func testRefusals(t *testing.T, c *cluster) {
 }
 
 func testMakeAndCancel(t *testing.T, c *cluster) {
-	m := decode[v1alpha1.PodMigration](t, c.done("migrate", "cache", "--to", destination, "--json",
+	m := decode[v1alpha1.PodMigration](t, c.done("migrate", "pod/cache", "--to", destination, "--json",
 		"--max-rounds", "5", "--max-time", "30s", "--dirty-limit", "4Mi", "--timeout", "10m", "--bandwidth", "100Mi", "--compression", "zstd", "--keep-source-on-failure=false"))
 	if m.Kind != "PodMigration" || !strings.HasPrefix(m.Name, "cache-") || m.ManagedFields != nil {
 		t.Errorf("printed %+v", m)
