@@ -12,7 +12,8 @@ import (
 )
 
 // Publish writes a node's facts to its Node object, unless they are there already.
-// It needs the rights to get and to patch nodes.
+// It goes by the status, by which annotations can be changed too: the right to patch
+// nodes/status is less than that to patch nodes, which could cordon any of them.
 func Publish(ctx context.Context, c client.Client, node string, f Facts) error {
 	text, err := f.Encode()
 	if err != nil {
@@ -29,7 +30,7 @@ func Publish(ctx context.Context, c client.Client, node string, f Facts) error {
 	if err != nil {
 		return fmt.Errorf("facts of node %s: %w", node, err)
 	}
-	if err := c.Patch(ctx, &n, client.RawPatch(types.MergePatchType, patch)); err != nil {
+	if err := c.Status().Patch(ctx, &n, client.RawPatch(types.MergePatchType, patch)); err != nil {
 		return fmt.Errorf("facts of node %s: %w", node, err)
 	}
 	return nil
