@@ -24,7 +24,7 @@ func (d *Daemon) openMetrics() (metricsService, error) {
 	if err != nil {
 		return metricsService{}, fmt.Errorf("metrics: %w", err)
 	}
-	m := metrics.New(d.config.NodeName, Version, d.metricsState)
+	m := metrics.New(d.config.NodeName, Version, reasonNames(), d.metricsState)
 	d.Observe(m)
 	return metricsService{m, l}, nil
 }

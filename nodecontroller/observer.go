@@ -3,6 +3,7 @@ package nodecontroller
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -65,6 +66,17 @@ var reasons = []struct {
 
 func is(sentinel error) func(error) bool {
 	return func(err error) bool { return errors.Is(err, sentinel) }
+}
+
+// reasonNames are all words that a failure may be counted under.
+func reasonNames() []string {
+	names := []string{"other"}
+	for _, r := range reasons {
+		if !slices.Contains(names, r.name) {
+			names = append(names, r.name)
+		}
+	}
+	return names
 }
 
 // reason is the one word for why a migration ended.

@@ -66,7 +66,7 @@ time on a line of its own.`,
   kubectl godwit migrate cache-0 -n shop --mode cold --timeout 5m`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r.pod = args[0]
+			r.pod = strings.TrimPrefix(args[0], "pod/") // as kubectl prints it
 			m, err := r.object()
 			if err != nil {
 				return err

@@ -98,7 +98,7 @@ func progress(s *v1alpha1.PodMigrationStatus) string {
 	if s.BytesSent == 0 {
 		return ""
 	}
-	return fmt.Sprintf("round %d: %s sent of %s, %s/s, dirtied at %s/s", round(s),
+	return fmt.Sprintf("round %d: sent %s for %s of memory, %s/s, dirtied at %s/s", round(s),
 		size(s.BytesSent), size(s.MemoryBytes), size(s.Rate), size(s.DirtyRate))
 }
 
@@ -113,7 +113,7 @@ func round(s *v1alpha1.PodMigrationStatus) int32 {
 func size(n int64) string { return cli.Size(uint64(max(0, n))) }
 
 // barView shows a bar for the memory, below the steps. It is full when the first
-// copy is done, and stays while rounds follow.
+// copy is done, and stays while rounds follow. What was compressed leaves it short until then.
 type barView struct {
 	steps
 	out    *os.File
@@ -142,7 +142,11 @@ func (v *barView) show(m *v1alpha1.PodMigration) {
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return "  " + progress(v.newest.Load()) })))
 	}
 	v.bar.SetTotal(s.MemoryBytes, false)
-	v.bar.SetCurrent(min(s.BytesSent, s.MemoryBytes-1)) // a full bar would go away
+	done := s.BytesSent
+	if len(s.Rounds) > 0 {
+		done = s.MemoryBytes
+	}
+	v.bar.SetCurrent(min(done, s.MemoryBytes-1)) // a full bar would go away
 }
 
 func (v *barView) note(text string) { v.line(text) }

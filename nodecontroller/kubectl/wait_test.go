@@ -110,7 +110,7 @@ func TestProgressIsShownWithItsRates(t *testing.T) {
 	m := at(v1alpha1.PhaseMigrating, "")
 	m.Status.MemoryBytes, m.Status.BytesSent, m.Status.Rate, m.Status.DirtyRate = 1<<30, 512<<20, 300<<20, 5<<20
 	m.Status.Rounds = []v1alpha1.Round{{Number: 0}, {Number: 1}}
-	if got, want := progress(&m.Status), "round 2: 512.0 MiB sent of 1.0 GiB, 300.0 MiB/s, dirtied at 5.0 MiB/s"; got != want {
+	if got, want := progress(&m.Status), "round 2: sent 512.0 MiB for 1.0 GiB of memory, 300.0 MiB/s, dirtied at 5.0 MiB/s"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	var out bytes.Buffer

@@ -23,7 +23,7 @@ const (
 func known(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	m := New("a", "v1", func() State { return State{} })
+	m := New("a", "v1", nil, func() State { return State{} })
 	descs := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descs)

@@ -60,8 +60,12 @@ var (
 	roundBuckets    = []float64{1, 2, 3, 5, 8, 13, 21, 34, 55, 89}
 )
 
-// New are the metrics of a node. state is asked at each scrape.
-func New(node, version string, state func() State) *Metrics {
+// parts are the names of the downtime's.
+var parts = []string{"freeze", "dump", "pages", "files", "seal", "restore", "commit", "resume"}
+
+// New are the metrics of a node. reasons are all that a migration may fail of, and
+// state is asked at each scrape.
+func New(node, version string, reasons []string, state func() State) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		migrations: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -89,7 +93,33 @@ func New(node, version string, state func() State) *Metrics {
 	info.Set(1)
 	m.registry.MustRegister(m.migrations, m.total, m.downtime, m.part, m.phase, m.rounds, m.memorySent, m.filesSent, m.wireSent,
 		info, underWay{state}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.begin(reasons)
 	return m
+}
+
+// begin has everything counted from zero on: of what appears with its first
+// count, Prometheus cannot tell that it has grown.
+func (m *Metrics) begin(reasons []string) {
+	for _, role := range []string{"source", "destination"} {
+		m.migrations.WithLabelValues(role, "succeeded", "none")
+		for _, reason := range reasons {
+			m.migrations.WithLabelValues(role, "failed", reason)
+			m.migrations.WithLabelValues(role, "unfinished", reason)
+		}
+		m.migrations.WithLabelValues(role, "cancelled", "cancelled")
+	}
+	for _, mode := range []string{"live", "cold"} {
+		m.downtime.WithLabelValues(mode)
+	}
+	for _, part := range parts {
+		m.part.WithLabelValues(part)
+	}
+	for p := nodev1.Phase_PHASE_PENDING; p <= nodev1.Phase_PHASE_MIGRATION_COMPLETE; p++ {
+		m.phase.WithLabelValues(name(p))
+	}
+	for _, p := range []nodev1.Phase{nodev1.Phase_PHASE_SUCCEEDED, nodev1.Phase_PHASE_FAILED, nodev1.Phase_PHASE_CANCELLED} {
+		m.total.WithLabelValues(result(p))
+	}
 }
 
 func histograms(name, help string, buckets []float64, label string) *prometheus.HistogramVec {
@@ -143,11 +173,8 @@ func (m *Metrics) result(e *nodev1.Event) {
 		return
 	}
 	m.downtime.WithLabelValues(r.Mode).Observe(seconds(d.MeasuredUs))
-	for part, us := range map[string]uint64{
-		"freeze": d.FreezeUs, "dump": d.DumpUs, "pages": d.PagesUs, "files": d.FilesUs,
-		"seal": d.SealUs, "restore": d.RestoreUs, "commit": d.CommitUs, "resume": d.ResumeUs,
-	} {
-		m.part.WithLabelValues(part).Observe(seconds(us))
+	for i, us := range []uint64{d.FreezeUs, d.DumpUs, d.PagesUs, d.FilesUs, d.SealUs, d.RestoreUs, d.CommitUs, d.ResumeUs} {
+		m.part.WithLabelValues(parts[i]).Observe(seconds(us))
 	}
 }
 

@@ -56,7 +56,7 @@ func progress(memory, files, wire uint64) *nodev1.Progress {
 }
 
 func TestAMigrationIsCountedOnceInAllItsFigures(t *testing.T) {
-	m := New("a", "v1", func() State { return State{} })
+	m := New("a", "v1", []string{"no_room", "timeout"}, func() State { return State{} })
 	for _, e := range []*nodev1.Event{
 		{Kind: "accepted", Phase: nodev1.Phase_PHASE_PENDING, UnixNano: at(0)},
 		{Kind: "preparing", Phase: nodev1.Phase_PHASE_PREPARING, UnixNano: at(time.Second)},
@@ -83,6 +83,9 @@ func TestAMigrationIsCountedOnceInAllItsFigures(t *testing.T) {
 	}{
 		{"godwit_migrations_total", "reason=none,result=succeeded,role=source", 1},
 		{"godwit_migrations_total", "reason=no_room,result=failed,role=destination", 1},
+		{"godwit_migrations_total", "reason=timeout,result=failed,role=source", 0},
+		{"godwit_migration_seconds", "result=failed", 0},
+		{"godwit_migration_downtime_seconds", "mode=cold", 0},
 		{"godwit_memory_sent_bytes_total", "", 160},
 		{"godwit_files_sent_bytes_total", "", 8},
 		{"godwit_wire_sent_bytes_total", "", 99},
@@ -114,7 +117,7 @@ func TestWhatIsUnderWayIsGoneWhenItIsOver(t *testing.T) {
 			{Id: "m-2", Role: "destination", Pod: "ns/q", To: "a", Phase: nodev1.Phase_PHASE_MIGRATING, InDoubt: true},
 		},
 	}
-	m := New("a", "v1", func() State { return state })
+	m := New("a", "v1", nil, func() State { return state })
 	f := scrape(t, m)
 	const labels = "migration=m-1,pod=ns/p,to=b"
 	for _, c := range []struct {

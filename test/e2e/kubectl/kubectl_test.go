@@ -85,7 +85,7 @@ func testRefusals(t *testing.T, c *cluster) {
 }
 
 func testMakeAndCancel(t *testing.T, c *cluster) {
-	m := decode[v1alpha1.PodMigration](t, c.done("migrate", "cache", "--to", destination, "--json",
+	m := decode[v1alpha1.PodMigration](t, c.done("migrate", "pod/cache", "--to", destination, "--json",
 		"--max-rounds", "5", "--max-time", "30s", "--dirty-limit", "4Mi", "--timeout", "10m", "--bandwidth", "100Mi", "--compression", "zstd", "--keep-source-on-failure=false"))
 	if m.Kind != "PodMigration" || !strings.HasPrefix(m.Name, "cache-") || m.ManagedFields != nil {
 		t.Errorf("printed %+v", m)
@@ -136,7 +136,7 @@ func testWait(t *testing.T, c *cluster) {
 		s.Phase, s.DestinationNode, s.Message, s.Engine = v1alpha1.PhaseMigrating, destination, "engine WriteProtect", "WriteProtect"
 		s.MemoryBytes, s.BytesSent, s.Rate, s.DirtyRate = 1<<30, 300<<20, 500<<20, 20<<20
 	})
-	w.until("round 0: 300.0 MiB sent of 1.0 GiB, 500.0 MiB/s, dirtied at 20.0 MiB/s")
+	w.until("round 0: sent 300.0 MiB for 1.0 GiB of memory, 500.0 MiB/s, dirtied at 20.0 MiB/s")
 	c.play(name, func(s *v1alpha1.PodMigrationStatus) {
 		s.Phase, s.Message = v1alpha1.PhaseMigrationComplete, "committed"
 	})
