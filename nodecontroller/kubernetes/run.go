@@ -33,9 +33,6 @@ import (
 // says otherwise: pods that share a link and processors wait frozen for each other.
 const DefaultMoves = 3
 
-// publishInterval is how often a node's facts are looked at again.
-const publishInterval = 10 * time.Minute
-
 // Options are what Run needs.
 type Options struct {
 	// Node is this node's name in the cluster.
@@ -139,21 +136,11 @@ func (cl *Cluster) Run(ctx context.Context) error {
 	return nil
 }
 
-// publish writes to the Node object what this node is, again and again: programs
-// are replaced while a daemon runs.
+// publish keeps what this node is in its Node object.
 func (cl *Cluster) publish(ctx context.Context) error {
-	tick := time.NewTicker(publishInterval)
-	defer tick.Stop()
-	for {
-		if err := nodefacts.Publish(ctx, cl.manager.GetClient(), cl.options.Node, cl.options.Facts(ctx)); err != nil && ctx.Err() == nil {
-			cl.options.Log.Warn("what this node is is not written to its Node object", "error", err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	return nodefacts.Keep(ctx, cl.manager.GetClient(), cl.options.Node, cl.options.Facts, func(err error) {
+		cl.options.Log.Warn("what this node is is not written to its Node object", "error", err)
+	})
 }
 
 func (cl *Cluster) newController(ctx context.Context) (*Controller, error) {
