@@ -66,7 +66,7 @@ type Cluster struct {
 func Connect(o Options) (*Cluster, error) {
 	scheme, err := Scheme()
 	if err != nil {
-		return nil, fmt.Errorf("Kubernetes: %w", err)
+		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	ctrl.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
 	m, err := ctrl.NewManager(o.Access, ctrl.Options{
@@ -88,7 +88,7 @@ func Connect(o Options) (*Cluster, error) {
 		}}},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("Kubernetes: %w", err)
+		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	return &Cluster{manager: m, options: o}, nil
 }
@@ -117,7 +117,7 @@ func (cl *Cluster) Run(ctx context.Context) error {
 		return err
 	}
 	if err := c.setup(cl.manager); err != nil {
-		return fmt.Errorf("Kubernetes: %w", err)
+		return fmt.Errorf("cluster: %w", err)
 	}
 	err = cl.manager.Add(manager.RunnableFunc(func(context.Context) error { // once the caches are filled
 		c.engine.SetRecovered(c.recovered)
@@ -131,7 +131,7 @@ func (cl *Cluster) Run(ctx context.Context) error {
 	}
 	c.work.Wait()
 	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("Kubernetes: %w", err)
+		return fmt.Errorf("cluster: %w", err)
 	}
 	return nil
 }
