@@ -107,14 +107,9 @@ func (in *installation) state(t *testing.T) string {
 
 // settings are the chart's for a lab, where containerd is nodeinit's: it is started again when it ends.
 func (in *installation) settings(more ...string) []string {
-	peers := "[peers]\n"
-	for _, n := range in.lab.Nodes() {
-		peers += fmt.Sprintf("%s = \"%s:7440\"\n", n.Name, n.Addr())
-	}
 	args := []string{
 		"--set", "image.tag=" + in.tag, "--set", "image.pullPolicy=Never",
 		"--set", "containerd.restartCommand={pkill,-x,containerd}",
-		"--set-string", "node.extraConfig=" + peers,
 		"--wait", "--timeout", pace.Stretch(3 * time.Minute).String(),
 	}
 	return append(args, more...)
@@ -212,6 +207,7 @@ func TestClusterInstallation(t *testing.T) {
 	})
 	kubectl(t, c, singlePod("single", "godwit"), "apply", "-f", "-")
 	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=60s")
+	t.Run("a PodMigration moves the pod", func(t *testing.T) { testMove(t, c) })
 	t.Run("an upgrade restarts the daemons, and containerd only if its configuration changes", func(t *testing.T) {
 		in.runHelm(t, append([]string{"upgrade", "godwit", in.chart}, in.settings("--set", "node.maxIncoming=5")...)...)
 		wantRestarts(1)
@@ -221,12 +217,12 @@ func TestClusterInstallation(t *testing.T) {
 		if err == nil {
 			t.Fatalf("uninstalled: %s", out)
 		}
-		if log := kubectl(t, c, "", "logs", "-n", installedIn, "job/godwit-uninstall"); !strings.Contains(log, "pod default/single") {
+		if log := kubectl(t, c, "", "logs", "-n", installedIn, "job/godwit-uninstall"); !strings.Contains(log, "pod default/single-") {
 			t.Errorf("the reason is not named: %s", log)
 		}
 		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "daemonset/godwit-node", "--timeout=60s")
 	})
-	kubectl(t, c, "", "delete", "pod", "single", "--grace-period=1")
+	kubectl(t, c, "", "delete", "pods", "--all", "--grace-period=1")
 
 	in.runHelm(t, "uninstall", "godwit", "--wait", "--timeout", pace.Stretch(5*time.Minute).String())
 	wantRestarts(2)
@@ -260,6 +256,23 @@ func testNodeCertificates(t *testing.T, in *installation) {
 			}
 		}
 	}
+}
+
+// testMove moves the pod with the rights that the chart gives. How pods move is tested in test/e2e.
+func testMove(t *testing.T, c *Cluster) {
+	from := kubectl(t, c, "", "get", "pod", "single", "-o=jsonpath={.spec.nodeName}")
+	to := map[string]string{"a": "b", "b": "a"}[from]
+	kubectl(t, c, `apiVersion: godwit.dev/v1alpha1
+kind: PodMigration
+metadata: {name: move}
+spec: {podName: single, targetNode: `+to+`}
+`, "apply", "-f", "-")
+	kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "move", "--timeout=60s")
+	kubectl(t, c, "", "wait", "--for=delete", "pod", "single", "--timeout=30s")
+	if nodes := kubectl(t, c, "", "get", "pods", "-o=jsonpath={.items[*].spec.nodeName}"); nodes != to {
+		t.Errorf("the pod went from %s to %s, want %s", from, nodes, to)
+	}
+	kubectl(t, c, "", "delete", "podmigration", "move")
 }
 
 // certificateRequest is one for a node of that name, as an object of the CSR API.
