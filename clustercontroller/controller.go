@@ -2,6 +2,7 @@ package clustercontroller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -32,6 +33,13 @@ const LeaseName = "godwit-controller"
 // stopGrace is how long requests under way may take when the controller stops.
 const stopGrace = 10 * time.Second
 
+// minValidity is the least for a node's certificate: nodes look at theirs every
+// ten minutes, and it is valid from an hour before it was made.
+const minValidity = 2 * time.Hour
+
+// ErrValidity is returned for certificates that would end before they are renewed.
+var ErrValidity = errors.New("certificates would not hold long enough to be renewed in time")
+
 // Options are the controller's settings. Every field must be set.
 type Options struct {
 	// Namespace is Godwit's own: the authority's Secret and ConfigMap, the Lease
@@ -55,6 +63,9 @@ type Options struct {
 
 // Run runs the controller until ctx ends, or until it loses the lead.
 func Run(ctx context.Context, config *rest.Config, o Options, log *slog.Logger) error {
+	if o.Validity < minValidity {
+		return fmt.Errorf("%w: %v, want %v or more", ErrValidity, o.Validity, minValidity)
+	}
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	scheme, err := NewScheme()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +20,10 @@ import (
 
 // ConfigFile is where the daemon's configuration is unless it is told otherwise.
 const ConfigFile = "/etc/godwit/node.toml"
+
+// DefaultPort is the one port of a node daemon unless its configuration says
+// otherwise.
+const DefaultPort = 7440
 
 // Config is a node daemon's configuration file, TOML.
 type Config struct {
@@ -41,6 +46,9 @@ type Config struct {
 	StoreLimit Bytes `toml:"store_limit"`
 	// MaxIncoming is how many migrations this node takes in at a time.
 	MaxIncoming int `toml:"max_incoming"`
+	// MetricsListen is the address at which /metrics and /healthz are served, over
+	// plain HTTP; empty means that they are not.
+	MetricsListen string `toml:"metrics_listen"`
 	// PodCgroupParent replaces the cgroup parent of incoming pods, if set.
 	PodCgroupParent string `toml:"pod_cgroup_parent"`
 	// LogRoot is the directory in which incoming pods' log directories may be.
@@ -65,8 +73,13 @@ type Kubernetes struct {
 	Kubeconfig string `toml:"kubeconfig"`
 	// Namespace is Godwit's own.
 	Namespace string `toml:"namespace"`
-	// Signer signs this node's certificate, by the cluster's CSR API.
+	// Signer signs this node's certificate, by the cluster's CSR API. Empty means that
+	// somebody else sees to it that pki_dir has one.
 	Signer string `toml:"signer"`
+	// Moves is how many pods leave this node at a time; 0 means the default.
+	Moves int `toml:"moves"`
+	// PeerPort is where daemons of other nodes listen, by their nodes' InternalIP.
+	PeerPort int `toml:"peer_port"`
 }
 
 // Environment variables that replace what a configuration shared by many nodes
@@ -114,7 +127,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 
 func defaultConfig() Config {
 	return Config{
-		Listen:      ":7440",
+		Listen:      ":" + strconv.Itoa(DefaultPort),
 		Socket:      nodev1.Socket,
 		Containerd:  "/run/containerd/containerd.sock",
 		PKIDir:      "/etc/godwit/pki",
@@ -122,7 +135,7 @@ func defaultConfig() Config {
 		MaxIncoming: 4,
 		LogRoot:     "/var/log/pods",
 		PullTimeout: Duration(2 * time.Minute),
-		Kubernetes:  Kubernetes{Namespace: "godwit-system", Signer: v1alpha1.SignerPeer},
+		Kubernetes:  Kubernetes{Namespace: "godwit-system", Signer: v1alpha1.SignerPeer, PeerPort: DefaultPort},
 	}
 }
 
@@ -176,6 +189,11 @@ func (c *Config) valid() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	if c.MetricsListen != "" {
+		if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil {
+			return fmt.Errorf("metrics_listen: %w", err)
+		}
+	}
 	if c.Advertise != "" {
 		if err := checkAddress(c.Advertise); err != nil {
 			return fmt.Errorf("advertise: %w", err)
@@ -188,6 +206,9 @@ func (c *Config) valid() error {
 	}
 	if c.MaxIncoming < 1 {
 		return fmt.Errorf("max_incoming: %d: a node takes in at least one migration", c.MaxIncoming)
+	}
+	if k := c.Kubernetes; k.Moves < 0 || k.PeerPort < 1 || k.PeerPort > 65535 {
+		return fmt.Errorf("kubernetes: moves = %d, peer_port = %d: moves is not negative, and a port is between 1 and 65535", k.Moves, k.PeerPort)
 	}
 	for name, address := range c.Peers {
 		if err := pki.CheckNodeName(name); err != nil {

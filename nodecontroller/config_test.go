@@ -46,6 +46,7 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		{`node_name = "a/b"`, "node_name"},
 		{"node_name = \"a\"\nnode = \"b\"", "node"},
 		{"node_name = \"a\"\nlisten = \"x\"", "listen"},
+		{"node_name = \"a\"\nmetrics_listen = \"9441\"", "metrics_listen"},
 		{"node_name = \"a\"\nadvertise = \":1\"", "advertise"},
 		{"node_name = \"a\"\nstate_dir = \"var\"", "state_dir"},
 		{"node_name = \"a\"\nmax_incoming = 0", "max_incoming"},

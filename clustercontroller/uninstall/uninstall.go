@@ -30,7 +30,7 @@ import (
 )
 
 // ErrInUse is wrapped where pods or migrations still need Godwit.
-var ErrInUse = errors.New("Godwit is in use")
+var ErrInUse = errors.New("the cluster still needs Godwit")
 
 // annotationNodes, on the DaemonSet, are the nodes that had its pods when it was
 // stopped: an uninstall that failed halfway goes on with them.
@@ -109,7 +109,7 @@ func (u *uninstaller) checkUse(ctx context.Context) error {
 		}
 	}
 	if len(in) > 0 {
-		return fmt.Errorf("%w by %s: remove them first, or uninstall with force", ErrInUse, strings.Join(in, ", "))
+		return fmt.Errorf("%w for %s: remove them first, or uninstall with force", ErrInUse, strings.Join(in, ", "))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -11,7 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"godwit.dev/godwit/nodecontroller"
+	"godwit.dev/godwit/nodecontroller/identity"
 	"godwit.dev/godwit/nodecontroller/inhost"
+	"godwit.dev/godwit/nodecontroller/kubernetes"
 )
 
 // Daemon is the command godwit-node.
@@ -46,7 +49,7 @@ func Daemon() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return d.Run(ctx, func() { notify("READY=1") })
+			return run(ctx, d, log)
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", nodecontroller.ConfigFile, "configuration file, TOML")
@@ -60,6 +63,39 @@ func Daemon() *cobra.Command {
 		},
 	})
 	return cmd
+}
+
+// run is the daemon, and its part in a cluster if it has one. That outlives the
+// daemon's migrations: it writes down how they end.
+func run(ctx context.Context, d *nodecontroller.Daemon, log *slog.Logger) error {
+	ready := func() { notify("READY=1") }
+	k := d.Config().Kubernetes
+	if !k.Enabled {
+		return d.Run(ctx, ready)
+	}
+	access, err := identity.Access(k.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	cluster, err := kubernetes.Connect(kubernetes.Options{
+		Node: d.NodeName(), Access: access, Facts: d.Facts, Moves: k.Moves, Engine: kubernetes.EngineOf(d), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	d.SetPeerResolver(cluster.Peers(k.PeerPort))
+	outlive, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	failed, fail := context.WithCancel(ctx)
+	defer fail()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cluster.Run(outlive)
+		fail()
+	}()
+	err = d.Run(failed, ready)
+	stop()
+	return errors.Join(err, <-ended)
 }
 
 // notify tells a service manager something, as sd_notify(3) has it. That there

@@ -19,7 +19,7 @@ func keepIdentity(ctx context.Context, configFile string, log *slog.Logger) (sto
 	if err != nil {
 		return nil, err
 	}
-	if !config.Kubernetes.Enabled {
+	if !config.Kubernetes.Enabled || config.Kubernetes.Signer == "" {
 		return func() {}, nil
 	}
 	access, err := identity.Access(config.Kubernetes.Kubeconfig)

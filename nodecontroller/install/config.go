@@ -32,16 +32,36 @@ const newestConfig = 3
 // it is started.
 var containerdPath = []string{"/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin"}
 
+// optPlugin puts a directory of its own into containerd's search path: for
+// systems on which the others cannot be written to.
+const optPlugin = "io.containerd.internal.v1.opt"
+
+// checkSearchPath refuses a directory in which containerd does not find the
+// shim. To name it by runtime_path will not do: containerd 2.1 remembers that for
+// sandboxes and not for the containers in them, and loses those when it restarts
+// (core/runtime/v2/shim_load.go).
+func (i *Installer) checkSearchPath(dump map[string]any) error {
+	found := containerdPath
+	if plugins, ok := dump["plugins"].(map[string]any); ok {
+		if opt, ok := plugins[optPlugin].(map[string]any); ok {
+			if path, ok := opt["path"].(string); ok && path != "" {
+				found = append(slices.Clone(found), filepath.Join(path, "bin"))
+			}
+		}
+	}
+	if !slices.Contains(found, filepath.Clean(i.BinDir)) {
+		return fmt.Errorf("%w: it does not look for shims in %s: install to one of %s", ErrContainerd, i.BinDir, strings.Join(found, ", "))
+	}
+	return nil
+}
+
 // dropIn is the runtime handler for a configuration of that version. It says
 // what contrib/containerd/godwit.toml does.
-func dropIn(version int, binDir string) string {
+func dropIn(version int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Placed by godwit-node install, and removed by godwit-node uninstall.\nversion = %d\n\n", version)
 	fmt.Fprintf(&b, "[plugins.'%s'.containerd.runtimes.godwit]\n", runtimePlugins[version])
 	b.WriteString("  runtime_type = 'io.containerd.godwit.v2'\n")
-	if !slices.Contains(containerdPath, filepath.Clean(binDir)) {
-		fmt.Fprintf(&b, "  runtime_path = '%s'\n", filepath.Join(binDir, programs[0]))
-	}
 	b.WriteString("  # The annotation by which a destination is told apart has to reach the shim.\n" +
 		"  pod_annotations = ['godwit.dev/*']\n  container_annotations = ['godwit.dev/*']\n")
 	return b.String()

@@ -29,7 +29,7 @@ var (
 	// configuration cannot take the runtime.
 	ErrContainerd = errors.New("containerd cannot take the runtime")
 	// ErrInUse is wrapped where pods or migrations still need what is installed.
-	ErrInUse = errors.New("Godwit is in use on this node")
+	ErrInUse = errors.New("this node still needs Godwit")
 )
 
 // restartTimeout is how long containerd may take to answer after its restart.
@@ -43,8 +43,7 @@ type Options struct {
 	// Source is the directory that the programs are taken from. Root is not put
 	// before it.
 	Source string
-	// BinDir is where programs go. If it is not in containerd's PATH, the drop-in
-	// names the shim by its path.
+	// BinDir is where programs go: containerd must look for shims there.
 	BinDir string
 	// ConfigFile is containerd's configuration, DropInDir where drop-ins are.
 	ConfigFile, DropInDir string
@@ -123,7 +122,8 @@ func (i *Installer) Install(ctx context.Context) error {
 type plan struct {
 	programs []file
 	dropIn   file
-	config   *edit // nil if the configuration imports drop-ins already
+	config   *edit          // nil if the configuration imports drop-ins already
+	before   map[string]any // what containerd reads now
 }
 
 func (i *Installer) plan(ctx context.Context, r *record) (*plan, error) {
@@ -146,7 +146,13 @@ func (i *Installer) plan(ctx context.Context, r *record) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.dropIn = fromContent(filepath.Join(i.DropInDir, dropInName), []byte(dropIn(config.version, i.BinDir)))
+	if p.before, err = i.Containerd.Dump(ctx, i.ConfigFile); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrContainerd, i.ConfigFile, err)
+	}
+	if err := i.checkSearchPath(p.before); err != nil {
+		return nil, err
+	}
+	p.dropIn = fromContent(filepath.Join(i.DropInDir, dropInName), []byte(dropIn(config.version)))
 	if p.config, err = config.importing(filepath.Join(i.DropInDir, "*.toml"), p.dropIn.path); err != nil {
 		return nil, err
 	}
@@ -164,17 +170,13 @@ func (i *Installer) configure(ctx context.Context, r *record, p *plan) error {
 	if p.config == nil && i.holds(p.dropIn) {
 		return nil
 	}
-	before, err := i.Containerd.Dump(ctx, i.ConfigFile)
-	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrContainerd, i.ConfigFile, err)
-	}
 	r.Restart, r.DropIn = !i.Offline, p.dropIn.path
-	err = i.place(r, p.dropIn)
+	err := i.place(r, p.dropIn)
 	if err == nil && p.config != nil {
 		err = i.apply(r, p.config)
 	}
 	if err == nil {
-		err = i.checkDump(ctx, before)
+		err = i.checkDump(ctx, p.before)
 	}
 	if err != nil {
 		_, undone := i.unconfigure(r)

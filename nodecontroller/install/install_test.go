@@ -357,18 +357,23 @@ func TestDropInIsTheOneOfTheConfigurationsVersion(t *testing.T) {
 			Version int            `toml:"version"`
 			Plugins map[string]any `toml:"plugins"`
 		}
-		if err := toml.Unmarshal([]byte(dropIn(version, "/opt/godwit/bin")), &got); err != nil {
+		if err := toml.Unmarshal([]byte(dropIn(version)), &got); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := got.Plugins[plugin]; !ok || got.Version != version {
 			t.Errorf("version %d: %+v", version, got)
 		}
 	}
-	if !strings.Contains(dropIn(3, "/opt/godwit/bin"), "runtime_path = '/opt/godwit/bin/containerd-shim-godwit-v2'") {
-		t.Error("a shim outside of PATH is not named")
-	}
-	if strings.Contains(dropIn(3, "/usr/local/bin"), "runtime_path") {
-		t.Error("a shim in PATH is named")
+}
+
+func TestProgramsGoWhereContainerdLooks(t *testing.T) {
+	i, _ := newNode(t, "version = 3\n[plugins.x]\n")
+	for dir, ok := range map[string]bool{"/usr/local/bin": true, "/opt/containerd/bin": true, "/opt/godwit/bin": false, "/opt/containerd": false} {
+		i.BinDir = dir
+		err := i.checkSearchPath(map[string]any{"plugins": map[string]any{optPlugin: map[string]any{"path": "/opt/containerd"}}})
+		if (err == nil) != ok || err != nil && !errors.Is(err, ErrContainerd) {
+			t.Errorf("%s: %v", dir, err)
+		}
 	}
 }
 
@@ -379,7 +384,7 @@ func TestDropInIsThatOfContrib(t *testing.T) {
 		t.Fatal(err)
 	}
 	var hand, placed map[string]any
-	if err := errors.Join(toml.Unmarshal(b, &hand), toml.Unmarshal([]byte(dropIn(3, "/usr/local/bin")), &placed)); err != nil {
+	if err := errors.Join(toml.Unmarshal(b, &hand), toml.Unmarshal([]byte(dropIn(3)), &placed)); err != nil {
 		t.Fatal(err)
 	}
 	want, _ := toml.Marshal(hand)

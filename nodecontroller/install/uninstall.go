@@ -77,7 +77,7 @@ func (i *Installer) checkUse(ctx context.Context) error {
 			return fmt.Errorf("pods of this node: %w", err)
 		}
 		if len(pods) > 0 {
-			return fmt.Errorf("%w: its pods run: %s: remove or move them", ErrInUse, strings.Join(pods, ", "))
+			return fmt.Errorf("%w for pods that run: %s: remove or move them", ErrInUse, strings.Join(pods, ", "))
 		}
 	}
 	records, err := filepath.Glob(i.at(filepath.Join(i.StateDir, "migrations", "*")))
@@ -85,7 +85,7 @@ func (i *Installer) checkUse(ctx context.Context) error {
 		return fmt.Errorf("migrations of this node: %w", err)
 	}
 	if len(records) > 0 {
-		return fmt.Errorf("%w: migrations have not ended: %s: see godwitctl status", ErrInUse, strings.Join(records, ", "))
+		return fmt.Errorf("%w for migrations that have not ended: %s: see godwitctl status", ErrInUse, strings.Join(records, ", "))
 	}
 	return nil
 }
@@ -158,7 +158,19 @@ func (i *Installer) removeFile(r *record, p placed) (left []string, err error) {
 
 // removeTree removes a directory of the daemon's, and the mounts in it.
 func (i *Installer) removeTree(dir string) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(i.at(dir)))
+	if !i.Offline { // in an image nothing was ever mounted, and there may be no /proc
+		if err := unmountBelow(i.at(dir)); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(i.at(dir)); err != nil {
+		return fmt.Errorf("directory of the daemon: %w", err)
+	}
+	return nil
+}
+
+func unmountBelow(dir string) error {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return fmt.Errorf("mounts in %s: %w", dir, err)
 	}
@@ -166,9 +178,6 @@ func (i *Installer) removeTree(dir string) error {
 		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 			return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
 		}
-	}
-	if err := os.RemoveAll(i.at(dir)); err != nil {
-		return fmt.Errorf("directory of the daemon: %w", err)
 	}
 	return nil
 }

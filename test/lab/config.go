@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,9 @@ const (
 	pkiDirInNode     = "/etc/godwit/pki"
 	containerdSocket = "/run/containerd/containerd.sock"
 )
+
+// metricsPort is where the nodes' daemons serve their metrics.
+const metricsPort = 7441
 
 // pauseRef is the image of every sandbox. It is made on the machine: no registry is needed.
 const pauseRef = "localhost/pause:1"
@@ -74,11 +78,11 @@ func (l *Lab) changingFiles(s nodeState, all []nodeState) []nodeinit.File {
 	if l.bare {
 		return files
 	}
-	return append(files, nodeinit.File{Path: nodeConfigFile, Content: l.nodeConfig(s, all), Mode: 0o644})
+	return append(files, nodeinit.File{Path: nodeConfigFile, Content: l.nodeConfig(s, all, l.kubernetes != ""), Mode: 0o644})
 }
 
 // nodeConfig is godwit-node's configuration.
-func (l layout) nodeConfig(s nodeState, all []nodeState) string {
+func (l layout) nodeConfig(s nodeState, all []nodeState, kubernetes bool) string {
 	var b strings.Builder
 	set := func(key, value string) { fmt.Fprintf(&b, "%s = %q\n", key, value) }
 	set("node_name", s.Name)
@@ -89,9 +93,15 @@ func (l layout) nodeConfig(s nodeState, all []nodeState) string {
 	set("pki_dir", pkiDirInNode)
 	set("state_dir", "/run/godwit")
 	set("store_limit", storeLimit())
+	set("metrics_listen", netip.AddrPortFrom(l.nodeAddr(s.Index), metricsPort).String())
 	b.WriteString("\n[peers]\n")
 	for _, n := range all {
 		set(n.Name, l.peerAddr(n.Index))
+	}
+	if kubernetes {
+		b.WriteString("\n[kubernetes]\nenabled = true\n")
+		set("signer", "")
+		set("kubeconfig", filepath.Join(kubernetesConf, "godwit-node.kubeconfig"))
 	}
 	return b.String()
 }

@@ -107,14 +107,9 @@ func (in *installation) state(t *testing.T) string {
 
 // settings are the chart's for a lab, where containerd is nodeinit's: it is started again when it ends.
 func (in *installation) settings(more ...string) []string {
-	peers := "[peers]\n"
-	for _, n := range in.lab.Nodes() {
-		peers += fmt.Sprintf("%s = \"%s:7440\"\n", n.Name, n.Addr())
-	}
 	args := []string{
 		"--set", "image.tag=" + in.tag, "--set", "image.pullPolicy=Never",
 		"--set", "containerd.restartCommand={pkill,-x,containerd}",
-		"--set-string", "node.extraConfig=" + peers,
 		"--wait", "--timeout", pace.Stretch(3 * time.Minute).String(),
 	}
 	return append(args, more...)
@@ -193,7 +188,16 @@ func TestClusterInstallation(t *testing.T) {
 	wantRestarts(1)
 
 	t.Run("each node has its own certificate of the cluster", func(t *testing.T) { testNodeCertificates(t, in) })
-	t.Run("a request that is no node's is denied", func(t *testing.T) { testForeignRequest(t, c) })
+	t.Run("a node's daemon gets that node's certificate, and nobody another", func(t *testing.T) { testRequests(t, c) })
+	t.Run("the service accounts may do no more than they must", func(t *testing.T) { testRights(t, c) })
+	t.Run("the daemon's mounts are the host's", func(t *testing.T) {
+		for _, n := range in.lab.Nodes() {
+			out, err := n.Exec(t.Context(), "sh", "-c", `readlink /proc/1/ns/mnt /proc/$(pgrep -x godwit-node)/ns/mnt | uniq | wc -l`)
+			if err != nil || strings.TrimSpace(string(out)) != "1" {
+				t.Errorf("node %s: %v namespaces, %v", n.Name, strings.TrimSpace(string(out)), err)
+			}
+		}
+	})
 	t.Run("nothing is missing between the nodes", func(t *testing.T) {
 		for from, to := range map[string]string{"a": "b", "b": "a"} {
 			if out, err := in.lab.Node(from).Exec(t.Context(), "godwitctl", "check", "--to", to); err != nil {
@@ -203,6 +207,7 @@ func TestClusterInstallation(t *testing.T) {
 	})
 	kubectl(t, c, singlePod("single", "godwit"), "apply", "-f", "-")
 	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=60s")
+	t.Run("a PodMigration moves the pod", func(t *testing.T) { testMove(t, c) })
 	t.Run("an upgrade restarts the daemons, and containerd only if its configuration changes", func(t *testing.T) {
 		in.runHelm(t, append([]string{"upgrade", "godwit", in.chart}, in.settings("--set", "node.maxIncoming=5")...)...)
 		wantRestarts(1)
@@ -212,12 +217,12 @@ func TestClusterInstallation(t *testing.T) {
 		if err == nil {
 			t.Fatalf("uninstalled: %s", out)
 		}
-		if log := kubectl(t, c, "", "logs", "-n", installedIn, "job/godwit-uninstall"); !strings.Contains(log, "pod default/single") {
+		if log := kubectl(t, c, "", "logs", "-n", installedIn, "job/godwit-uninstall"); !strings.Contains(log, "pod default/single-") {
 			t.Errorf("the reason is not named: %s", log)
 		}
 		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "daemonset/godwit-node", "--timeout=60s")
 	})
-	kubectl(t, c, "", "delete", "pod", "single", "--grace-period=1")
+	kubectl(t, c, "", "delete", "pods", "--all", "--grace-period=1")
 
 	in.runHelm(t, "uninstall", "godwit", "--wait", "--timeout", pace.Stretch(5*time.Minute).String())
 	wantRestarts(2)
@@ -253,12 +258,30 @@ func testNodeCertificates(t *testing.T, in *installation) {
 	}
 }
 
-// testForeignRequest asks as an administrator, who may do everything but be a node.
-func testForeignRequest(t *testing.T, c *Cluster) {
+// testMove moves the pod with the rights that the chart gives. How pods move is tested in test/e2e.
+func testMove(t *testing.T, c *Cluster) {
+	from := kubectl(t, c, "", "get", "pod", "single", "-o=jsonpath={.spec.nodeName}")
+	to := map[string]string{"a": "b", "b": "a"}[from]
+	kubectl(t, c, `apiVersion: godwit.dev/v1alpha1
+kind: PodMigration
+metadata: {name: move}
+spec: {podName: single, targetNode: `+to+`}
+`, "apply", "-f", "-")
+	kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "move", "--timeout=60s")
+	kubectl(t, c, "", "wait", "--for=delete", "pod", "single", "--timeout=30s")
+	if nodes := kubectl(t, c, "", "get", "pods", "-o=jsonpath={.items[*].spec.nodeName}"); nodes != to {
+		t.Errorf("the pod went from %s to %s, want %s", from, nodes, to)
+	}
+	kubectl(t, c, "", "delete", "podmigration", "move")
+}
+
+// certificateRequest is one for a node of that name, as an object of the CSR API.
+func certificateRequest(t *testing.T, name, node string) string {
+	t.Helper()
 	dir := t.TempDir()
-	key, csr := filepath.Join(dir, "key"), filepath.Join(dir, "csr")
+	csr := filepath.Join(dir, "csr")
 	out, err := exec.Command("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-		"-keyout", key, "-out", csr, "-outform", "PEM", "-subj", "/CN=a", "-addext", "subjectAltName=DNS:a").CombinedOutput()
+		"-keyout", filepath.Join(dir, "key"), "-out", csr, "-outform", "PEM", "-subj", "/CN="+node, "-addext", "subjectAltName=DNS:"+node).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -266,27 +289,66 @@ func testForeignRequest(t *testing.T, c *Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kubectl(t, c, `apiVersion: certificates.k8s.io/v1
-kind: CertificateSigningRequest
-metadata: {name: foreign}
-spec: {signerName: godwit.dev/peer, usages: [client auth, server auth], request: `+string(request)+`}
-`, "apply", "-f", "-")
-	kubectl(t, c, "", "wait", "--for=condition=Denied", "csr", "foreign", "--timeout=30s")
-	if cert := kubectl(t, c, "", "get", "csr", "foreign", "-o=jsonpath={.status.certificate}"); cert != "" {
-		t.Error("it was signed all the same")
+	return "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {name: " + name + "}\n" +
+		"spec: {signerName: godwit.dev/peer, usages: [client auth, server auth], request: " + string(request) + "}\n"
+}
+
+// testRequests asks as an administrator, who may do everything but be a node, and by the token of node a's daemon.
+func testRequests(t *testing.T, c *Cluster) {
+	pod := kubectl(t, c, "", "get", "pods", "-n", installedIn, "-l=app.kubernetes.io/component=node", "--field-selector=spec.nodeName=a", "-o=name")
+	token := kubectl(t, c, "", "create", "token", "-n", installedIn, "godwit-node",
+		"--bound-object-kind=Pod", "--bound-object-name="+strings.TrimPrefix(pod, "pod/"))
+	daemon := []string{"--kubeconfig=/dev/null", "--server=" + c.Server(), "--insecure-skip-tls-verify", "--token=" + token}
+	for name, tt := range map[string]struct {
+		as     []string
+		node   string
+		signed bool
+	}{
+		"administrator": {nil, "a", false},
+		"own":           {daemon, "a", true},
+		"other":         {daemon, "b", false},
+	} {
+		kubectl(t, c, certificateRequest(t, name, tt.node), append([]string{"create", "-f", "-"}, tt.as...)...)
+		want := "Denied"
+		if tt.signed {
+			want = "Approved"
+		}
+		kubectl(t, c, "", "wait", "--for=condition="+want, "csr", name, "--timeout=30s")
+		if tt.signed {
+			kubectl(t, c, "", "wait", "--for=jsonpath={.status.certificate}", "csr", name, "--timeout=30s")
+		} else if cert := kubectl(t, c, "", "get", "csr", name, "-o=jsonpath={.status.certificate}"); cert != "" {
+			t.Errorf("%s: signed all the same", name)
+		}
+		kubectl(t, c, "", "delete", "csr", name)
 	}
-	kubectl(t, c, "", "delete", "csr", "foreign")
+}
+
+// testRights asks the cluster what the two service accounts may do beyond what they are for.
+func testRights(t *testing.T, c *Cluster) {
+	for account, things := range map[string][]string{
+		"godwit-node": {"get secrets", "get secrets -n godwit-system", "create secrets -n godwit-system", "create pods --subresource=exec", "update nodes", "delete nodes",
+			"approve signers.certificates.k8s.io/godwit.dev/peer", "update certificatesigningrequests --subresource=approval", "get configmaps", "create daemonsets", "delete podmigrations"},
+		"godwit-controller": {"get secrets", "list secrets -n godwit-system", "get secrets/other -n godwit-system", "create pods", "delete pods", "update nodes",
+			"sign signers.certificates.k8s.io/kubernetes.io/kube-apiserver-client", "create validatingwebhookconfigurations", "update validatingwebhookconfigurations/other"},
+	} {
+		for _, thing := range things {
+			args := append([]string{"auth", "can-i", "--as=system:serviceaccount:" + installedIn + ":" + account}, strings.Fields(thing)...)
+			if out, err := c.Kubectl(t.Context(), "", args...); err == nil || strings.TrimSpace(string(out)) != "no" {
+				t.Errorf("%s may %s: %s", account, thing, out)
+			}
+		}
+	}
 }
 
 // testNothingInCluster fails if anything of Godwit is left of the cluster's objects but the namespace, which helm leaves.
 func testNothingInCluster(t *testing.T, c *Cluster) {
 	t.Helper()
 	for kinds, want := range map[string]string{
-		"runtimeclasses":                        "runtimeclass.node.k8s.io/runc",
-		"csr":                                   "",
-		"all,secrets,roles,rolebindings,leases": "",
-		"configmaps":                            "configmap/kube-root-ca.crt",
-		"serviceaccounts":                       "serviceaccount/default",
+		"runtimeclasses": "runtimeclass.node.k8s.io/runc",
+		"csr":            "",
+		"pods,services,daemonsets,deployments,replicasets,jobs,secrets,roles,rolebindings,leases": "",
+		"configmaps":      "configmap/kube-root-ca.crt",
+		"serviceaccounts": "serviceaccount/default",
 	} {
 		if got := kubectl(t, c, "", "get", kinds, "-n", installedIn, "-o=name"); got != want {
 			t.Errorf("%s: %q, want %q", kinds, got, want)

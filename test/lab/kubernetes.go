@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"godwit.dev/godwit/contrib/kubernetes/crd"
 	"godwit.dev/godwit/test/lab/nodeinit"
 	"godwit.dev/godwit/test/pace"
 )
@@ -196,6 +197,9 @@ func (l *Lab) awaitCluster(ctx context.Context, nodes []nodeState) error {
 	}
 	g.Go(func() error {
 		return until(gctx, func() error { return api.get(gctx, "/api/v1/namespaces/default/serviceaccounts/default", nil) })
+	})
+	g.Go(func() error {
+		return api.apply(gctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+crd.PodMigrationsName, crd.PodMigrations)
 	})
 	for _, s := range nodes {
 		g.Go(func() error {
