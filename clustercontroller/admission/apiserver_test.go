@@ -178,7 +178,7 @@ func (c *cluster) run(t *testing.T, config *rest.Config, port int) {
 	go func() {
 		done <- clustercontroller.Run(ctx, as, clustercontroller.Options{
 			Namespace: godwitNamespace, Service: "godwit-controller", WebhookPort: port, HealthAddress: "0", MetricsAddress: "0",
-			Signer: v1alpha1.SignerPeer, Validity: time.Hour,
+			Signer: v1alpha1.SignerPeer, Validity: 24 * time.Hour,
 			Admission: admission.Options{PerNode: 2, Attempts: 2, Pause: time.Millisecond, Keep: time.Hour},
 		}, log)
 	}()
