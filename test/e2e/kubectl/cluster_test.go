@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -152,6 +153,9 @@ func (c *cluster) play(name string, change func(*v1alpha1.PodMigrationStatus)) {
 	c.t.Helper()
 	m := c.get(name)
 	change(&m.Status)
+	if m.Status.Phase.Over() {
+		m.Status.CompletionTime = &metav1.Time{Time: time.Now()}
+	}
 	if err := c.user.Status().Update(c.t.Context(), m); err != nil {
 		c.t.Fatal(err)
 	}
