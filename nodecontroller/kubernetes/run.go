@@ -33,9 +33,6 @@ import (
 // says otherwise: pods that share a link and processors wait frozen for each other.
 const DefaultMoves = 3
 
-// publishInterval is how often a node's facts are looked at again.
-const publishInterval = 10 * time.Minute
-
 // Options are what Run needs.
 type Options struct {
 	// Node is this node's name in the cluster.
@@ -69,7 +66,7 @@ type Cluster struct {
 func Connect(o Options) (*Cluster, error) {
 	scheme, err := Scheme()
 	if err != nil {
-		return nil, fmt.Errorf("Kubernetes: %w", err)
+		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	ctrl.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
 	m, err := ctrl.NewManager(o.Access, ctrl.Options{
@@ -91,7 +88,7 @@ func Connect(o Options) (*Cluster, error) {
 		}}},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("Kubernetes: %w", err)
+		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	return &Cluster{manager: m, options: o}, nil
 }
@@ -120,7 +117,7 @@ func (cl *Cluster) Run(ctx context.Context) error {
 		return err
 	}
 	if err := c.setup(cl.manager); err != nil {
-		return fmt.Errorf("Kubernetes: %w", err)
+		return fmt.Errorf("cluster: %w", err)
 	}
 	err = cl.manager.Add(manager.RunnableFunc(func(context.Context) error { // once the caches are filled
 		c.engine.SetRecovered(c.recovered)
@@ -134,26 +131,16 @@ func (cl *Cluster) Run(ctx context.Context) error {
 	}
 	c.work.Wait()
 	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("Kubernetes: %w", err)
+		return fmt.Errorf("cluster: %w", err)
 	}
 	return nil
 }
 
-// publish writes to the Node object what this node is, again and again: programs
-// are replaced while a daemon runs.
+// publish keeps what this node is in its Node object.
 func (cl *Cluster) publish(ctx context.Context) error {
-	tick := time.NewTicker(publishInterval)
-	defer tick.Stop()
-	for {
-		if err := nodefacts.Publish(ctx, cl.manager.GetClient(), cl.options.Node, cl.options.Facts(ctx)); err != nil && ctx.Err() == nil {
-			cl.options.Log.Warn("what this node is is not written to its Node object", "error", err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	return nodefacts.Keep(ctx, cl.manager.GetClient(), cl.options.Node, cl.options.Facts, func(err error) {
+		cl.options.Log.Warn("what this node is is not written to its Node object", "error", err)
+	})
 }
 
 func (cl *Cluster) newController(ctx context.Context) (*Controller, error) {

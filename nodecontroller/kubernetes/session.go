@@ -141,6 +141,9 @@ func (s *session) follow() {
 
 // happened writes one event down, however long the API server is away.
 func (s *session) happened(ctx context.Context, e *nodev1.Event) error {
+	if phaseOf(e.GetPhase()).Over() && e.GetResult() == nil {
+		return nil // the last event says it too, and what came of it
+	}
 	if e.GetKind() == "progress" {
 		if time.Since(s.progress) < progressInterval {
 			return nil

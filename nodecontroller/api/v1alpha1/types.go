@@ -102,7 +102,6 @@ type PodMigrationSpec struct {
 	//
 	// +optional
 	// +kubebuilder:default="30m"
-	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="a timeout is a positive duration, such as 30m"
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
 
@@ -192,7 +191,6 @@ type PreCopy struct {
 	// MaxDuration is how long the rounds may take in all.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="maxDuration is a positive duration, such as 10m"
 	MaxDuration *metav1.Duration `json:"maxDuration,omitempty"`
 
