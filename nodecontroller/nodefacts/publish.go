@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -49,4 +50,30 @@ func Of(n *corev1.Node) (Facts, bool, error) {
 		return Facts{}, true, fmt.Errorf("node %s: %w", n.Name, err)
 	}
 	return f, true, nil
+}
+
+// How often Keep looks again, and how soon after it failed.
+const (
+	every      = 10 * time.Minute
+	afterError = 15 * time.Second
+)
+
+// Keep publishes a node's facts at once, and again when they have changed, until
+// ctx ends. facts is asked each time, and may take seconds; failed hears of each
+// failure.
+func Keep(ctx context.Context, c client.Client, node string, facts func(context.Context) Facts, failed func(error)) error {
+	for {
+		next := every
+		if err := Publish(ctx, c, node, facts(ctx)); err != nil && ctx.Err() == nil {
+			failed(err)
+			next = afterError
+		}
+		t := time.NewTimer(next)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+	}
 }
