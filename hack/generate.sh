@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Generates code from the .proto files. With --check it generates into a copy
+# Generates code from the .proto files, and from the API's types their methods
+# and the custom resource definition. With --check it generates into a copy
 # and fails if that differs from what is committed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +12,8 @@ command -v protoc >/dev/null || {
 
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
-go build -o "$tools/" google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
+go build -o "$tools/" google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc \
+	sigs.k8s.io/controller-tools/cmd/controller-gen
 
 out=$PWD
 [ "${1:-}" != --check ] || out="$tools/out"
@@ -25,6 +27,8 @@ for proto in "${protos[@]}"; do
 		--go-ttrpc_out="$out/$dir" --go-ttrpc_opt=paths=source_relative \
 		"$(basename "$proto")")
 done
+api=nodecontroller/api/v1alpha1
+"$tools/controller-gen" object crd "paths=./$api" "output:object:dir=$out/$api" "output:crd:dir=$out/contrib/kubernetes/crd"
 [ "${1:-}" = --check ] || exit 0
 
 # Which protoc it was is a comment in the code, and may differ.
@@ -35,5 +39,5 @@ while IFS= read -r generated; do
 		echo "$file is not what its source says: run make generate" >&2
 		status=1
 	fi
-done < <(find "$out" -name '*.go')
+done < <(find "$out" -name '*.go' -o -name '*.yaml')
 exit $status

@@ -1,0 +1,44 @@
+package v1alpha1
+
+// Names that Godwit gives and reads on objects.
+const (
+	// AnnotationMigration, on a pod, is the id of the migration that restores it:
+	// what the shim sees. It is taken off when the migration is committed.
+	AnnotationMigration = "godwit.dev/migration"
+	// AnnotationMovedBy, on a pod, is the PodMigration by which it came.
+	AnnotationMovedBy = "godwit.dev/moved-by"
+	// AnnotationOrigin, on a bare pod that has moved, is the name that it had
+	// before its first move.
+	AnnotationOrigin = "godwit.dev/origin"
+	// AnnotationHostPathShared, on a pod, set to "true", says that its hostPath and
+	// local volumes are the same storage on every node.
+	AnnotationHostPathShared = "godwit.dev/hostpath-shared"
+	// AnnotationReleased, on a source pod that was taken out of its owner's
+	// selection, holds the labels and the owner that it had, as JSON.
+	AnnotationReleased = "godwit.dev/released"
+	// LabelMigrateOnDrain, on a pod, set to "true", has an eviction move the pod
+	// instead of killing it.
+	LabelMigrateOnDrain = "godwit.dev/migrate-on-drain"
+	// LabelDrain, on a PodMigration, says that an eviction asked for it.
+	LabelDrain = "godwit.dev/drain"
+	// Finalizer keeps a PodMigration until nothing of its migration is left to do.
+	Finalizer = "godwit.dev/migration"
+	// RuntimeClass is the class of pods that can be moved.
+	RuntimeClass = "godwit"
+)
+
+// Condition types of a PodMigration.
+const (
+	// ConditionMovable: the preflight found nothing against the move.
+	ConditionMovable = "Movable"
+	// ConditionPrepared: the destination has store and images.
+	ConditionPrepared = "Prepared"
+	// ConditionParked: the destination's pod exists and waits for its memory.
+	ConditionParked = "Parked"
+	// ConditionConverged: the rounds have ended.
+	ConditionConverged = "Converged"
+	// ConditionCommitted: the destination owns the pod.
+	ConditionCommitted = "Committed"
+	// ConditionCleaned: nothing of the migration is left but this object.
+	ConditionCleaned = "Cleaned"
+)
