@@ -100,8 +100,11 @@ func warm(ctx context.Context, l *lab.Lab) error {
 	return nodes.Wait()
 }
 
-// warmNode is warm for one node.
+// warmNode is warm for one node, unless it had a pod already: a lab that was kept.
 func warmNode(ctx context.Context, n *lab.Node, ref string) error {
+	if _, err := os.Stat(n.Path("/var/lib/cni/networks")); err == nil {
+		return nil
+	}
 	p, err := n.RunPod(ctx, lab.PodSpec{Name: "warm", Containers: []lab.ContainerSpec{{Image: ref, Command: []string{"/" + workload.Printer, workload.Port}}}})
 	if err != nil {
 		return err
