@@ -217,7 +217,7 @@ func TestClusterInstallation(t *testing.T) {
 		if err == nil {
 			t.Fatalf("uninstalled: %s", out)
 		}
-		if log := kubectl(t, c, "", "logs", "-n", installedIn, "job/godwit-uninstall"); !strings.Contains(log, "pod default/single-") {
+		if log := kubectl(t, c, "", "logs", "-n", installedIn, "job/godwit-uninstall"); !strings.Contains(log, "pod default/single") {
 			t.Errorf("the reason is not named: %s", log)
 		}
 		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "daemonset/godwit-node", "--timeout=60s")

@@ -199,6 +199,9 @@ func (l *Lab) awaitCluster(ctx context.Context, nodes []nodeState) error {
 		return until(gctx, func() error { return api.get(gctx, "/api/v1/namespaces/default/serviceaccounts/default", nil) })
 	})
 	g.Go(func() error {
+		if l.bare {
+			return nil
+		}
 		return api.apply(gctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+crd.PodMigrationsName, crd.PodMigrations)
 	})
 	for _, s := range nodes {
