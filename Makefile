@@ -67,21 +67,24 @@ e2e-kubernetes: build setup
 	$(BIN)/godwit-lab helm
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab ./test/e2e
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m ./test/e2e/kubectl
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -run APIServer ./clustercontroller/admission
 
 # In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. Here run the unit
-# tests that this kernel is for: CRIU's rounds by soft-dirty bits among them, added up to a real tree's frozen memory.
+# tests that this kernel is for, CRIU's rounds by soft-dirty bits among them, and end-to-end tests on two nodes: some with each
+# tracker (VM_RUN), and some with one (VM_ONCE).
 VM_TESTS ?= Freez|RealTree|Held|Holds|ChangedAreas|Children|ExecBegins
+VM_RUN   ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^live$$|^TestContainersOfAPodMoveAsOne$$
+VM_ONCE  ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^cold$$|^TestAMovedPodIsInItsCgroups|^TestAFailureLeaves/daemon_is_killed_while_the_pod_is_held
 
 .PHONY: test-vm
 test-vm: build setup
 	$(GO) test -count=1 -timeout 10m ./test/vm/...
-	$(GO) run ./test/vm -test ./shim,./pagestream/pageserver,./pagestream/track -test-run '$(VM_TESTS)'
+	$(GO) run ./test/vm -timeout 50m -test ./shim,./pagestream/pageserver,./pagestream/track -test-run '$(VM_TESTS)' \
+		-e2e -run '$(VM_RUN)' -once '$(VM_ONCE)'
 
-# The end-to-end tests in there: some with each tracker, and some with one. Emulated, all of them take hours and these most of
-# an hour. VM_ARGS replaces what runs; see the comment at the head of test/vm/main.go.
-VM_RUN  ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^live$$|^TestContainersOfAPodMoveAsOne$$
-VM_ONCE ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^cold$$|^TestAMovedPodIsInItsCgroups|^TestAFailureLeaves/daemon_is_killed_while_the_pod_is_held
-VM_ARGS ?= -timeout 90m -e2e -run '$(VM_RUN)' -once '$(VM_ONCE)'
+# All end-to-end tests in there, with each tracker: hours. VM_ARGS replaces what runs; see the comment at the head of
+# test/vm/main.go.
+VM_ARGS ?= -timeout 6h -e2e
 
 .PHONY: e2e-vm
 e2e-vm: build setup

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
+	"godwit.dev/godwit/clustercontroller/admission"
 	"godwit.dev/godwit/clustercontroller/authority"
 	"godwit.dev/godwit/clustercontroller/serving"
 	"godwit.dev/godwit/clustercontroller/signing"
@@ -55,6 +57,8 @@ type Options struct {
 	// Validity is how long a node's certificate holds. Nodes renew theirs when a
 	// third of it is left.
 	Validity time.Duration
+	// Admission is how webhooks answer.
+	Admission admission.Options
 }
 
 // Run runs the controller until ctx ends, or until it loses the lead.
@@ -92,7 +96,7 @@ func Run(ctx context.Context, config *rest.Config, o Options, log *slog.Logger) 
 		Metrics:                       server.Options{BindAddress: o.MetricsAddress},
 		WebhookServer:                 webhook.NewServer(webhook.Options{Port: o.WebhookPort, TLSOpts: certificates.TLS()}),
 		// Rights are given for Godwit's own namespace only where an object has one.
-		Cache: cache.Options{ByObject: authority.CachedIn(o.Namespace)},
+		Cache: cache.Options{ByObject: cached(o.Namespace)},
 	})
 	if err != nil {
 		return fmt.Errorf("controller: %w", err)
@@ -119,6 +123,9 @@ func addParts(m manager.Manager, ca *authority.Authority, o Options) error {
 	if err := serving.Add(m, ca, o.Service, o.Namespace); err != nil {
 		return err
 	}
+	if err := admission.Add(m, o.Admission); err != nil {
+		return err
+	}
 	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("health: %w", err)
 	}
@@ -126,6 +133,13 @@ func addParts(m manager.Manager, ca *authority.Authority, o Options) error {
 		return fmt.Errorf("readiness: %w", err)
 	}
 	return nil
+}
+
+// cached says which objects of a kind the cache keeps, where not all.
+func cached(namespace string) map[client.Object]cache.ByObject {
+	all := authority.CachedIn(namespace)
+	maps.Copy(all, admission.Cached())
+	return all
 }
 
 // NewScheme has the types that the controller reads and writes.

@@ -6,6 +6,8 @@
 //   - signing: signs the nodes' certificates with it (leader only)
 //   - serving: gives the webhook server its certificate, and the API server
 //     the means to trust it
+//   - admission: the webhooks themselves, and the removal of drains that have
+//     ended (leader only)
 //
 // Any number of replicas may run: one leads, all serve webhooks. Moving pods is
 // the node daemons' matter, in nodecontroller/kubernetes.

@@ -7,10 +7,8 @@ cd "$(dirname "$0")/.."
 if ! command -v promtool >/dev/null; then
 	tools=$(mktemp -d)
 	trap 'rm -rf "$tools"' EXIT
-	# The package is read by apt's own user, if there is one.
-	chmod 755 "$tools"
 	apt-get update -qq
-	(cd "$tools" && apt-get download -qq prometheus && dpkg -x prometheus_*.deb .)
+	(cd "$tools" && apt-get -o APT::Sandbox::User=root download -qq prometheus && dpkg -x prometheus_*.deb .)
 	PATH="$tools/usr/bin:$PATH"
 fi
 go test -count=1 -run 'Dashboard|Alerts' -v ./nodecontroller/metrics

@@ -73,9 +73,12 @@ type arrival struct {
 	// it exists or ever did.
 	failed   chan struct{}
 	failedAt time.Time // set before failed is closed
-	// restore and fill exist from the order to restore on.
+	// filling starts fill once; fillErr is how that failed.
+	filling sync.Once
+	fillErr error
+	fill    *fill // guarded by the destination's mu until it is told what to serve
+	// restore exists from the order to restore on.
 	restore *criu.Restore
-	fill    *fill
 }
 
 // destination is the receiving side of a migration in the new pod's shim.
@@ -187,14 +190,17 @@ func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error
 
 // parkAndRun is the start of a parked container without its end.
 func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
-	// Asked for now, while nobody waits; if there is none, prepare says so.
+	// Asked for and started now, while nobody waits; what fails, prepare says.
 	_, _ = installedCRIU.get(ctx)
+	fill, _ := d.startFill(ctx, a)
 	select {
 	case <-a.order:
 	case <-a.ended.Done():
+		fill.stop()
 		return nil, context.Cause(a.ended)
 	case <-ctx.Done():
 		d.finish(a, ctx.Err())
+		fill.stop()
 		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
 	resp, err := run(ctx)
@@ -203,6 +209,27 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 		d.finish(a, err)
 	}
 	return resp, err
+}
+
+// startFill starts the fault server of a parked container, once. Whoever waits
+// for the order to restore stops it if that never comes.
+func (d *destination) startFill(ctx context.Context, a *arrival) (*fill, error) {
+	a.filling.Do(func() {
+		work, err := restoreWorkDir(a.container)
+		if err != nil {
+			a.fillErr = err
+			return
+		}
+		f, err := startFill(ctx, d.log, fillConfig{
+			work: work, changed: d.changed.signal, lost: func(err error) { d.endContainer(a, err) },
+		})
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		a.fill, a.fillErr = f, err
+	})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return a.fill, a.fillErr
 }
 
 // finish ends a container's arrival.
@@ -251,7 +278,8 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 }
 
 // prepare sets everything that a container's restore needs: the link to its
-// images, the gate, and the fault server.
+// images, the gate, and what the fault server serves. After an error the parked
+// start stops the server.
 func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.RestoreRequest) error {
 	c := a.container
 	link := checkpointLink(c)
@@ -269,33 +297,28 @@ func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.Restore
 	if err != nil {
 		return err
 	}
-	fill, err := startFill(ctx, d.log, fillConfig{
-		work: work, store: r.GetStoreDir(), container: uint16(r.GetIndex()),
-		changed: d.changed.signal, lost: func(err error) { d.endContainer(a, err) },
-	})
+	fill, err := d.startFill(ctx, a)
 	if err != nil {
 		return err
 	}
 	version, err := installedCRIU.get(ctx)
 	if err != nil {
-		fill.stop()
 		return err
 	}
 	restore, err := criu.PrepareRestore(criu.RestoreConfig{
 		ID: c.id, Version: version, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
 	})
 	if err != nil {
-		fill.stop()
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if a.state != arrivalRestoring {
 		restore.Close()
-		fill.stop()
 		return context.Cause(a.ended)
 	}
-	a.restore, a.fill = restore, fill
+	a.restore = restore
+	fill.serve(fillOrder{Store: r.GetStoreDir(), Container: uint16(r.GetIndex())})
 	return nil
 }
 

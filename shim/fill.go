@@ -2,13 +2,14 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -20,25 +21,31 @@ import (
 )
 
 const (
-	// fillSocket is the descriptor at which a fault server finds its keeper.
+	// fillSocket is the descriptor at which a fault server finds its keeper,
+	// fillOrders that at which it is told what it serves.
 	fillSocket = 3
+	fillOrders = 4
 	// fillNice is a fault server's priority.
 	fillNice = 5
 	// fillCalm is how long the restored pod has the machine for itself.
 	fillCalm = 150 * time.Millisecond
 )
 
-// fillConfig says whose memory is filled in, and from where.
+// fillConfig says whose memory is filled in.
 type fillConfig struct {
 	// work is where CRIU works and looks for its fault server.
 	work string
-	// store is the sealed store, container the number of the container in it.
-	store     string
-	container uint16
 	// changed is called when there is progress, lost when the container's memory
 	// cannot be completed, so that it has to be ended.
 	changed func()
 	lost    func(error)
+}
+
+// fillOrder is what a fault server is told to serve.
+type fillOrder struct {
+	// Store is the sealed store, Container the number of the container in it.
+	Store     string
+	Container uint16
 }
 
 // fill brings the memory of one restored container: the shim keeps the
@@ -47,6 +54,9 @@ type fill struct {
 	keeper *lazy.Keeper
 	cancel context.CancelFunc
 	done   chan struct{}
+	// ordered is closed when order is set.
+	ordered chan struct{}
+	order   fillOrder
 
 	mu  sync.Mutex
 	err error // of Run, guarded by mu, valid when done is closed
@@ -58,24 +68,19 @@ type fillStats struct {
 	done                  bool
 }
 
-// startFill listens for CRIU and starts the fault server.
+// startFill listens for CRIU and starts the fault server, which waits to be told
+// what it serves: to start a process takes time that a frozen pod has not.
 func startFill(ctx context.Context, log *slog.Logger, c fillConfig) (*fill, error) {
 	listener, err := listenIn(c.work, lazy.SocketName)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f := &fill{cancel: cancel, done: make(chan struct{})}
+	f := &fill{cancel: cancel, done: make(chan struct{}), ordered: make(chan struct{})}
 	f.keeper = lazy.NewKeeper(lazy.KeeperConfig{
 		Listener: listener,
-		Start: func(conn *os.File) (lazy.Process, error) {
-			p, err := startHelper(conn, helperFill, c.store, strconv.Itoa(int(c.container)), filepath.Join(c.store, fmt.Sprintf("journal-%d", c.container)))
-			if err != nil {
-				return nil, err
-			}
-			return fillProcess{p}, nil
-		},
-		Log: log,
+		Start:    f.startServer,
+		Log:      log,
 		Progress: func(p lazy.Progress) {
 			if p.Lost > 0 {
 				c.lost(fmt.Errorf("the memory of %d forked processes was lost with their fault server", p.Lost))
@@ -97,6 +102,35 @@ func startFill(ctx context.Context, log *slog.Logger, c fillConfig) (*fill, erro
 		c.changed()
 	}()
 	return f, nil
+}
+
+// serve tells the server. It is called once.
+func (f *fill) serve(order fillOrder) {
+	f.order = order
+	close(f.ordered)
+}
+
+// startServer starts a fault server, and tells it what it serves as soon as that is known.
+func (f *fill) startServer(conn *os.File) (lazy.Process, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("order for the fault server: %w", err)
+	}
+	p, err := startHelper([]*os.File{conn, r}, helperFill)
+	r.Close()
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
+	go func() { // until the server is told, or has ended
+		defer w.Close()
+		select {
+		case <-f.ordered:
+			_ = json.NewEncoder(w).Encode(f.order) // one that has died is followed by another
+		case <-p.ended:
+		}
+	}()
+	return fillProcess{p}, nil
 }
 
 // listenIn listens on a unix socket by a path that may be longer than a socket's
@@ -133,8 +167,12 @@ func (f *fill) stats() fillStats {
 	return s
 }
 
-// stop ends the fill of a container whose processes are gone, and waits.
+// stop ends the fill of a container whose processes are gone, if there is one,
+// and waits.
 func (f *fill) stop() {
+	if f == nil {
+		return
+	}
 	f.cancel()
 	<-f.done
 	f.keeper.Close()
@@ -150,21 +188,20 @@ func (p fillProcess) Kill() error {
 
 func (p fillProcess) Wait() error { return p.wait() }
 
-// runFill is the helper that serves: its arguments are the store's directory,
-// the container's number and the journal's directory.
-func runFill(args []string) error {
-	if len(args) != 3 {
-		return errors.New("want STORE CONTAINER JOURNAL")
-	}
-	container, err := strconv.ParseUint(args[1], 10, 16)
-	if err != nil {
-		return fmt.Errorf("container number: %w", err)
-	}
+// runFill is the helper that serves, once it is told what. If it is told nothing, nobody needs it.
+func runFill() error {
 	keeper, err := lazy.ServerConn(fillSocket)
 	if err != nil {
 		return err
 	}
-	reader, err := store.OpenSealed(args[0])
+	order, err := readOrder(os.NewFile(fillOrders, "order"))
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	reader, err := store.OpenSealed(order.Store)
 	if err != nil {
 		return err
 	}
@@ -176,6 +213,18 @@ func runFill(args []string) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return lazy.Serve(context.Background(), lazy.Config{
-		Keeper: keeper, Reader: reader, Container: uint16(container), Journal: args[2], Hold: true, Calm: fillCalm, Log: log,
+		Keeper: keeper, Reader: reader, Container: order.Container, Hold: true, Calm: fillCalm, Log: log,
+		Journal: filepath.Join(order.Store, fmt.Sprintf("journal-%d", order.Container)),
 	})
+}
+
+// readOrder waits for the order; io.EOF is the end of who would give it.
+func readOrder(f *os.File) (fillOrder, error) {
+	defer f.Close()
+	var order fillOrder
+	err := json.NewDecoder(f).Decode(&order)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("order for the fault server: %w", err)
+	}
+	return order, err
 }

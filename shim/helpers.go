@@ -38,7 +38,7 @@ func RunHelper(args []string) {
 	case helperInject:
 		err = runInject()
 	case helperFill:
-		err = runFill(args[2:])
+		err = runFill()
 	default:
 		return
 	}

@@ -9,15 +9,15 @@ import (
 	"godwit.dev/godwit/pagestream/track"
 )
 
-// startHelper starts a helper of the shim's own binary, with a socket as its
-// descriptor helperSocket. The shim's own standard streams stay its own.
-func startHelper(socket *os.File, args ...string) (*reaped, error) {
+// startHelper starts a helper of the shim's own binary, with files as its
+// descriptors from 3 on. The shim's own standard streams stay its own.
+func startHelper(files []*os.File, args ...string) (*reaped, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find the shim's own binary: %w", err)
 	}
 	cmd := exec.Command(self, args...)
-	cmd.ExtraFiles = []*os.File{socket} // the first of them is descriptor 3
+	cmd.ExtraFiles = files
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return startReaped(cmd)
@@ -26,7 +26,7 @@ func startHelper(socket *os.File, args ...string) (*reaped, error) {
 // newInjector returns a helper that makes userfaultfds in a process of its own.
 func newInjector() *track.Helper {
 	return track.NewHelper(func(socket *os.File) (func() error, error) {
-		p, err := startHelper(socket, helperInject)
+		p, err := startHelper([]*os.File{socket}, helperInject)
 		if err != nil {
 			return nil, err
 		}

@@ -49,6 +49,10 @@ func Controller() *cobra.Command {
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "where /metrics is served; 0 for nowhere")
 	cmd.PersistentFlags().StringVar(&o.Signer, "signer", v1alpha1.SignerPeer, "who signs the nodes' certificates; this controller, or another signer of the CSR API")
 	flags.DurationVar(&o.Validity, "certificate-validity", 30*24*time.Hour, "how long a node's certificate holds; it is renewed when a third of that is left")
+	flags.IntVar(&o.Admission.PerNode, "drain-per-node", 2, "how many pods are moved at a time from a node that is drained")
+	flags.IntVar(&o.Admission.Attempts, "drain-attempts", 3, "how often a pod's move is tried before its drain gives up")
+	flags.DurationVar(&o.Admission.Pause, "drain-pause", 30*time.Second, "between the first attempt and the second; then twice as long each time")
+	flags.DurationVar(&o.Admission.Keep, "drain-keep", time.Hour, "how long the PodMigrations of a drain stay after they ended")
 	cmd.AddCommand(newUninstall(&kubeconfig, &o))
 	return cmd
 }

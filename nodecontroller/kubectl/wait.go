@@ -21,6 +21,10 @@ import (
 // remarked upon.
 const untaken = 10 * time.Second
 
+// lastFigures is how long a migration that is over is looked at for its figures,
+// which may be written a moment after its phase.
+const lastFigures = 5 * time.Second
+
 // wait shows a migration until its end, cancelling it at the first interrupt and
 // leaving it to the cluster at the second.
 func (c *cluster) wait(ctx context.Context, m *v1alpha1.PodMigration, v view) error {
@@ -39,6 +43,7 @@ func (c *cluster) wait(ctx context.Context, m *v1alpha1.PodMigration, v view) er
 	nobody := time.NewTimer(untaken)
 	defer nobody.Stop()
 	f.untaken = nobody.C
+	f.late = func() <-chan time.Time { return time.After(lastFigures) }
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -65,6 +70,7 @@ type follower struct {
 	notes      chan string
 	interrupts <-chan os.Signal
 	untaken    <-chan time.Time
+	late       func() <-chan time.Time // when figures are waited for no more
 	cancel     func() error
 	view       view
 }
@@ -81,6 +87,7 @@ func (f *follower) note(ctx context.Context, text string) {
 // interrupts.
 func (f *follower) follow(ctx context.Context, last *v1alpha1.PodMigration) error {
 	asked := false
+	var late <-chan time.Time
 	for {
 		select {
 		case m, ok := <-f.updates:
@@ -90,10 +97,16 @@ func (f *follower) follow(ctx context.Context, last *v1alpha1.PodMigration) erro
 			}
 			last = m
 			f.view.show(m)
-			if m.Status.Phase.Over() {
+			if m.Status.Phase.Over() && m.Status.CompletionTime != nil {
 				f.view.close(m)
 				return outcome(m)
 			}
+			if m.Status.Phase.Over() && late == nil {
+				late = f.late()
+			}
+		case <-late:
+			f.view.close(last)
+			return outcome(last)
 		case text := <-f.notes:
 			f.view.note(text)
 		case <-f.untaken:

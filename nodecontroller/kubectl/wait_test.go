@@ -16,11 +16,15 @@ import (
 )
 
 func at(p v1alpha1.Phase, message string) *v1alpha1.PodMigration {
-	return &v1alpha1.PodMigration{
+	m := &v1alpha1.PodMigration{
 		ObjectMeta: metav1.ObjectMeta{Name: "m", Namespace: "ns"},
 		Spec:       v1alpha1.PodMigrationSpec{PodName: "p", Mode: v1alpha1.ModeLive},
 		Status:     v1alpha1.PodMigrationStatus{Phase: p, Message: message},
 	}
+	if p.Over() {
+		m.Status.CompletionTime = &metav1.Time{Time: time.Unix(2000, 0)}
+	}
+	return m
 }
 
 // waiting is a wait whose updates and interrupts are the test's.
@@ -29,14 +33,16 @@ type waiting struct {
 	out        bytes.Buffer
 	interrupts chan os.Signal
 	untaken    chan time.Time
+	late       chan time.Time
 	cancelled  chan struct{}
 	ended      chan error
 }
 
 func startWaiting(t *testing.T) *waiting {
-	w := &waiting{interrupts: make(chan os.Signal), untaken: make(chan time.Time), cancelled: make(chan struct{}, 2), ended: make(chan error, 1)}
+	w := &waiting{interrupts: make(chan os.Signal), untaken: make(chan time.Time), late: make(chan time.Time), cancelled: make(chan struct{}, 2), ended: make(chan error, 1)}
 	w.follower = follower{
 		updates: make(chan *v1alpha1.PodMigration), notes: make(chan string), interrupts: w.interrupts, untaken: w.untaken,
+		late:   func() <-chan time.Time { return w.late },
 		cancel: func() error { w.cancelled <- struct{}{}; return nil },
 		view:   &lineView{steps: steps{w: &w.out}},
 	}
@@ -68,6 +74,25 @@ func TestWaitEndsAsTheMigrationDoes(t *testing.T) {
 			if strings.Count(w.out.String(), want) != 1 {
 				t.Errorf("%q is not there once:\n%s", want, &w.out)
 			}
+		}
+	}
+}
+
+func TestFiguresThatComeAfterThePhaseAreWaitedFor(t *testing.T) {
+	for _, come := range []bool{true, false} {
+		w := startWaiting(t)
+		m := at(v1alpha1.PhaseSucceeded, "")
+		m.Status.CompletionTime = nil
+		w.updates <- m
+		if come {
+			m = at(v1alpha1.PhaseSucceeded, "")
+			m.Status.Downtime = &metav1.Duration{Duration: 228 * time.Millisecond}
+			w.updates <- m
+		} else {
+			w.late <- time.Now()
+		}
+		if err := <-w.ended; err != nil || strings.Contains(w.out.String(), "downtime 228ms") != come || !strings.Contains(w.out.String(), "pod p moved") {
+			t.Errorf("figures come %v: %v\n%s", come, err, &w.out)
 		}
 	}
 }

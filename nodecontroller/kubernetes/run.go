@@ -73,6 +73,8 @@ func Connect(o Options) (*Cluster, error) {
 		Scheme:  scheme,
 		Logger:  logr.FromSlogHandler(o.Log.Handler()),
 		Metrics: server.Options{BindAddress: "0"}, // the daemon has its own
+
+		MapperProvider: mapper,
 		// An API server that is away, or that does not know PodMigrations yet, is
 		// waited for.
 		Controller: config.Controller{CacheSyncTimeout: 365 * 24 * time.Hour},

@@ -166,7 +166,7 @@ func removePodFrom(t *testing.T, n *lab.Node, name string) {
 func TestThePodLivesThoughItsSourceDiesRightAfterTheCommit(t *testing.T) {
 	a, b := nodes(t)
 	p := runPod(t, a, lab.PodSpec{Name: "orphan", Containers: []lab.ContainerSpec{redisContainer(t)}})
-	w := startWriter(t, p, 100_000)
+	w := startWriter(t, p, keys(100_000))
 	w.awaitWrites(writeRate / 2)
 	ctx := within(t, moveTimeout)
 	m, err := move.Start(ctx, a, p.name, b.Name)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
@@ -97,19 +99,26 @@ func warm(ctx context.Context, l *lab.Lab) error {
 		}
 		images["workload"] = ref
 	}
+	var nodes errgroup.Group
 	for _, n := range l.Nodes() {
-		p, err := n.RunPod(ctx, lab.PodSpec{Name: "warm", Containers: []lab.ContainerSpec{{Image: ref, Command: []string{"/" + workload.Printer, workload.Port}}}})
-		if err != nil {
-			return err
-		}
-		if err := n.RemovePod(ctx, p.ID); err != nil {
-			return err
-		}
-		if err := os.RemoveAll(n.Path("/var/log/pods/warm")); err != nil {
-			return err
-		}
+		nodes.Go(func() error { return warmNode(ctx, n, ref) })
 	}
-	return nil
+	return nodes.Wait()
+}
+
+// warmNode is warm for one node, unless it had a pod already: a lab that was kept.
+func warmNode(ctx context.Context, n *lab.Node, ref string) error {
+	if _, err := os.Stat(n.Path("/var/lib/cni/networks")); err == nil {
+		return nil
+	}
+	p, err := n.RunPod(ctx, lab.PodSpec{Name: "warm", Containers: []lab.ContainerSpec{{Image: ref, Command: []string{"/" + workload.Printer, workload.Port}}}})
+	if err != nil {
+		return err
+	}
+	if err := n.RemovePod(ctx, p.ID); err != nil {
+		return err
+	}
+	return os.RemoveAll(n.Path("/var/log/pods/warm"))
 }
 
 // theLab is the lab, with its nodes as they run now.

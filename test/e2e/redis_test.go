@@ -9,6 +9,7 @@ import (
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/load"
+	"godwit.dev/godwit/test/pace"
 	"godwit.dev/godwit/test/workload"
 )
 
@@ -32,8 +33,15 @@ type writer struct {
 	stop  func() // waits until it has stopped
 }
 
-// writeRate is how many keys are written a second.
-const writeRate = 2000
+// writeRate is how many keys are written a second: of a slow machine a client that writes as fast as it can would leave nothing
+// to the move.
+var writeRate = pace.Fewer(2000)
+
+// slowKeys is the least that a redis holds on a slow machine, where more would only take longer.
+const slowKeys = 20_000
+
+// keys is how many keys a redis has here that elsewhere has n.
+func keys(n int) uint32 { return uint32(max(pace.Fewer(n), min(n, slowKeys))) }
 
 // startWriter fills the pod's redis with keys of 1 KiB and begins to write.
 func startWriter(t *testing.T, p *pod, keys uint32) *writer {
@@ -56,10 +64,10 @@ func (w *writer) write() {
 }
 
 // awaitWrites waits until more writes are acknowledged: the server answers, and the client has found it.
-func (w *writer) awaitWrites(more uint64) {
+func (w *writer) awaitWrites(more int) {
 	w.t.Helper()
 	ctx, from := within(w.t, 20*time.Second), w.redis.Acked()
-	for w.redis.Acked() < from+more {
+	for w.redis.Acked() < from+uint64(more) {
 		select {
 		case <-ctx.Done():
 			w.t.Fatalf("the client's writes are not acknowledged any more: %d of %d within 20 s", w.redis.Acked()-from, more)
@@ -115,7 +123,7 @@ func TestRedisLosesNothingWhileItIsWrittenTo(t *testing.T) {
 		t.Run(c.mode, func(t *testing.T) {
 			a, b := nodes(t)
 			p := runPod(t, a, lab.PodSpec{Name: "redis-" + c.mode, Containers: []lab.ContainerSpec{redisContainer(t)}})
-			w := startWriter(t, p, 100_000)
+			w := startWriter(t, p, keys(100_000))
 			w.awaitWrites(writeRate / 2)
 			r := w.follow(p, b, c.flags...)
 			if r.Mode != c.mode {
@@ -133,7 +141,7 @@ func TestContainersOfAPodMoveAsOne(t *testing.T) {
 	p := runPod(t, a, lab.PodSpec{Name: "pair", Containers: []lab.ContainerSpec{
 		redisContainer(t), container(t, workload.Ticker, workload.Port, "/lines"),
 	}})
-	w := startWriter(t, p, 50_000)
+	w := startWriter(t, p, keys(50_000))
 	w.awaitWrites(writeRate / 2)
 	began := time.Now()
 	w.follow(p, b)

@@ -17,6 +17,7 @@ import (
 	"godwit.dev/godwit/test/e2e/census"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 )
 
 // scene is a redis that a client writes to, and a migration of it that something happens to.
@@ -92,7 +93,7 @@ func (s *scene) until(what string, is func() bool) {
 		if s.ctx.Err() != nil {
 			s.t.Fatalf("it never came: %s", what)
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(pace.Stretch(time.Millisecond))
 	}
 }
 

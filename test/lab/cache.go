@@ -105,3 +105,17 @@ func InstallTools(ctx context.Context, tools map[string]string, log *slog.Logger
 	}
 	return aptInstall(ctx, sortedKeys(missing), log)
 }
+
+// DebianRoot returns a root file system with more packages than Debian's minimal system has, of the release of the nodes, in the cache: made if
+// it is not there. Setup has run before.
+func DebianRoot(ctx context.Context, o Options, packages ...string) (dir string, err error) {
+	lo, err := newLayout(o.Dir)
+	if err != nil {
+		return "", err
+	}
+	l := &Lab{layout: lo, log: o.Log}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	return l.debianRoot(ctx, packages)
+}

@@ -221,27 +221,30 @@ func (l *Lab) pauseImage(ctx context.Context) (imageRecord, error) {
 	return imageRecord{Ref: pauseRef, Layer: made, Config: ocispec.ImageConfig{Entrypoint: []string{"/pause"}}}, nil
 }
 
-// importImage gives an image to the node and returns when its CRI knows it.
+// importImage gives an image to the node, unless it has it, and returns when its CRI knows it.
 func (n *Node) importImage(ctx context.Context, r imageRecord) error {
 	archive, config, err := r.archive()
 	if err != nil {
 		return fmt.Errorf("image %s: %w", r.Ref, err)
 	}
 	defer archive.Close()
+	images, err := n.Images()
+	if err != nil {
+		return err
+	}
+	known := func() (bool, error) {
+		got, err := images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: r.Ref}})
+		return err == nil && got.GetImage().GetId() == config, nil
+	}
+	if has, _ := known(); has {
+		return nil
+	}
 	cmd := n.Command(ctx, "ctr", "-n", "k8s.io", "images", "import", "--local", "-")
 	cmd.Stdin = archive
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("image %s: import to node %s: %w: %s", r.Ref, n.Name, err, tail(out))
 	}
-	images, err := n.Images()
-	if err != nil {
-		return err
-	}
-	err = poll(ctx, func() (bool, error) {
-		got, err := images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: r.Ref}})
-		return err == nil && got.GetImage().GetId() == config, nil
-	})
-	if err != nil {
+	if err := poll(ctx, known); err != nil {
 		return fmt.Errorf("image %s: node %s does not know it after its import: %w", r.Ref, n.Name, err)
 	}
 	return nil

@@ -261,7 +261,7 @@ func (r *Redis) Verify(ctx context.Context) (Verdict, error) {
 	defer r.mu.Unlock()
 	v := Verdict{Acked: r.total}
 	address := r.addresses[len(r.addresses)-1]
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
+	conn, err := (&net.Dialer{Timeout: pace.Stretch(5 * time.Second)}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return v, fmt.Errorf("verify redis: %w", err)
 	}

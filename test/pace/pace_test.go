@@ -11,3 +11,12 @@ func TestFactorIsANumberFromOneOn(t *testing.T) {
 		}
 	}
 }
+
+func TestThereIsAlwaysSomethingToDo(t *testing.T) {
+	t.Setenv(Env, "10")
+	for n, want := range map[int]int{2000: 200, 25: 2, 3: 1, 0: 1} {
+		if have := Fewer(n); have != want {
+			t.Errorf("of %d: %d, want %d", n, have, want)
+		}
+	}
+}

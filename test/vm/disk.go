@@ -16,7 +16,7 @@ import (
 )
 
 // systemFormat changes when the content of the system disk is laid out in another way.
-const systemFormat = "2"
+const systemFormat = "3"
 
 // systemSize is what the machine sees; only what is written takes room, and that is gone with the machine.
 const systemSize = "24G"
@@ -60,10 +60,8 @@ func systemDisk(ctx context.Context, cache string, k kernel, c lab.Cached, log *
 
 // systemTree puts the disk's content together, with links where there is much of it.
 func systemTree(ctx context.Context, tree string, k kernel, c lab.Cached, busybox string) error {
-	for _, dir := range []string{guest.UpperDir, guest.WorkDir, guest.ScratchDir + "/tmp", guest.ScratchDir + "/lab", filepath.Join(guest.CacheDir, "locks")} {
-		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
-			return err
-		}
+	if err := os.MkdirAll(filepath.Join(tree, guest.CacheDir, "locks"), 0o755); err != nil {
+		return err
 	}
 	copies := map[string]string{
 		k.modules():                  guest.ModulesDir,

@@ -3,21 +3,16 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 
 	"godwit.dev/godwit/test/lab"
 )
-
-// errNoEmulator says that there cannot be a virtual machine here: the tests are skipped.
-var errNoEmulator = errors.New("no emulator")
 
 const (
 	// kernelSuite is the Debian release whose kernel is booted: a long-term one, as nodes in the field have.
@@ -34,19 +29,7 @@ var kernelOptions = []string{
 
 // tools are the programs that are run here, with the Debian package of each.
 var tools = map[string]string{
-	"qemu-system-x86_64": "qemu-system-x86", "mke2fs": "e2fsprogs", "cpio": "cpio", "depmod": "kmod", "busybox": "busybox-static",
-}
-
-// installTools installs them. Without an emulator the error wraps errNoEmulator.
-func installTools(ctx context.Context, log *slog.Logger) error {
-	if runtime.GOARCH != "amd64" {
-		return fmt.Errorf("%w: only a kernel for amd64 has been tried, this is %s", errNoEmulator, runtime.GOARCH)
-	}
-	err := lab.InstallTools(ctx, tools, log)
-	if _, lerr := exec.LookPath("qemu-system-x86_64"); lerr != nil && ctx.Err() == nil {
-		return fmt.Errorf("%w: %w; install %s", errNoEmulator, errors.Join(err, lerr), tools["qemu-system-x86_64"])
-	}
-	return err
+	"mke2fs": "e2fsprogs", "cpio": "cpio", "depmod": "kmod", "busybox": "busybox-static",
 }
 
 // kernel is a kernel in the cache.

@@ -25,6 +25,7 @@ import (
 
 // machine is a virtual machine, and what is to be done in it.
 type machine struct {
+	qemu           emulator
 	dir            string // of this run alone
 	kernel, initrd string
 	// The disks; nothing is ever written to their images.
@@ -55,7 +56,7 @@ func (m *machine) run(ctx context.Context) (code int, err error) {
 	ended := make(chan struct{})
 	go func() { // ends with qemu, which ends with ctx
 		defer close(ended)
-		cancel(m.qemu(ctx, socket))
+		cancel(m.emulate(ctx, socket))
 	}()
 	code, err = m.converse(ctx, l)
 	if err != nil && ctx.Err() == nil {
@@ -79,12 +80,13 @@ func (m *machine) run(ctx context.Context) (code int, err error) {
 // errEnded says that the machine went down before it was done.
 var errEnded = errors.New("the virtual machine ended before it was done")
 
-// qemu runs the emulator until ctx ends; it never returns nil.
-func (m *machine) qemu(ctx context.Context, socket string) error {
+// emulate runs the emulator until ctx ends; it never returns nil.
+func (m *machine) emulate(ctx context.Context, socket string) error {
 	// The death signal is tied to the thread that starts the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", m.arguments(socket)...)
+	command := m.qemu.command(m.arguments(socket)...)
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+m.dir) // where it keeps what is written to the disks
 	// Ctrl-C is for us.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
@@ -97,9 +99,15 @@ func (m *machine) qemu(ctx context.Context, socket string) error {
 	return errEnded
 }
 
-// kernelArguments: a panic, also of an oops, is the end at once; cgroup version 2 is all there is; and nobody attacks this
-// kernel, so it takes no detours.
-const kernelArguments = "console=ttyS0 quiet panic=-1 oops=panic apparmor=0 cgroup_no_v1=all mitigations=off"
+// kernelArguments: a panic, also of an oops, is the end at once; cgroup version 2 is all there is.
+const kernelArguments = "console=ttyS0 quiet panic=-1 oops=panic apparmor=0 cgroup_no_v1=all " + lightKernel
+
+// lightKernel leaves out what costs an emulated processor much and is nobody's business here. Nobody attacks this kernel: no
+// detours against what processors leak, no checks of copies, no memory cleared before it is given away within the kernel. Memory
+// is copied and cleared with plain moves, a string instruction is emulated step by step. Who waits for all processors to have
+// left a section asks them at once: namespaces, mounts and cgroups are made and removed by the dozen.
+const lightKernel = "mitigations=off init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off nokaslr clearcpuid=rep_good " +
+	"rcupdate.rcu_expedited=1 nowatchdog audit=0"
 
 // systemFD is the system disk as qemu gets it.
 const systemFD = "/proc/self/fd/3"
@@ -109,10 +117,9 @@ const systemFD = "/proc/self/fd/3"
 // instructions, ciphers above all, takes no more of them than in hardware. It takes one processor and one thread.
 var countedClock = []string{"-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=0", "-smp", "1"}
 
-// emulated is the processor that is emulated. Without cmpxchg16b: that of qemu 7.2 (Debian 12) at times leaves an address in
-// the flags, and the kernel's allocator, which uses it where there is one, dies of it. Without la57: a level of page tables
-// less to walk.
-const emulated = "max,-cx16,-la57"
+// emulated is the processor that is emulated. Without la57: a level of page tables less to walk. Without fast string moves,
+// of which each byte is a step: the kernel then moves eight at a time.
+const emulated = "max,-la57,-erms,-fsrm"
 
 // processor are qemu's arguments for it.
 func (m *machine) processor() []string {
@@ -120,13 +127,10 @@ func (m *machine) processor() []string {
 	case m.kvm:
 		return []string{"-accel", "kvm", "-cpu", "host", "-smp", fmt.Sprint(m.cpus)}
 	case m.counted:
-		// Without fast string moves, of which each byte would count as an instruction.
-		return append(slices.Clone(countedClock), "-cpu", emulated+",-erms,-fsrm")
+		return append(slices.Clone(countedClock), "-cpu", emulated)
 	}
-	// One thread: with one for each processor, qemu at times runs an old translation of code that the kernel has patched, and the
-	// kernel dies of its own breakpoint (text_poke_bp_batch in arch/x86/kernel/alternative.c). One processor loses nothing then.
 	// tb-size is the room for translated code, MiB: more of it than the default, and less is translated twice.
-	return []string{"-accel", "tcg,thread=single,tb-size=512", "-cpu", emulated, "-smp", "1"}
+	return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", emulated, "-smp", fmt.Sprint(min(m.cpus, runtime.NumCPU()))}
 }
 
 // arguments are qemu's.

@@ -49,7 +49,7 @@ func gone(t *testing.T, m *machine) {
 		t.Fatal(err)
 	}
 	for _, f := range cmdlines {
-		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), "qemu") && strings.Contains(string(b), m.dir) {
+		if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), "qemu-system") && strings.Contains(string(b), m.dir) {
 			t.Errorf("%s is an emulator of this machine", f)
 		}
 	}

@@ -41,10 +41,14 @@ const slowEmulated = 10
 
 // prepare makes what is missing, and describes the machine. What is for this run alone is in dir.
 func prepare(ctx context.Context, o options, dir string, log *slog.Logger) (*machine, error) {
-	if err := installTools(ctx, log); err != nil {
+	if err := lab.InstallTools(ctx, tools, log); err != nil {
 		return nil, err
 	}
 	if err := lab.Setup(ctx, lab.Options{Log: log}); err != nil {
+		return nil, err
+	}
+	qemu, err := findEmulator(ctx, log)
+	if err != nil {
 		return nil, err
 	}
 	cached, err := lab.FillCache(ctx, lab.Options{Log: log}, debianImages, machinePackages...)
@@ -52,7 +56,7 @@ func prepare(ctx context.Context, o options, dir string, log *slog.Logger) (*mac
 		return nil, err
 	}
 	m := &machine{
-		dir: dir, out: o.out, memory: o.memory, cpus: o.cpus, kvm: haveKVM(), counted: o.counted,
+		qemu: qemu, dir: dir, out: o.out, memory: o.memory, cpus: o.cpus, kvm: haveKVM(), counted: o.counted,
 		stdout: os.Stdout, log: log,
 	}
 	k, err := m.findDisk(ctx, cached, log)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -147,11 +148,15 @@ func (c *cluster) get(name string) *v1alpha1.PodMigration {
 	return m
 }
 
-// play writes a status as a node controller would.
+// play writes a status as the source's node controller would; the lab's own leave it alone for that node's name.
 func (c *cluster) play(name string, change func(*v1alpha1.PodMigrationStatus)) {
 	c.t.Helper()
 	m := c.get(name)
+	m.Status.SourceNode = source
 	change(&m.Status)
+	if m.Status.Phase.Over() {
+		m.Status.CompletionTime = &metav1.Time{Time: time.Now()}
+	}
 	if err := c.user.Status().Update(c.t.Context(), m); err != nil {
 		c.t.Fatal(err)
 	}
@@ -170,9 +175,17 @@ func (c *cluster) start(args ...string) *waiter {
 	c.t.Helper()
 	w := &waiter{t: c.t, cmd: c.command(args...), lines: make(chan string, 1000)}
 	w.cmd.Stdout, w.cmd.Stderr = &lineWriter{to: w.lines}, &w.err
+	w.cmd.WaitDelay = 10 * time.Second
 	if err := w.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
+	c.t.Cleanup(func() {
+		if w.cmd.ProcessState == nil { // the test broke off
+			_ = w.cmd.Process.Kill()
+			code := w.end()
+			c.t.Logf("kubectl godwit %s, exit code %d, said\n%s%s%s", strings.Join(args, " "), code, strings.Join(w.seen, ""), w.rest(), &w.err)
+		}
+	})
 	return w
 }
 
@@ -191,6 +204,15 @@ func (w *waiter) until(words string) string {
 			w.t.Fatalf("%q was never said; but\n%s%s", words, strings.Join(w.seen, ""), &w.err)
 		}
 	}
+}
+
+// rest is what was said and not waited for.
+func (w *waiter) rest() string {
+	var text string
+	for len(w.lines) > 0 {
+		text += <-w.lines
+	}
+	return text
 }
 
 // end waits for the plugin's end and returns its exit code.

@@ -6,7 +6,7 @@ package guest
 const (
 	// Port is the name of the virtio serial port (/sys/class/virtio-ports/*/name).
 	Port = "godwit.control"
-	// SystemDisk has the lab's cache, the kernel's modules and room to write; PayloadDisk what a run brings along. They are
+	// SystemDisk has the lab's cache and the kernel's modules; PayloadDisk what a run brings along. They are
 	// serial numbers (/sys/block/*/serial).
 	SystemDisk  = "godwit-system"
 	PayloadDisk = "godwit-payload"
@@ -27,9 +27,6 @@ const (
 	CacheDir   = "cache"   // the lab's cache, as lab.Cached says
 	ModulesDir = "modules" // as /usr/lib/modules
 	Busybox    = "busybox" // a static busybox, for modprobe
-	UpperDir   = "upper"   // what is written to the root file system
-	WorkDir    = "work"    // overlayfs's own
-	ScratchDir = "scratch" // what is not on an overlay: /var/tmp, /var/lib/godwit-lab
 )
 
 // BootModules is the directory of the initial RAM file system with modules, in the order in which they are loaded.

@@ -12,9 +12,9 @@ import (
 )
 
 // pin turns on, for good, what the kernel turns on and off by rewriting its own code whenever the first user comes and the
-// last one goes. While it does there is a breakpoint instruction in a hot path for a moment; a processor that is emulated
-// beside another was seen to run into it when the moment was over, and the kernel died of it ("Oops: int3" in __schedule).
-// What cannot be pinned is said on the console.
+// last one goes. While it does there is a breakpoint instruction in a hot path for a moment, and whatever was translated of it is
+// translated again: in an old qemu a processor beside ran into the breakpoint when the moment was over, and the kernel died of it
+// ("Oops: int3" in __schedule). What cannot be pinned is said on the console.
 func pin() {
 	for _, p := range []struct {
 		what string

@@ -46,9 +46,35 @@ func settle(s guest.Spec) error {
 	return nil
 }
 
+// Directories of a tmpfs: a disk would only be slower, and nothing outlives the machine.
+const (
+	scratch      = "/disks/scratch"
+	scratchUpper = scratch + "/upper" // what is written to the root file system
+	scratchWork  = scratch + "/work"  // overlayfs's own
+	// A lab's nodes have overlays, whose upper layer cannot be on another overlay.
+	scratchTmp = scratch + "/tmp" // is /var/tmp
+	scratchLab = scratch + "/lab" // is /var/lib/godwit-lab
+)
+
+// mountScratch mounts the tmpfs.
+func mountScratch() error {
+	if err := mount("scratch", scratch, "tmpfs", 0, "size=90%,mode=755"); err != nil {
+		return err
+	}
+	for _, dir := range []string{scratchUpper, scratchWork, scratchTmp, scratchLab} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // mountRoot mounts the disks, and an overlay over the nodes' root file system with both disks in it.
 func mountRoot(s guest.Spec) error {
 	const system = "/disks/system"
+	if err := mountScratch(); err != nil {
+		return err
+	}
 	for _, d := range []struct {
 		serial, target string
 		flags          uintptr
@@ -61,8 +87,7 @@ func mountRoot(s guest.Spec) error {
 			return err
 		}
 	}
-	overlay := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", filepath.Join(system, guest.CacheDir, s.Root),
-		filepath.Join(system, guest.UpperDir), filepath.Join(system, guest.WorkDir))
+	overlay := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", filepath.Join(system, guest.CacheDir, s.Root), scratchUpper, scratchWork)
 	if err := mount("overlay", newRoot, "overlay", 0, overlay); err != nil {
 		return err
 	}
@@ -71,9 +96,8 @@ func mountRoot(s guest.Spec) error {
 		{"/disks/payload", guest.Payload},
 		{filepath.Join(system, guest.CacheDir), s.Cache},
 		{filepath.Join(system, guest.ModulesDir), "/usr/lib/modules"},
-		// A lab's nodes have overlays, whose upper layer cannot be on another overlay.
-		{filepath.Join(system, guest.ScratchDir, "tmp"), "/var/tmp"},
-		{filepath.Join(system, guest.ScratchDir, "lab"), "/var/lib/godwit-lab"},
+		{scratchTmp, "/var/tmp"},
+		{scratchLab, "/var/lib/godwit-lab"},
 	} {
 		if err := mount(b.from, newRoot+b.to, "", unix.MS_BIND, ""); err != nil {
 			return err
