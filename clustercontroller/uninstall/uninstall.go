@@ -27,6 +27,7 @@ import (
 
 	"godwit.dev/godwit/clustercontroller/authority"
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/nodefacts"
 )
 
 // ErrInUse is wrapped where pods or migrations still need Godwit.
@@ -73,6 +74,9 @@ func Run(ctx context.Context, c client.WithWatch, o Options, log *slog.Logger) e
 		return err
 	}
 	if err := u.uninstallNodes(ctx, nodes); err != nil {
+		return err
+	}
+	if err := u.removeFacts(ctx, nodes); err != nil {
 		return err
 	}
 	if err := u.stopController(ctx); err != nil {
@@ -229,6 +233,18 @@ func (u *uninstaller) removePods(ctx context.Context) error {
 		return fmt.Errorf("pods that uninstall: %w", err)
 	}
 	return u.awaitPods(ctx, client.MatchingLabels(Labels), func(all []corev1.Pod) bool { return len(all) == 0 })
+}
+
+// removeFacts removes what the daemons told of their nodes.
+func (u *uninstaller) removeFacts(ctx context.Context, nodes []string) error {
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"`+nodefacts.Annotation+`":null}}}`))
+	for _, name := range nodes {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if err := u.Status().Patch(ctx, node, patch); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("facts of node %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // stopController ends the controller, which would make again what it made.

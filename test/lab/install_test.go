@@ -205,6 +205,9 @@ func TestClusterInstallation(t *testing.T) {
 			}
 		}
 	})
+	t.Run("each node's daemon tells of it", func(t *testing.T) {
+		kubectl(t, c, "", "wait", `--for=jsonpath={.metadata.annotations.godwit\.dev/node}`, "node", "--all", "--timeout=60s")
+	})
 	kubectl(t, c, singlePod("single", "godwit"), "apply", "-f", "-")
 	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=60s")
 	t.Run("a PodMigration moves the pod", func(t *testing.T) { testMove(t, c) })
@@ -353,6 +356,9 @@ func testNothingInCluster(t *testing.T, c *Cluster) {
 		if got := kubectl(t, c, "", "get", kinds, "-n", installedIn, "-o=name"); got != want {
 			t.Errorf("%s: %q, want %q", kinds, got, want)
 		}
+	}
+	if said := kubectl(t, c, "", "get", "nodes", "-o=yaml"); strings.Contains(said, "godwit.dev/") {
+		t.Errorf("left at the nodes: %s", said)
 	}
 	all := kubectl(t, c, "", "get", "crd,clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations", "-o=name")
 	for line := range strings.Lines(all) {
