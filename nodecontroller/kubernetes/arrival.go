@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -39,6 +40,11 @@ func (a arrivals) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, e
 		return ctrl.Result{}, err
 	}
 	if decideArrival(m, a.engine.Active(id)) == arrivalRemove {
+		// Its owner would make another in its place, fresh, while the source's pod is
+		// not its own again: that is put back by the source's node.
+		if away, err := a.released(ctx, m); err != nil || away {
+			return ctrl.Result{RequeueAfter: lookAgain}, err
+		}
 		a.log.Info("removing a pod whose migration came to nothing", "migration", id, "pod", r.String())
 		return ctrl.Result{}, a.removePod(ctx, pod, 0)
 	}
@@ -100,6 +106,19 @@ func decideArrival(m *v1alpha1.PodMigration, active bool) arrivalAction {
 		return arrivalRemove
 	}
 	return arrivalKeep
+}
+
+// released says whether a migration's source pod is out of its owner's selection.
+func (a arrivals) released(ctx context.Context, m *v1alpha1.PodMigration) (bool, error) {
+	if m.Status.Owner == nil || m.Status.SourcePod == nil {
+		return false, nil
+	}
+	pod := new(corev1.Pod)
+	err := a.reader.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: m.Status.SourcePod.Name}, pod)
+	if err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return pod.UID == m.Status.SourcePod.UID && (pod.Annotations[v1alpha1.AnnotationReleased] != "" || metav1.GetControllerOf(pod) == nil), nil
 }
 
 // ready says whether all of a pod runs: the last container of a destination's pod
