@@ -50,7 +50,7 @@ func TestKubernetesPodMigrationsBreak(t *testing.T) {
 	} {
 		for i, at := range moments {
 			t.Run(c.name+" when it is "+at.name, func(t *testing.T) {
-				v.in(t).k.daemonsUp()
+				v.in(t).k.nodesUp()
 				slow := slowMove
 				if i >= convergedAt { // the rounds only take time
 					slow = briskMove
@@ -72,7 +72,7 @@ func TestKubernetesPodMigrationsBreak(t *testing.T) {
 		}
 	}
 	t.Run("the destination's pod deleted when it is parked", func(t *testing.T) {
-		v.in(t).k.daemonsUp()
+		v.in(t).k.nodesUp()
 		m := v.await(v.ask(slowMove), "the pod parked", hasCondition(v1alpha1.ConditionParked))
 		k.kubectl("", "delete", "pod", m.Status.DestinationPod.Name, "--wait=false")
 		if end := v.settled(m); end.Status.Phase != v1alpha1.PhaseFailed {
@@ -80,7 +80,7 @@ func TestKubernetesPodMigrationsBreak(t *testing.T) {
 		}
 	})
 	t.Run("and then it moves as if nothing had been", func(t *testing.T) {
-		v.in(t).k.daemonsUp()
+		v.in(t).k.nodesUp()
 		for range 2 {
 			if end := v.settled(v.ask()); end.Status.Phase != v1alpha1.PhaseSucceeded {
 				t.Errorf("it is %s: %s", end.Status.Phase, end.Status.Message)
@@ -134,19 +134,21 @@ func TestKubernetesPodMigrationsWithoutAnAPIServer(t *testing.T) {
 	k := newKube(t)
 	v := k.traveller("waits", k.a, travellerKeys)
 	t.Run("for 20 s during the rounds", func(t *testing.T) {
-		v.in(t).k.daemonsUp()
+		v.in(t).k.nodesUp()
 		m := v.await(v.ask(slowMove), "the rounds", inRounds)
 		goOn := v.stopAPI()
 		time.Sleep(20 * time.Second) // this is what is tried
 		goOn()
-		v.settled(m)
+		if end := v.settled(m); end.Status.Phase != v1alpha1.PhaseSucceeded {
+			t.Errorf("it is %s: %s", end.Status.Phase, end.Status.Message)
+		}
 	})
 	for _, at := range []moment{
 		{"parked", hasCondition(v1alpha1.ConditionParked)},
 		{"frozen", isFrozen},
 	} {
 		t.Run("across the commit, from when it is "+at.name, func(t *testing.T) {
-			v.in(t).k.daemonsUp()
+			v.in(t).k.nodesUp()
 			m := v.await(v.ask(slowMove), "the migration "+at.name, at.is)
 			goOn := v.stopAPI()
 			time.Sleep(10 * time.Second)
@@ -154,7 +156,7 @@ func TestKubernetesPodMigrationsWithoutAnAPIServer(t *testing.T) {
 			v.settled(m)
 		})
 		t.Run("killed when it is "+at.name, func(t *testing.T) {
-			v.in(t).k.daemonsUp()
+			v.in(t).k.nodesUp()
 			m := v.await(v.ask(slowMove), "the migration "+at.name, at.is)
 			if !k.Control().KillService("kube-apiserver") {
 				t.Fatal("no kube-apiserver to kill")
@@ -166,7 +168,7 @@ func TestKubernetesPodMigrationsWithoutAnAPIServer(t *testing.T) {
 		})
 	}
 	t.Run("and the source's daemon dies meanwhile", func(t *testing.T) {
-		v.in(t).k.daemonsUp()
+		v.in(t).k.nodesUp()
 		m := v.await(v.ask(slowMove), "the rounds", inRounds)
 		goOn := v.stopAPI()
 		v.killDaemon(v.node)

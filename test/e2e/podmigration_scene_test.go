@@ -399,9 +399,12 @@ func (k *kube) leftOf(id string) []string {
 	return slices.DeleteFunc(k.left(), func(what string) bool { return !strings.Contains(what, id) })
 }
 
-// daemonsUp waits until both nodes' daemons answer.
-func (k *kube) daemonsUp() {
+// nodesUp waits until both nodes' daemons answer, and the cluster knows that both kubelets do.
+func (k *kube) nodesUp() {
 	k.t.Helper()
+	k.until("both nodes Ready", func() bool {
+		return k.kubectl("", "get", "nodes", "-o=jsonpath={.items[*].spec.taints}{.items[*].status.conditions[?(@.type=='Ready')].status}") == "True True"
+	})
 	for _, n := range []*lab.Node{k.a, k.b} {
 		k.until("godwit-node of "+n.Name, func() bool {
 			conn, err := net.Dial("unix", n.Path(nodev1.Socket))
