@@ -20,6 +20,9 @@ type Orchestrator interface {
 	// migration's id; it returns when that is asked for. Called once the destination
 	// is prepared and the first copy is nearly done.
 	MakePod(ctx context.Context, migration string) error
+	// Await returns when the cluster is there to agree, with an error if it would not:
+	// the pod is frozen after that, and should not be for a cluster that is away.
+	Await(ctx context.Context, migration string) error
 	// Agree records in the cluster that the migration commits. An error means that it
 	// must be rolled back. The pod is frozen meanwhile. The migration can still fail
 	// after it, when the destination is lost in the next moment.
@@ -126,6 +129,14 @@ func (o recovered) MakePod(ctx context.Context, migration string) error {
 	return real.MakePod(ctx, migration)
 }
 
+func (o recovered) Await(ctx context.Context, migration string) error {
+	real, err := o.d.recoveredOrchestrator(ctx, o.r)
+	if err != nil {
+		return err
+	}
+	return real.Await(ctx, migration)
+}
+
 func (o recovered) Agree(ctx context.Context, migration string) error {
 	real, err := o.d.recoveredOrchestrator(ctx, o.r)
 	if err != nil {
@@ -151,6 +162,9 @@ type callersPod struct {
 
 // MakePod leaves it to the caller.
 func (callersPod) MakePod(context.Context, string) error { return nil }
+
+// Await does not: a caller is there, or aborts.
+func (callersPod) Await(context.Context, string) error { return nil }
 
 // Agree does: a caller that does not want the migration aborts it.
 func (callersPod) Agree(context.Context, string) error { return nil }

@@ -37,6 +37,10 @@ func (k testKubernetes) MakePod(_ context.Context, migration string) error {
 	})
 }
 
+func (k testKubernetes) Await(context.Context, string) error {
+	return k.call("Await", func() error { return nil })
+}
+
 func (k testKubernetes) Agree(context.Context, string) error {
 	return k.call("Agree", func() error { return nil })
 }
@@ -124,7 +128,7 @@ func TestWhateverBreaksAPodThatKubeletMakesRunsOnce(t *testing.T) {
 		t.Skip("breaks 100 migrations")
 	}
 	calls := []string{
-		"source.Begin", "cluster.MakePod", "destination.WaitParked", "source.SendFiles", "source.CutOver", "destination.Restore",
+		"source.Begin", "cluster.MakePod", "destination.WaitParked", "source.SendFiles", "cluster.Await", "source.CutOver", "destination.Restore",
 		"cluster.Agree", "source.Commit", "destination.Resume", "cluster.RemoveSource",
 	}
 	broken := errors.New("broken by the test")

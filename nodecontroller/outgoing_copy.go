@@ -25,7 +25,10 @@ func (m *outgoing) copyMemory() error {
 	}
 	m.move(nodev1.Phase_PHASE_MIGRATING, "tracking", fmt.Sprintf("engine %s: %s", m.engine, m.engineReason))
 	if m.orchestrator != nil {
-		return m.fail(m.copyAndPlace(ctx))
+		if err := m.copyAndPlace(ctx); err != nil {
+			return m.fail(err)
+		}
+		return m.fail(agreed(m.orchestrator.Await(ctx, m.id)))
 	}
 	if m.mode() == modeCold {
 		return nil

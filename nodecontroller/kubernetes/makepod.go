@@ -19,6 +19,10 @@ import (
 // owner's pod the next one that the owner's controller makes. Asked again it does
 // what is left. It implements nodecontroller's Orchestrator.
 func (s *session) MakePod(ctx context.Context, _ string) error {
+	return s.patiently(ctx, s.makePod)
+}
+
+func (s *session) makePod(ctx context.Context) error {
 	m, err := s.current(ctx)
 	if err != nil {
 		return err

@@ -207,6 +207,30 @@ func (s *session) checkArrival(ctx context.Context) error {
 	return errPodGone
 }
 
+// patiently repeats what an API server that is away does not answer, until ctx
+// ends: while the pod runs nothing is lost by that.
+func (s *session) patiently(ctx context.Context, f func(context.Context) error) error {
+	for told := false; ; told = true {
+		err := f(ctx)
+		if err == nil || !transient(err) {
+			return err
+		}
+		if !told {
+			s.log.Warn("the API server is asked again until it answers", "error", err)
+		}
+		select {
+		case <-time.After(lookAgain):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// Await implements nodecontroller's Orchestrator.
+func (s *session) Await(ctx context.Context, _ string) error {
+	return s.patiently(ctx, s.checkArrival)
+}
+
 // errPodGone: the destination's pod was deleted before the commit.
 var errPodGone = errors.New("the destination's pod was deleted")
 
