@@ -211,6 +211,7 @@ func TestClusterInstallation(t *testing.T) {
 	kubectl(t, c, singlePod("single", "godwit"), "apply", "-f", "-")
 	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=60s")
 	t.Run("a PodMigration moves the pod", func(t *testing.T) { testMove(t, c) })
+	t.Run("pods of controllers move", func(t *testing.T) { testOwners(t, in) })
 	t.Run("an upgrade restarts the daemons, and containerd only if its configuration changes", func(t *testing.T) {
 		in.runHelm(t, append([]string{"upgrade", "godwit", in.chart}, in.settings("--set", "node.maxIncoming=5")...)...)
 		wantRestarts(1)
@@ -264,12 +265,8 @@ func testNodeCertificates(t *testing.T, in *installation) {
 // testMove moves the pod with the rights that the chart gives. How pods move is tested in test/e2e.
 func testMove(t *testing.T, c *Cluster) {
 	from := kubectl(t, c, "", "get", "pod", "single", "-o=jsonpath={.spec.nodeName}")
-	to := map[string]string{"a": "b", "b": "a"}[from]
-	kubectl(t, c, `apiVersion: godwit.dev/v1alpha1
-kind: PodMigration
-metadata: {name: move}
-spec: {podName: single, targetNode: `+to+`}
-`, "apply", "-f", "-")
+	to := otherNode(from)
+	migrate(t, c, "move", "single", to, "")
 	kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "move", "--timeout=60s")
 	kubectl(t, c, "", "wait", "--for=delete", "pod", "single", "--timeout=30s")
 	if nodes := kubectl(t, c, "", "get", "pods", "-o=jsonpath={.items[*].spec.nodeName}"); nodes != to {
