@@ -136,8 +136,8 @@ func (s *scene) restoring() {
 // cannot decide until the returned function lets it go on.
 func (s *scene) held() (goOn func()) {
 	s.t.Helper()
+	daemon := pidOf(s.t, s.from, "godwit-node", "") // now: it takes time, and then there is none
 	s.restoring()
-	daemon := pidOf(s.t, s.from, "godwit-node", "")
 	if err := unix.Kill(daemon, unix.SIGSTOP); err != nil {
 		s.t.Fatal(err)
 	}
