@@ -33,7 +33,7 @@ type scene struct {
 	slack              census.Slack // what may be left
 }
 
-// sceneKeys of 1 KiB are what the scene's redis holds.
+// sceneKeys of 1 KiB are what the scene's redis holds, fewer on a slow machine.
 const sceneKeys = 48_000
 
 // slowly keeps the first full copy going for some seconds, so that there is time to break it.
@@ -45,7 +45,7 @@ func newScene(t *testing.T) *scene {
 	a, b := nodes(t)
 	s := &scene{t: t, from: a, to: b}
 	s.p = runPod(t, a, lab.PodSpec{Name: "scene", Containers: []lab.ContainerSpec{redisContainer(t)}})
-	s.w = startWriter(t, s.p, sceneKeys)
+	s.w = startWriter(t, s.p, keys(sceneKeys))
 	return s
 }
 
@@ -136,8 +136,8 @@ func (s *scene) restoring() {
 // cannot decide until the returned function lets it go on.
 func (s *scene) held() (goOn func()) {
 	s.t.Helper()
+	daemon := pidOf(s.t, s.from, "godwit-node", "") // now: it takes time, and then there is none
 	s.restoring()
-	daemon := pidOf(s.t, s.from, "godwit-node", "")
 	if err := unix.Kill(daemon, unix.SIGSTOP); err != nil {
 		s.t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.out, "out", "out/engines.json", "`file` for the figures")
-	flag.Int64Var(&o.memory, "memory", 64, "what redis is filled with, `MiB`")
+	flag.Int64Var(&o.memory, "memory", 512, "what redis is filled with, `MiB`: what runc does by hand grows with it, and pods that are worth a live move are not smaller")
 	flag.IntVar(&o.rate, "rate", 1000, "the client's writes a second")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds before the freeze, the first full copy among them; 2 at least")
 	flag.IntVar(&o.turns, "turns", 3, "moves of each kind that are timed; the medians count")
