@@ -32,8 +32,8 @@ type Orchestrator interface {
 	RemoveSource(ctx context.Context, migration string) error
 }
 
-// agreeDeadline is what the cluster may take to agree; the pod is frozen.
-const agreeDeadline = 5 * time.Second
+// agreeDeadline is what the cluster may take to agree. The pod is frozen, and its probes fail meanwhile.
+const agreeDeadline = 3 * time.Second
 
 // nearlyDone is how much of the first copy may be to come when the destination's
 // pod is asked for: no more than that, as kubelet gives a start two minutes and the

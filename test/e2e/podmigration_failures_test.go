@@ -36,7 +36,7 @@ const convergedAt = 6
 // What breaks a move of a pod, at every moment. One pod goes through all of it, wherever it is by then.
 func TestKubernetesPodMigrationsBreak(t *testing.T) {
 	k := newKube(t)
-	v := k.traveller("endures", k.a, travellerKeys)
+	v := k.traveller("endures", k.a, smallLoad)
 	for _, c := range []struct {
 		name string
 		do   func(v *traveller, m *v1alpha1.PodMigration)
@@ -132,7 +132,7 @@ func (v *traveller) stopAPI() (goOn func()) {
 // The API server is away while a pod is moved.
 func TestKubernetesPodMigrationsWithoutAnAPIServer(t *testing.T) {
 	k := newKube(t)
-	v := k.traveller("waits", k.a, travellerKeys)
+	v := k.traveller("waits", k.a, smallLoad)
 	t.Run("for 20 s during the rounds", func(t *testing.T) {
 		v.in(t).k.nodesUp()
 		m := v.await(v.ask(slowMove), "the rounds", inRounds)

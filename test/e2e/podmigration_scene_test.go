@@ -64,17 +64,29 @@ type traveller struct {
 	counts map[string]int // lines of files, when they were last looked at
 }
 
-// travellerKeys of 1 KiB are what a traveller's redis holds, unless a test wants more.
-const travellerKeys = 4_000
+// travellerLoad is how many keys of 1 KiB a traveller's redis holds, and how many are written a second.
+type travellerLoad struct {
+	keys uint32
+	rate int
+}
+
+// smallLoad is of pods that are quickly moved, sceneLoad of those about which something is to be seen.
+var smallLoad, sceneLoad = travellerLoad{4_000, writeRate}, travellerLoad{sceneKeys, writeRate}
 
 // traveller runs one on a node. It is gone when the test ends, with the PodMigrations of its label.
-func (k *kube) traveller(app string, node *lab.Node, keys uint32) *traveller {
+func (k *kube) traveller(app string, node *lab.Node, l travellerLoad) *traveller {
+	k.t.Helper()
+	return k.travellerOf(travellerPod(app, node.Name), app, node, l)
+}
+
+// travellerOf runs one that a manifest describes: the pod has the app's name and label, and a container that runs ticksOf.
+func (k *kube) travellerOf(manifest, app string, node *lab.Node, l travellerLoad) *traveller {
 	k.t.Helper()
 	v := &traveller{k: k, t: k.t, user: k.user(), app: app, pod: app, node: node}
 	k.t.Cleanup(func() { v.remove() })
-	k.kubectl(travellerPod(app, node.Name), "apply", "-f", "-")
+	k.kubectl(manifest, "apply", "-f", "-")
 	k.ready(app)
-	v.write(keys)
+	v.write(l)
 	v.look()
 	return v
 }
@@ -119,15 +131,15 @@ func ticksOf(app string) string {
 }
 
 // write fills the pod's redis and begins to write to it.
-func (v *traveller) write(keys uint32) {
+func (v *traveller) write(l travellerLoad) {
 	v.t.Helper()
-	v.w = &writer{t: v.t, redis: load.NewRedis(v.address(v.get().Status.PodIP), keys), begun: time.Now()}
+	v.w = &writer{t: v.t, redis: load.NewRedis(v.address(v.get().Status.PodIP), l.keys), begun: time.Now()}
 	if err := v.w.redis.Fill(within(v.t, time.Minute)); err != nil {
 		v.t.Fatal(err)
 	}
-	v.w.write()
+	v.w.writeAt(l.rate)
 	v.t.Cleanup(func() { v.w.stop() })
-	v.w.awaitWrites(writeRate / 4)
+	v.w.awaitWrites(uint64(l.rate) / 4)
 }
 
 func (v *traveller) address(ip string) string { return net.JoinHostPort(ip, redisPort) }

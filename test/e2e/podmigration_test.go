@@ -14,7 +14,7 @@ import (
 // A bare pod goes to the other node and back, by objects alone.
 func TestKubernetesPodMigrations(t *testing.T) {
 	k := newKube(t)
-	v := k.traveller("wanders", k.a, sceneKeys)
+	v := k.traveller("wanders", k.a, sceneLoad)
 	for _, c := range []struct {
 		name   string
 		change func(*v1alpha1.PodMigration)

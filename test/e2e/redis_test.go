@@ -56,10 +56,13 @@ func startWriter(t *testing.T, p *pod, keys uint32) *writer {
 }
 
 // write begins to write, until stop.
-func (w *writer) write() {
+func (w *writer) write() { w.writeAt(writeRate) }
+
+// writeAt writes rate keys a second.
+func (w *writer) writeAt(rate int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { _ = w.redis.Write(ctx, writeRate) })
+	running.Go(func() { _ = w.redis.Write(ctx, rate) })
 	w.stop = sync.OnceFunc(func() { cancel(); running.Wait() })
 }
 
