@@ -139,7 +139,7 @@ func (v *traveller) write(l travellerLoad) {
 	}
 	v.w.writeAt(l.rate)
 	v.t.Cleanup(func() { v.w.stop() })
-	v.w.awaitWrites(uint64(l.rate) / 4)
+	v.w.awaitWrites(l.rate / 4)
 }
 
 func (v *traveller) address(ip string) string { return net.JoinHostPort(ip, redisPort) }
