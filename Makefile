@@ -8,12 +8,22 @@ export CGO_ENABLED = 0
 export GODWIT_BIN = $(BIN)
 
 .PHONY: build
-build: $(notdir $(wildcard cmd/*))
+build: $(notdir $(wildcard cmd/*)) kubectl-godwit
 
 # One target for each directory of cmd/: `make godwit-lab` builds that alone.
 .PHONY: $(notdir $(wildcard cmd/*))
 $(notdir $(wildcard cmd/*)):
 	$(GO) build -trimpath -o $(BIN)/$@ ./cmd/$@
+
+# kubectl's plugin is godwitctl under another name.
+.PHONY: kubectl-godwit
+kubectl-godwit: godwitctl
+	ln -sf godwitctl $(BIN)/kubectl-godwit
+
+# The container image, for `ctr -n k8s.io images import`. Needs neither a registry nor Docker.
+.PHONY: image
+image: build
+	$(GO) run ./contrib/image -bin $(BIN) -out $(OUT)/godwit-image.tar
 
 # What a bare Debian lacks, and the root file systems of nodes and images.
 .PHONY: setup
@@ -55,7 +65,10 @@ e2e: build setup
 .PHONY: e2e-kubernetes
 e2e-kubernetes: build setup
 	$(BIN)/godwit-lab setup --kubernetes
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab
+	$(BIN)/godwit-lab helm
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab ./test/e2e
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m ./test/e2e/kubectl
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -run APIServer ./clustercontroller/admission
 
 # In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. Here run the unit
 # tests that this kernel is for, CRIU's rounds by soft-dirty bits among them, and end-to-end tests on two nodes: some with each
@@ -92,6 +105,16 @@ generate:
 .PHONY: generate-check
 generate-check:
 	hack/generate.sh --check
+
+# The alert rules and the dashboard, by Prometheus's own tool.
+.PHONY: rules-check
+rules-check:
+	hack/check-rules.sh
+
+# contrib/kubernetes's manifests, from the Helm chart, by a helm that is built the first time: some minutes.
+.PHONY: manifests
+manifests: godwit-lab
+	hack/manifests.sh "$$($(BIN)/godwit-lab helm)"
 
 # The labs outlive the commands that made them, so they go first.
 .PHONY: clean

@@ -203,6 +203,30 @@ func digestNames(i Image) []string {
 	return names
 }
 
+// Pinned is a name of the image that means it and no other, on every node to which
+// it was moved.
+func (i Image) Pinned() string { return digestNames(i)[0] }
+
+// NameImage gives an image that this node has the names that Import would have given
+// it. A manifest that is another here keeps its own: a peer says what the names are,
+// and no name of this node may come to mean something else.
+func (c *Client) NameImage(ctx context.Context, i Image) error {
+	stored, err := c.stored(ctx, i)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", i.ID, err)
+	}
+	if stored.Target.Digest.String() != i.Target {
+		return nil
+	}
+	for _, name := range digestNames(i) {
+		_, err := c.containerd.ImageService().Create(ctx, images.Image{Name: name, Target: stored.Target})
+		if err != nil && !errdefs.IsAlreadyExists(err) {
+			return fmt.Errorf("image %s: name %s: %w", i.ID, name, err)
+		}
+	}
+	return nil
+}
+
 // awaitImage waits until CRI knows the image: it learns of images from
 // containerd's events, and offers none of its own.
 func (c *Client) awaitImage(ctx context.Context, id string) error {

@@ -38,6 +38,7 @@ func (p Pod) FullName() string { return p.Namespace + "/" + p.Name }
 type PodContainer struct {
 	ID      string
 	Name    string
+	Image   string // the image's id, the digest of its configuration
 	State   runtimev1.ContainerState
 	Created time.Time
 }
@@ -55,7 +56,7 @@ func (c *Client) Pods(ctx context.Context) ([]Pod, error) {
 	bySandbox := make(map[string][]PodContainer)
 	for _, ct := range containers.Containers {
 		bySandbox[ct.PodSandboxId] = append(bySandbox[ct.PodSandboxId], PodContainer{
-			ID: ct.Id, Name: ct.GetMetadata().GetName(), State: ct.State, Created: time.Unix(0, ct.CreatedAt),
+			ID: ct.Id, Name: ct.GetMetadata().GetName(), Image: imageOf(ct), State: ct.State, Created: time.Unix(0, ct.CreatedAt),
 		})
 	}
 	pods := make([]Pod, 0, len(sandboxes.Items))
@@ -78,6 +79,15 @@ func (c *Client) Pods(ctx context.Context) ([]Pod, error) {
 	}
 	sort.Slice(pods, func(i, j int) bool { return pods[i].FullName() < pods[j].FullName() })
 	return pods, nil
+}
+
+// imageOf is the id of a container's image: CRI's field for it is younger than
+// containerd's way to say it (internal/cri/server/container_list.go).
+func imageOf(ct *runtimev1.Container) string {
+	if ct.ImageId != "" {
+		return ct.ImageId
+	}
+	return ct.ImageRef
 }
 
 // Find returns the pod that ref names: namespace/name, a name, or at least

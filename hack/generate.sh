@@ -29,6 +29,9 @@ for proto in "${protos[@]}"; do
 done
 api=nodecontroller/api/v1alpha1
 "$tools/controller-gen" object crd "paths=./$api" "output:object:dir=$out/$api" "output:crd:dir=$out/contrib/kubernetes/crd"
+# Helm reads nothing outside of its chart.
+mkdir -p "$out/contrib/helm/godwit/files"
+cp "$out"/contrib/kubernetes/crd/*.yaml "$out/contrib/helm/godwit/files/"
 [ "${1:-}" = --check ] || exit 0
 
 # Which protoc it was is a comment in the code, and may differ.

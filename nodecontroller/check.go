@@ -3,7 +3,6 @@ package nodecontroller
 import (
 	"context"
 	"fmt"
-	"time"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
@@ -13,13 +12,7 @@ import (
 // check probes this node, and a peer if one is named: that it can be reached
 // and that pods of this node can run there.
 func (d *Daemon) check(ctx context.Context, peer string) ([]*nodev1.Finding, error) {
-	found := preflight.Run(ctx, &preflight.Node{
-		Name:     d.config.NodeName,
-		PKIDir:   d.config.PKIDir,
-		StateDir: d.config.StateDir,
-		CRI:      d.cri,
-		Now:      time.Now(),
-	})
+	found := d.probe(ctx)
 	if peer != "" {
 		f, err := d.checkPeer(ctx, peer)
 		if err != nil {

@@ -7,17 +7,23 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/pagestream/wire/pki"
 )
 
 // ConfigFile is where the daemon's configuration is unless it is told otherwise.
 const ConfigFile = "/etc/godwit/node.toml"
+
+// DefaultPort is the one port of a node daemon unless its configuration says
+// otherwise.
+const DefaultPort = 7440
 
 // Config is a node daemon's configuration file, TOML.
 type Config struct {
@@ -40,6 +46,9 @@ type Config struct {
 	StoreLimit Bytes `toml:"store_limit"`
 	// MaxIncoming is how many migrations this node takes in at a time.
 	MaxIncoming int `toml:"max_incoming"`
+	// MetricsListen is the address at which /metrics and /healthz are served, over
+	// plain HTTP; empty means that they are not.
+	MetricsListen string `toml:"metrics_listen"`
 	// PodCgroupParent replaces the cgroup parent of incoming pods, if set.
 	PodCgroupParent string `toml:"pod_cgroup_parent"`
 	// LogRoot is the directory in which incoming pods' log directories may be.
@@ -50,7 +59,36 @@ type Config struct {
 	// Peers are the other nodes: name to host:port. They may change while the
 	// daemon runs.
 	Peers map[string]string `toml:"peers"`
+	// Kubernetes is the cluster that this node is one of, if any.
+	Kubernetes Kubernetes `toml:"kubernetes"`
 }
+
+// Kubernetes says how a daemon takes part in a cluster.
+type Kubernetes struct {
+	// Enabled: the node's certificate comes from the cluster, and PodMigrations
+	// are acted on.
+	Enabled bool `toml:"enabled"`
+	// Kubeconfig is how to reach the API server; empty means by the service account
+	// of the pod that the daemon runs in.
+	Kubeconfig string `toml:"kubeconfig"`
+	// Namespace is Godwit's own.
+	Namespace string `toml:"namespace"`
+	// Signer signs this node's certificate, by the cluster's CSR API. Empty means that
+	// somebody else sees to it that pki_dir has one.
+	Signer string `toml:"signer"`
+	// Moves is how many pods leave this node at a time; 0 means the default.
+	Moves int `toml:"moves"`
+	// PeerPort is where daemons of other nodes listen, by their nodes' InternalIP.
+	PeerPort int `toml:"peer_port"`
+}
+
+// Environment variables that replace what a configuration shared by many nodes
+// cannot say. EnvNodeName replaces node_name; EnvNodeIP replaces the address in
+// listen and advertise, with listen's port.
+const (
+	EnvNodeName = "GODWIT_NODE_NAME"
+	EnvNodeIP   = "GODWIT_NODE_IP"
+)
 
 // Bytes is an amount of memory in a configuration: 4294967296, or "4GiB".
 type Bytes uint64
@@ -89,7 +127,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 
 func defaultConfig() Config {
 	return Config{
-		Listen:      ":7440",
+		Listen:      ":" + strconv.Itoa(DefaultPort),
 		Socket:      nodev1.Socket,
 		Containerd:  "/run/containerd/containerd.sock",
 		PKIDir:      "/etc/godwit/pki",
@@ -97,6 +135,7 @@ func defaultConfig() Config {
 		MaxIncoming: 4,
 		LogRoot:     "/var/log/pods",
 		PullTimeout: Duration(2 * time.Minute),
+		Kubernetes:  Kubernetes{Namespace: "godwit-system", Signer: v1alpha1.SignerPeer, PeerPort: DefaultPort},
 	}
 }
 
@@ -116,10 +155,31 @@ func LoadConfig(path string) (*Config, error) {
 		}
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
+	if err := c.override(os.Getenv); err != nil {
+		return nil, err
+	}
 	if err := c.valid(); err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return &c, nil
+}
+
+// override takes from the environment what it has.
+func (c *Config) override(env func(string) string) error {
+	if name := env(EnvNodeName); name != "" {
+		c.NodeName = name
+	}
+	ip := env(EnvNodeIP)
+	if ip == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(c.Listen)
+	if net.ParseIP(ip) == nil || err != nil {
+		return fmt.Errorf("%s=%q with listen = %q make no address", EnvNodeIP, ip, c.Listen)
+	}
+	c.Listen = net.JoinHostPort(ip, port)
+	c.Advertise = c.Listen
+	return nil
 }
 
 func (c *Config) valid() error {
@@ -128,6 +188,11 @@ func (c *Config) valid() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
+	}
+	if c.MetricsListen != "" {
+		if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil {
+			return fmt.Errorf("metrics_listen: %w", err)
+		}
 	}
 	if c.Advertise != "" {
 		if err := checkAddress(c.Advertise); err != nil {
@@ -141,6 +206,9 @@ func (c *Config) valid() error {
 	}
 	if c.MaxIncoming < 1 {
 		return fmt.Errorf("max_incoming: %d: a node takes in at least one migration", c.MaxIncoming)
+	}
+	if k := c.Kubernetes; k.Moves < 0 || k.PeerPort < 1 || k.PeerPort > 65535 {
+		return fmt.Errorf("kubernetes: moves = %d, peer_port = %d: moves is not negative, and a port is between 1 and 65535", k.Moves, k.PeerPort)
 	}
 	for name, address := range c.Peers {
 		if err := pki.CheckNodeName(name); err != nil {

@@ -46,6 +46,7 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		{`node_name = "a/b"`, "node_name"},
 		{"node_name = \"a\"\nnode = \"b\"", "node"},
 		{"node_name = \"a\"\nlisten = \"x\"", "listen"},
+		{"node_name = \"a\"\nmetrics_listen = \"9441\"", "metrics_listen"},
 		{"node_name = \"a\"\nadvertise = \":1\"", "advertise"},
 		{"node_name = \"a\"\nstate_dir = \"var\"", "state_dir"},
 		{"node_name = \"a\"\nmax_incoming = 0", "max_incoming"},
@@ -115,5 +116,28 @@ func TestPeersFollowTheirFile(t *testing.T) {
 	}
 	if peers := table.list(); len(peers) != 2 || peers[0].Name != "b" || peers[1].Name != "c" {
 		t.Errorf("peers %v, want b and c", peers)
+	}
+}
+
+func TestEnvironmentSaysWhichNodeItIs(t *testing.T) {
+	for name, tt := range map[string]struct {
+		env                          map[string]string
+		listen, wantListen, wantName string
+		refused                      bool
+	}{
+		"nothing":       {nil, ":7440", ":7440", "file", false},
+		"both":          {map[string]string{EnvNodeName: "a", EnvNodeIP: "192.0.2.1"}, ":7440", "192.0.2.1:7440", "a", false},
+		"version 6":     {map[string]string{EnvNodeIP: "2001:db8::1"}, "0.0.0.0:1", "[2001:db8::1]:1", "file", false},
+		"no address":    {map[string]string{EnvNodeIP: "node-1"}, ":7440", "", "", true},
+		"a broken port": {map[string]string{EnvNodeIP: "192.0.2.1"}, "7440", "", "", true},
+	} {
+		c := Config{NodeName: "file", Listen: tt.listen}
+		err := c.override(func(key string) string { return tt.env[key] })
+		if (err != nil) != tt.refused {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil && (c.NodeName != tt.wantName || c.Listen != tt.wantListen || tt.env[EnvNodeIP] != "" && c.Advertise != c.Listen) {
+			t.Errorf("%s: %s, %s, %s", name, c.NodeName, c.Listen, c.Advertise)
+		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
@@ -47,6 +48,10 @@ type Daemon struct {
 	// self says what this node is, features what trackers find on it.
 	self     func(context.Context) *peerv1.Node
 	features func(context.Context) track.Features
+	// observers are fixed before Run.
+	observers []Observer
+	// processes says what of a pod's running processes is in the way of a move.
+	processes func(context.Context, cri.Pod) ([]obstacle.Finding, error)
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.
@@ -60,6 +65,10 @@ type Daemon struct {
 	recovering map[string]record    // sources left by an earlier daemon, guarded by mu
 	ended      []*nodev1.Migration  // the oldest first, guarded by mu
 	stopping   bool                 // no new migrations, guarded by mu
+	// orchestratorOf knows the orchestrators of records, orchestratorSet is closed
+	// when it comes; both are guarded by mu.
+	orchestratorOf  func(migration string) Orchestrator
+	orchestratorSet chan struct{}
 }
 
 // New returns the daemon of the node that the configuration file describes.
@@ -86,6 +95,9 @@ func New(configFile string, log *slog.Logger) (*Daemon, error) {
 	}
 	d := newDaemon(config, creds, client, j, newPeerTable(configFile, config, log), log)
 	d.self = func(ctx context.Context) *peerv1.Node { return describeNode(ctx, config, client) }
+	d.processes = func(ctx context.Context, pod cri.Pod) ([]obstacle.Finding, error) {
+		return lookAtProcesses(ctx, client, pod)
+	}
 	return d, nil
 }
 
@@ -106,6 +118,7 @@ func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *jour
 		outgoing:        make(map[string]*outgoing),
 		incoming:        make(map[string]*incoming),
 		recovering:      make(map[string]record),
+		orchestratorSet: make(chan struct{}),
 	}
 }
 
@@ -115,13 +128,16 @@ type podRuntime interface {
 	Find(ctx context.Context, ref string) (cri.Pod, error)
 	Describe(context.Context, cri.Pod) (*cri.Description, error)
 	Recreate(context.Context, *cri.Description, cri.Node, map[string]string) (cri.Made, error)
+	WhenTasksChange(ctx context.Context, look func(context.Context) (bool, error)) error
 	Remove(ctx context.Context, sandbox string) error
 	ClearDeadTask(ctx context.Context, container string) error
 	Annotated(ctx context.Context, key, value string) ([]string, error)
 	IP(ctx context.Context, sandbox string) (string, error)
 	Memory(context.Context) (map[string]uint64, error)
 	SharedMemory(ctx context.Context, container string) (string, error)
+	Volumes(ctx context.Context, containers []string) ([]cri.Volume, error)
 	Image(ctx context.Context, id string) (cri.Image, error)
+	NameImage(context.Context, cri.Image) error
 	Pull(context.Context, cri.Image) error
 	Export(context.Context, cri.Image, io.Writer) error
 	Import(context.Context, cri.Image, io.Reader) error
@@ -154,12 +170,17 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := d.openMetrics()
+	if err != nil {
+		return err
+	}
 	// The services go on while migrations are broken off: the peers, and
 	// godwitctl, have a part in that.
 	serving, stopServing := context.WithCancel(d.life)
 	defer stopServing()
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return listener.Serve(serving, d.admit) })
+	group.Go(func() error { return metrics.serve(serving) })
 	group.Go(func() error { return d.servePeers(serving, listener.Control()) })
 	group.Go(func() error { return ignoreClosed(server.Serve(serving, socket)) })
 	group.Go(func() error {
@@ -252,11 +273,12 @@ func (d *Daemon) recover() {
 		d.recovering[r.Migration] = r
 		d.mu.Unlock()
 		d.work.Go(func() {
-			err := d.recoverSource(d.life, r, log)
-			log.Info("recovery ended", "error", err)
+			committed, err := d.recoverSource(d.life, r, log)
+			log.Info("recovery ended", "committed", committed, "error", err)
 			if !errors.Is(err, errInDoubt) && d.life.Err() == nil {
 				d.mu.Lock()
 				delete(d.recovering, r.Migration)
+				d.remember(recoveredStatus(r, d.config.NodeName, committed, err))
 				d.mu.Unlock()
 			}
 		})

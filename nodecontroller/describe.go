@@ -3,7 +3,6 @@ package nodecontroller
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,6 +16,8 @@ import (
 
 	"godwit.dev/godwit/cri"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/nodefacts"
+	"godwit.dev/godwit/nodecontroller/preflight"
 	"godwit.dev/godwit/ociruntime"
 	"godwit.dev/godwit/pagestream/criuversion"
 )
@@ -85,69 +86,25 @@ func cpuFeatures() []string {
 	return nil
 }
 
-// compatible says whether a pod of node from can run on node to. Either may be a
-// peer's word. Its error wraps errdefs.ErrFailedPrecondition.
+// compatible says whether a pod of node from can run on node to, and names all
+// that is against it. Either may be a peer's word. Its error wraps
+// errdefs.ErrFailedPrecondition.
 func compatible(from, to *peerv1.Node) error {
 	if from == nil || to == nil {
 		return fmt.Errorf("a node does not say what it is: %w", errdefs.ErrFailedPrecondition)
 	}
-	if from.Architecture != to.Architecture {
-		return fmt.Errorf("node %s is %s, node %s is %s: %w", from.Name, from.Architecture, to.Name, to.Architecture, errdefs.ErrFailedPrecondition)
-	}
-	if err := compatibleCRIU(from, to); err != nil {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
-	}
-	for _, n := range []*peerv1.Node{from, to} {
-		if n.OciRuntime != "" && n.OciRuntime != string(ociruntime.Runc) {
-			return fmt.Errorf("containers of node %s are run by %.40q, which cannot take part in a move: run godwitctl check there: %w",
-				n.Name, n.OciRuntime, errdefs.ErrFailedPrecondition)
+	var against []string
+	for _, f := range nodefacts.Compare(from, to) {
+		if f.Status != preflight.Missing {
+			continue
 		}
-	}
-	var lacking []string
-	for _, f := range from.CpuFeatures {
-		if !slices.Contains(to.CpuFeatures, f) {
-			lacking = append(lacking, f)
+		if f.Remedy != "" {
+			f.Detail += ": " + f.Remedy
 		}
+		against = append(against, f.Detail)
 	}
-	if len(lacking) > 0 {
-		return fmt.Errorf("the CPU of node %s lacks %s of node %s, which the pod may use: %w",
-			to.Name, strings.Join(lacking, ", "), from.Name, errdefs.ErrFailedPrecondition)
+	if len(against) > 0 {
+		return fmt.Errorf("%s: %w", strings.Join(against, "; "), errdefs.ErrFailedPrecondition)
 	}
 	return nil
-}
-
-// compatibleCRIU says whether the CRIU of node to restores what that of node from
-// dumps.
-func compatibleCRIU(from, to *peerv1.Node) error {
-	dumps, err := usableCRIU(from)
-	if err != nil {
-		return err
-	}
-	restores, err := usableCRIU(to)
-	if err != nil {
-		return err
-	}
-	if err := restores.Restores(dumps); err != nil {
-		return fmt.Errorf("node %s cannot restore what node %s dumps: %w: install CRIU %v or later on node %s", to.Name, from.Name, err, dumps, to.Name)
-	}
-	return nil
-}
-
-// usableCRIU is the CRIU of a node, which Godwit must be able to drive. One that
-// is newer than Godwit may be able to.
-func usableCRIU(n *peerv1.Node) (criuversion.Version, error) {
-	if n.Criu == "" {
-		return criuversion.Version{}, fmt.Errorf("node %s has no working CRIU: run godwitctl check there", n.Name)
-	}
-	v, err := criuversion.Parse(n.Criu)
-	if err != nil {
-		return v, fmt.Errorf("node %s: %w", n.Name, err)
-	}
-	if err := v.Supported(); errors.Is(err, criuversion.ErrTooOld) {
-		return v, fmt.Errorf("node %s: %w", n.Name, err)
-	}
-	if got := n.PageServerMessage; got != 0 && int(got) != v.PageServerMessage() {
-		return v, fmt.Errorf("node %s has a CRIU %v whose page-server messages have %d bytes, not %d: it is not the released one; install that", n.Name, v, got, v.PageServerMessage())
-	}
-	return v, nil
 }

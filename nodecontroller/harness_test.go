@@ -22,6 +22,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
@@ -67,8 +68,7 @@ type fault struct {
 	do    func(c *testCluster) error
 }
 
-func (p *testPod) interposed(call string, after bool) error {
-	c := p.cluster
+func (c *testCluster) interposed(call string, after bool) error {
 	c.mu.Lock()
 	f := c.fault
 	hit := f != nil && f.call == call && f.after == after
@@ -85,7 +85,7 @@ func (p *testPod) interposed(call string, after bool) error {
 
 // call carries out one call with the test's fault around it.
 func (p *testPod) call(name string, do func() error) error {
-	if err := p.interposed(name, false); err != nil {
+	if err := p.cluster.interposed(name, false); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -98,7 +98,7 @@ func (p *testPod) call(name string, do func() error) error {
 	if err != nil {
 		return err
 	}
-	return p.interposed(name, true)
+	return p.cluster.interposed(name, true)
 }
 
 func (p *testPod) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.BeginResponse, error) {
@@ -118,7 +118,11 @@ func (p *testPod) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.Be
 			return err
 		}
 		p.migration = r.Migration
-		p.set(shimv1.State_STATE_CONVERGED, true)
+		state := shimv1.State_STATE_CONVERGED
+		if r.FilesLater {
+			state = shimv1.State_STATE_ROUNDS
+		}
+		p.set(state, true)
 		space := pagestream.Space{Container: 0, Kind: pagestream.Process, ID: 1}
 		return p.session.Stream(0).Pages(space, 0x10000, make([]byte, pagestream.PageSize))
 	})
@@ -154,7 +158,7 @@ func (p *testPod) Watch(ctx context.Context, r *shimv1.WatchRequest, stream shim
 		if dead {
 			return errors.New("killed") // ttrpc's Close leaves a stream that is under way
 		}
-		if err := stream.Send(&shimv1.Progress{State: state}); err != nil {
+		if err := stream.Send(&shimv1.Progress{State: state, AwaitsFiles: state == shimv1.State_STATE_ROUNDS}); err != nil {
 			return err
 		}
 		if state == shimv1.State_STATE_COMMITTED || state == shimv1.State_STATE_ABORTED || state == shimv1.State_STATE_FILLED {
@@ -170,7 +174,16 @@ func (p *testPod) Watch(ctx context.Context, r *shimv1.WatchRequest, stream shim
 
 // beforeCommit is called with mu held.
 func (p *testPod) beforeCommit() bool {
-	return p.state == shimv1.State_STATE_CONVERGED || p.state == shimv1.State_STATE_CUT_OVER
+	return p.state == shimv1.State_STATE_ROUNDS || p.state == shimv1.State_STATE_CONVERGED || p.state == shimv1.State_STATE_CUT_OVER
+}
+
+func (p *testPod) SendFiles(context.Context, *shimv1.SendFilesRequest) (*shimv1.SendFilesResponse, error) {
+	return &shimv1.SendFilesResponse{}, p.call("source.SendFiles", func() error {
+		if p.state == shimv1.State_STATE_ROUNDS {
+			p.set(shimv1.State_STATE_CONVERGED, true)
+		}
+		return nil
+	})
 }
 
 func (p *testPod) CutOver(ctx context.Context, _ *shimv1.CutOverRequest) (*shimv1.CutOverResponse, error) {
@@ -292,6 +305,9 @@ type testNode struct {
 	socket  string
 	state   string
 	criu    string // its version
+	metrics string // address
+	// findings about its pods' processes; set before a migration is asked for.
+	findings []obstacle.Finding
 
 	mu   sync.Mutex
 	pods map[string]*testPod
@@ -311,6 +327,8 @@ type testCluster struct {
 
 	features track.Features // what trackers find on both nodes; set before a pod moves
 	slowFill bool           // a restored pod has its memory in when the test says so; set before it moves
+	// orchestrator is known to daemons that start after it was set.
+	orchestrator Orchestrator
 
 	mu        sync.Mutex
 	fault     *fault
@@ -388,8 +406,10 @@ func (c *testCluster) newNode(name string, addresses map[string]string) *testNod
 	}
 	n.socket, n.state = filepath.Join(c.dir, name+".sock"), filepath.Join(c.dir, name+"-state")
 	n.config = filepath.Join(c.dir, name+".toml")
-	text := fmt.Sprintf("node_name = %q\nlisten = %q\nadvertise = %q\nsocket = %q\npki_dir = %q\nstate_dir = %q\n[peers]\n",
-		name, addresses[name], addresses[name], n.socket, certs, n.state)
+	host, _, _ := net.SplitHostPort(addresses[name])
+	n.metrics = net.JoinHostPort(host, "7441")
+	text := fmt.Sprintf("node_name = %q\nlisten = %q\nadvertise = %q\nmetrics_listen = %q\nsocket = %q\npki_dir = %q\nstate_dir = %q\n[peers]\n",
+		name, addresses[name], addresses[name], n.metrics, n.socket, certs, n.state)
 	for peer, address := range addresses {
 		text += fmt.Sprintf("%s = %q\n", peer, address)
 	}
@@ -422,6 +442,10 @@ func (n *testNode) start() {
 	d.shimSocket = func(sandbox string) string { return filepath.Join(n.cluster.dir, sandbox+".shim") }
 	d.startContainers = n.startContainers
 	d.features = func(context.Context) track.Features { return n.cluster.features }
+	if o := n.cluster.orchestrator; o != nil {
+		d.SetRecoveredOrchestrator(func(string) Orchestrator { return o })
+	}
+	d.processes = func(context.Context, cri.Pod) ([]obstacle.Finding, error) { return n.findings, nil }
 	ready := make(chan struct{})
 	ended := make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())
@@ -524,9 +548,15 @@ func (n *testNode) Pods(context.Context) ([]cri.Pod, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var pods []cri.Pod
-	for id := range n.pods {
-		pods = append(pods, cri.Pod{ID: id, Namespace: "default", Name: "p", UID: "u", Handler: cri.Handler, Ready: true,
-			Containers: []cri.PodContainer{{ID: id + "c", Name: "main", State: runtimev1.ContainerState_CONTAINER_RUNNING}}})
+	for id, p := range n.pods {
+		pod := cri.Pod{ID: id, Namespace: "default", Name: "p", UID: "u", Handler: cri.Handler, Ready: true,
+			Containers: []cri.PodContainer{{ID: id + "c", Name: "main", Image: testImage, State: runtimev1.ContainerState_CONTAINER_RUNNING}}}
+		p.mu.Lock()
+		if p.parked != nil {
+			pod.Annotations = map[string]string{annotation: p.migration}
+		}
+		p.mu.Unlock()
+		pods = append(pods, pod)
 	}
 	return pods, nil
 }
@@ -550,11 +580,17 @@ func (n *testNode) Describe(_ context.Context, p cri.Pod) (*cri.Description, err
 }
 
 func (n *testNode) Recreate(_ context.Context, _ *cri.Description, _ cri.Node, annotations map[string]string) (cri.Made, error) {
+	p := n.newDestination(annotations[annotation])
+	return cri.Made{Sandbox: p.id, Containers: []string{p.id + "c"}}, nil
+}
+
+// newDestination makes a pod that comes with a migration.
+func (n *testNode) newDestination(migration string) *testPod {
 	p := n.newPod()
 	p.mu.Lock()
-	p.migration, p.parked = annotations[annotation], make(chan struct{})
-	p.mu.Unlock()
-	return cri.Made{Sandbox: p.id, Containers: []string{p.id + "c"}}, nil
+	defer p.mu.Unlock()
+	p.migration, p.parked = migration, make(chan struct{})
+	return p
 }
 
 func (n *testNode) ClearDeadTask(context.Context, string) error { return nil }
@@ -591,6 +627,7 @@ func (n *testNode) Memory(context.Context) (map[string]uint64, error)    { retur
 func (n *testNode) Image(_ context.Context, id string) (cri.Image, error) {
 	return cri.Image{ID: id, Target: id}, nil
 }
+func (n *testNode) NameImage(context.Context, cri.Image) error         { return nil }
 func (n *testNode) Pull(context.Context, cri.Image) error              { return errors.New("no registry") }
 func (n *testNode) Export(context.Context, cri.Image, io.Writer) error { return nil }
 func (n *testNode) Import(context.Context, cri.Image, io.Reader) error { return nil }
@@ -601,6 +638,20 @@ func (n *testNode) Runtimes(context.Context) (map[string]cri.Runtime, error) {
 	return nil, nil
 }
 func (n *testNode) Close() error { return nil }
+
+// WhenTasksChange looks often: a stand-in has no events.
+func (n *testNode) WhenTasksChange(ctx context.Context, look func(context.Context) (bool, error)) error {
+	for {
+		if done, err := look(ctx); err != nil || done {
+			return err
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *testNode) Volumes(context.Context, []string) ([]cri.Volume, error) { return nil, nil }
 
 // migrate moves the pod from a to b as godwitctl does, and returns the last
 // event that arrived.

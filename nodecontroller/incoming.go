@@ -38,11 +38,14 @@ type incoming struct {
 	token       [tokenSize]byte
 	description *cri.Description
 	images      []cri.Image
-	memory      uint64 // what is reserved for the store, bytes
+	volumes     []string // names, in the order of the wire
+	memory      uint64   // what is reserved for the store, bytes
 	storeDir    string
+	kubelet     bool // it makes the pod, and has it removed
 	started     time.Time
 	log         *slog.Logger
 	done        chan struct{} // closed when nothing of it is left to do
+	dropped     chan struct{} // closed when nothing is left that the source must know gone
 
 	// alive ends, with the reason, when the migration is broken off here.
 	alive context.Context
@@ -85,6 +88,7 @@ func (m *incoming) advance(to stage, d durability) error {
 	}
 	r := m.record
 	r.Stage = to
+	r.Closed = to == destinationAborting
 	if err := m.d.journal.save(r, d); err != nil {
 		return err
 	}
@@ -227,6 +231,15 @@ func (m *incoming) status() *nodev1.Migration {
 		s.EndedUnixNano = m.ended.UnixNano()
 	}
 	return s
+}
+
+// failure is why it failed here; nil if it is committed, or was left to the next
+// daemon.
+func (m *incoming) failure() error {
+	if m.stage() == destinationCommitted {
+		return nil
+	}
+	return context.Cause(m.alive)
 }
 
 // phaseOf is a destination's stage as a phase of the migration.

@@ -24,12 +24,14 @@ func (m *incoming) drop(ctx context.Context, reason string) error {
 	if m.stage() == destinationCommitted {
 		return fmt.Errorf("migration %s: %w", m.id, ErrCommitted)
 	}
-	m.fail(fmt.Errorf("the source broke off: %s", reason))
+	m.fail(fmt.Errorf("%w: %s", errSourceBrokeOff, reason))
 	select {
 	case m.verdict <- peerv1.Outcome_OUTCOME_ABORTED:
 	default:
 	}
 	select {
+	case <-m.dropped:
+		return nil
 	case <-m.done:
 		return nil
 	case <-ctx.Done():
@@ -181,6 +183,17 @@ func (m *incoming) abandon(ctx context.Context) {
 	m.until(ctx, func() error { return m.remove(ctx, why) })
 	m.starts.wait()
 	m.say(fmt.Sprintf("nothing of it is left here: %v", why))
+	close(m.dropped)
+	// kubelet's pod has the images in use until the cluster has removed it, which
+	// the source may do only when it has heard that all is well here.
+	if r := m.current(); r.Kubelet && len(r.Images) > 0 {
+		m.until(ctx, func() error {
+			if err := m.awaitPodGone(ctx); err != nil {
+				return err
+			}
+			return m.forget(ctx, r)
+		})
+	}
 }
 
 // until repeats do until it succeeds or ctx ends: the journal hands over then.
@@ -200,14 +213,29 @@ func (m *incoming) until(ctx context.Context, do func() error) {
 // remove undoes everything that was made here, from the youngest to the oldest.
 func (m *incoming) remove(ctx context.Context, why error) error {
 	r := m.current()
-	if err := m.removePod(ctx, r, why); err != nil {
+	removePod := m.removePod
+	if r.Kubelet {
+		removePod = m.releasePod
+	}
+	if err := removePod(ctx, r, why); err != nil {
 		return err
 	}
-	errs := []error{m.closeStore(), os.RemoveAll(m.d.imageDir(m.id))}
+	if err := errors.Join(m.closeStore(), os.RemoveAll(m.d.imageDir(m.id))); err != nil {
+		return err
+	}
+	if r.Kubelet && len(r.Images) > 0 {
+		return nil // they are in use for a while
+	}
+	return m.forget(ctx, r)
+}
+
+// forget removes what came for the pod, which is gone, and the record.
+func (m *incoming) forget(ctx context.Context, r record) error {
+	var errs []error
 	for _, image := range r.Images {
 		errs = append(errs, m.d.removeImage(ctx, image, m.id))
 	}
-	if m.description != nil {
+	if m.description != nil && !r.Kubelet { // the logs are kubelet's
 		errs = append(errs, cri.RemoveLogDirectory(m.d.config.LogRoot, m.description))
 	}
 	if err := errors.Join(errs...); err != nil {

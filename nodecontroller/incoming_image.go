@@ -41,7 +41,7 @@ func (m *incoming) putImage(id string, offset uint64, data []byte) error {
 	if _, err := m.image(id); err != nil {
 		return err
 	}
-	if m.alive.Err() != nil || m.stage() != destinationPreparing {
+	if m.alive.Err() != nil || m.stage() != m.making() {
 		return fmt.Errorf("migration %s takes no images now: %w", m.id, errdefs.ErrFailedPrecondition)
 	}
 	if len(data) > imagePiece || offset > maxImage-imagePiece {

@@ -11,7 +11,11 @@ import (
 
 	"godwit.dev/godwit/cri"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
+
+// maxVolumes bounds the volumes of one pod.
+const maxVolumes = 256
 
 // newIncoming checks what a peer asks for. Nothing is made yet.
 func (d *Daemon) newIncoming(ctx context.Context, req *peerv1.PrepareRequest, peer string) (*incoming, error) {
@@ -36,6 +40,9 @@ func (d *Daemon) newIncoming(ctx context.Context, req *peerv1.PrepareRequest, pe
 	if err != nil {
 		return nil, invalid(err)
 	}
+	if len(req.Volumes) > maxVolumes || len(req.Volumes) > 0 && !req.Kubelet {
+		return nil, invalid(fmt.Errorf("%d volumes: a pod that kubelet makes has %d at most, any other none", len(req.Volumes), maxVolumes))
+	}
 	pod := description.Sandbox.Metadata.Namespace + "/" + description.Sandbox.Metadata.Name
 	m := d.blankIncoming(record{
 		Migration:   req.Migration,
@@ -45,11 +52,21 @@ func (d *Daemon) newIncoming(ctx context.Context, req *peerv1.PrepareRequest, pe
 		Address:     req.Source.Address,
 		Started:     time.Now(),
 		Description: req.Description,
+		Kubelet:     req.Kubelet,
+		Admission:   admissionOf(req, description),
 	}, d.log.With("migration", req.Migration, "pod", pod, "from", peer))
 	m.source, m.token = req.Source, [tokenSize]byte(req.Token)
-	m.description, m.images = description, images
+	m.description, m.images, m.volumes = description, images, req.Volumes
 	m.hear()
 	return m, nil
+}
+
+// admissionOf is what the shim is told of a pod.
+func admissionOf(req *peerv1.PrepareRequest, d *cri.Description) shimv1.Admission {
+	if !req.Kubelet {
+		return shimv1.Admission{}
+	}
+	return shimv1.Admission{AnswerEarly: true, ExpectedContainers: len(d.Containers)}
 }
 
 // imagesOf checks that every container's image is among those of the request.
@@ -80,9 +97,11 @@ func (d *Daemon) blankIncoming(r record, log *slog.Logger) *incoming {
 		d:        d,
 		id:       r.Migration,
 		storeDir: d.storePath(r.Migration),
+		kubelet:  r.Kubelet,
 		started:  r.Started,
 		log:      log,
 		done:     make(chan struct{}),
+		dropped:  make(chan struct{}),
 		record:   r,
 		verdict:  make(chan peerv1.Outcome, 1),
 		ran:      make(chan struct{}),

@@ -41,13 +41,26 @@ func (m *incoming) prepare(ctx context.Context) ([]string, error) {
 			missing = append(missing, i.ID)
 		}
 	}
+	if m.kubelet {
+		return missing, m.advance(destinationPrepared, throughCrash)
+	}
 	return missing, nil
+}
+
+// making is the stage in which images come and the pod is made.
+func (m *incoming) making() stage {
+	if m.kubelet {
+		return destinationPrepared
+	}
+	return destinationPreparing
 }
 
 // getImage sees whether the node has an image, or can pull it.
 func (m *incoming) getImage(ctx context.Context, i cri.Image) (bool, error) {
 	_, err := m.d.cri.Image(ctx, i.ID)
 	switch {
+	case err == nil && m.kubelet:
+		return true, m.d.cri.NameImage(ctx, i) // kubelet knows images by name only
 	case err == nil:
 		return true, nil
 	case !errdefs.IsNotFound(err):
@@ -68,35 +81,46 @@ func (m *incoming) getImage(ctx context.Context, i cri.Image) (bool, error) {
 	return true, nil
 }
 
-// create makes the pod and parks its containers.
+// create has the pod made and its containers parked.
 func (m *incoming) create(ctx context.Context) (*peerv1.CreateResponse, error) {
-	m.say("making sandbox and containers")
-	node := cri.Node{CgroupParent: m.d.config.PodCgroupParent, LogRoot: m.d.config.LogRoot}
-	made, err := m.d.cri.Recreate(ctx, m.description, node, map[string]string{annotation: m.id})
-	m.made = made
-	if nerr := m.note(func(r *record) { r.Sandbox, r.Containers = made.Sandbox, made.Containers }); nerr != nil {
-		return nil, errors.Join(err, nerr)
+	getPod := m.makePod
+	if m.kubelet {
+		getPod = m.awaitPod
 	}
-	if err != nil {
-		return nil, err
-	}
-	if m.podIP, err = m.d.cri.IP(ctx, made.Sandbox); err != nil {
-		return nil, err
-	}
-	if m.starts, err = m.d.startContainers(made.Containers); m.starts != nil {
-		m.starts.whenOneEnds(func(err error) { m.startEnded(err) })
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := m.park(ctx); err != nil {
+	if err := getPod(ctx); err != nil {
 		return nil, err
 	}
 	if err := m.advance(destinationParked, throughCrash); err != nil {
 		return nil, err
 	}
 	m.say("containers are parked, memory comes in")
-	return &peerv1.CreateResponse{Sandbox: made.Sandbox, PodIp: m.podIP, Containers: made.Containers}, nil
+	return &peerv1.CreateResponse{Sandbox: m.made.Sandbox, PodIp: m.podIP, Containers: m.made.Containers}, nil
+}
+
+// makePod makes the pod and parks its containers.
+func (m *incoming) makePod(ctx context.Context) error {
+	m.say("making sandbox and containers")
+	node := cri.Node{CgroupParent: m.d.config.PodCgroupParent, LogRoot: m.d.config.LogRoot}
+	made, err := m.d.cri.Recreate(ctx, m.description, node, map[string]string{annotation: m.id})
+	if err := errors.Join(err, m.noteMade(made)); err != nil {
+		return err
+	}
+	if m.podIP, err = m.d.cri.IP(ctx, made.Sandbox); err != nil {
+		return err
+	}
+	if m.starts, err = m.d.startContainers(made.Containers); m.starts != nil {
+		m.starts.whenOneEnds(func(err error) { m.startEnded(err) })
+	}
+	if err != nil {
+		return err
+	}
+	return m.park(ctx)
+}
+
+// noteMade notes what there is of the pod.
+func (m *incoming) noteMade(made cri.Made) error {
+	m.made = made
+	return m.note(func(r *record) { r.Sandbox, r.Containers = made.Sandbox, made.Containers })
 }
 
 // startEnded hears that a start came to an end. Before the commit that is a failure.

@@ -10,11 +10,13 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
 // admitDir is where the shim looks whether a migration that an annotation names
-// is expected (shim/task.go, admit). It is in /run: after a reboot nothing is.
-const admitDir = "/run/godwit/migrations"
+// is expected. It is in /run: after a reboot nothing is.
+const admitDir = shimv1.AdmissionDir
 
 // migrationID is what a migration may be called: it becomes a file name here
 // and an annotation, and comes from a peer.
@@ -36,6 +38,13 @@ type record struct {
 	Images []string `json:"images,omitempty"`
 	// Description is the pod's, at the destination.
 	Description json.RawMessage `json:"description,omitempty"`
+	// Kubelet: a cluster makes the destination's pod, and removes the source's.
+	Kubelet bool `json:"kubelet,omitempty"`
+	// Caller: it is whoever asked this source's daemon on its socket that has the
+	// cluster do so, and no Orchestrator.
+	Caller bool `json:"caller,omitempty"`
+	// Admission is what the destination's shim is told.
+	shimv1.Admission
 }
 
 func (r record) valid() error {
@@ -51,8 +60,9 @@ func (r record) valid() error {
 	return nil
 }
 
-// journal keeps the records: a root-only file for each in dir, and an empty one
-// in admit for each destination. The two may be one directory: a record admits.
+// journal keeps the records: a root-only file for each in dir, and one in admit
+// for each destination, with its Admission. The two may be one directory: a record
+// is an Admission.
 type journal struct {
 	dir   string
 	admit string
@@ -87,7 +97,11 @@ func (j *journal) save(r record, d durability) error {
 		return fmt.Errorf("record of migration %s: %w", r.Migration, err)
 	}
 	if !r.Stage.source() && j.admit != j.dir {
-		if err := replace(j.admit, r.Migration+".json", nil, throughCrash); err != nil {
+		admission, err := r.Admission.Encode()
+		if err != nil {
+			return fmt.Errorf("record of migration %s: %w", r.Migration, err)
+		}
+		if err := replace(j.admit, r.Migration+".json", admission, throughCrash); err != nil {
 			return fmt.Errorf("record of migration %s: %w", r.Migration, err)
 		}
 	}

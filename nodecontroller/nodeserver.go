@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
@@ -76,7 +77,7 @@ func (s *nodeServer) Pods(ctx context.Context, _ *nodev1.PodsRequest) (*nodev1.P
 }
 
 func (s *nodeServer) Migrate(ctx context.Context, req *nodev1.MigrateRequest, stream nodev1.Node_MigrateServer) error {
-	m, err := s.d.migrate(ctx, req)
+	m, err := s.d.migrate(ctx, req, nil)
 	if err != nil {
 		return answer(err)
 	}
@@ -101,15 +102,16 @@ func (s *nodeServer) outgoing(id string) (*outgoing, error) {
 	return m, nil
 }
 
-func (s *nodeServer) List(_ context.Context, req *nodev1.ListRequest) (*nodev1.ListResponse, error) {
-	s.d.mu.Lock()
-	out, in, ended := values(s.d.outgoing), values(s.d.incoming), slices.Clone(s.d.ended)
-	recovering := values(s.d.recovering)
-	s.d.mu.Unlock()
+// migrations are all that this node has a part in, and the last ones that ended.
+func (d *Daemon) migrations() []*nodev1.Migration {
+	d.mu.Lock()
+	out, in, ended := values(d.outgoing), values(d.incoming), slices.Clone(d.ended)
+	recovering := values(d.recovering)
+	d.mu.Unlock()
 
 	all := ended
 	for _, r := range recovering {
-		all = append(all, recoveringStatus(r, s.d.config.NodeName))
+		all = append(all, recoveringStatus(r, d.config.NodeName))
 	}
 	for _, m := range out {
 		all = append(all, m.status())
@@ -117,8 +119,12 @@ func (s *nodeServer) List(_ context.Context, req *nodev1.ListRequest) (*nodev1.L
 	for _, m := range in {
 		all = append(all, m.status())
 	}
+	return all
+}
+
+func (s *nodeServer) List(_ context.Context, req *nodev1.ListRequest) (*nodev1.ListResponse, error) {
 	r := new(nodev1.ListResponse)
-	for _, m := range all {
+	for _, m := range s.d.migrations() {
 		if strings.HasPrefix(m.Id, req.Migration) {
 			r.Migrations = append(r.Migrations, m)
 		}
@@ -152,6 +158,24 @@ func recoveringStatus(r record, node string) *nodev1.Migration {
 	if r.Stage == sourceCommitted {
 		s.Phase = nodev1.Phase_PHASE_MIGRATION_COMPLETE
 		s.Detail = "recovering: the destination has not acknowledged the commit yet"
+	}
+	return s
+}
+
+// recoveredStatus is a source's part that an earlier daemon left and this one ended.
+func recoveredStatus(r record, node string, committed bool, failure error) *nodev1.Migration {
+	s := recoveringStatus(r, node)
+	s.EndedUnixNano = time.Now().UnixNano()
+	s.Phase, s.Detail = nodev1.Phase_PHASE_FAILED, "the source's daemon restarted; the pod runs on "+node
+	if committed {
+		s.Phase, s.Detail = nodev1.Phase_PHASE_SUCCEEDED, "the pod runs on "+r.Peer
+	}
+	s.Result = &nodev1.Result{Succeeded: committed && failure == nil, Pod: r.Pod, From: node}
+	if failure != nil {
+		s.Detail = failure.Error()
+	}
+	if !s.Result.Succeeded {
+		s.Result.Error = s.Detail
 	}
 	return s
 }

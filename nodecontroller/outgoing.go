@@ -40,10 +40,12 @@ type outgoing struct {
 	// arrival is the migration by which the pod came, if its memory was not all
 	// in when this one was asked for: this one waits for its end.
 	arrival *incoming
-	started time.Time
-	log     *slog.Logger
-	feed    *feed
-	done    chan struct{} // closed when it has ended and nothing of it is left to do
+	// orchestrator is the cluster's part; nil if this daemon's peer makes the pod.
+	orchestrator Orchestrator
+	started      time.Time
+	log          *slog.Logger
+	feed         *feed
+	done         chan struct{} // closed when it has ended and nothing of it is left to do
 
 	// undecided ends, with the reason, when the migration is broken off before
 	// its commit. It means nothing once deciding is set.
@@ -52,6 +54,7 @@ type outgoing struct {
 
 	// What run has got so far; run's alone.
 	description *cri.Description
+	volumes     []cri.Volume // only if kubelet makes the pod
 	memory      uint64
 	token       []byte
 	peer        *peerClient
@@ -61,6 +64,8 @@ type outgoing struct {
 	downtime    *nodev1.Downtime
 	goroutines  sync.WaitGroup // heartbeat and watch
 	converged   chan struct{}  // closed by watch when the rounds have ended
+	// nearlyCopied is closed by watch when the destination's pod is to be made.
+	nearlyCopied chan struct{}
 
 	mu     sync.Mutex
 	record record       // guarded by mu
@@ -183,6 +188,7 @@ func (m *outgoing) tell(kind, message string) {
 	if kind != kindProgress {
 		m.log.Info(message, "kind", kind, "phase", PhaseName(e.Phase))
 	}
+	m.d.observe(e)
 	m.feed.publish(e)
 }
 

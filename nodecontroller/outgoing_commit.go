@@ -19,6 +19,9 @@ var errAbortedByShim = errors.New("the pod's shim broke off before the commit")
 // commit is the decision. An error means that the source may and must run on.
 // nil means that the destination owns the pod; it may not know yet.
 func (m *outgoing) commit(ctx context.Context) error {
+	if err := m.agree(); err != nil {
+		return m.fail(err)
+	}
 	if err := m.confirmHeld(); err != nil {
 		return m.fail(err)
 	}
@@ -80,7 +83,7 @@ func (m *outgoing) commitShim(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errAbortedByShim, plain(err))
 	}
 	m.log.Error("the shim's answer to the commit was lost", "error", err)
-	return m.d.settleSource(ctx, m.current(), m.log)
+	return m.d.settleSource(ctx, m.current(), m.orchestrator, m.log)
 }
 
 func (m *outgoing) current() record {
@@ -112,7 +115,7 @@ func (m *outgoing) finish(ctx context.Context) {
 		r, err := m.d.tellCommit(ctx, m.current(), m.log)
 		switch {
 		case errors.Is(err, errDestinationLost):
-			m.close(errors.Join(err, m.d.removeSource(ctx, m.current(), m.log)))
+			m.close(errors.Join(err, m.d.removeSource(ctx, m.current(), m.orchestrator, m.log)))
 			return
 		case err != nil:
 			m.close(fmt.Errorf("committed, not finished: %w", err))
@@ -122,7 +125,7 @@ func (m *outgoing) finish(ctx context.Context) {
 		}
 	}
 	m.tell("resumed", "the pod runs on "+m.request.To)
-	if err := m.d.removeSource(ctx, m.current(), m.log); err != nil {
+	if err := m.d.removeSource(ctx, m.current(), m.orchestrator, m.log); err != nil {
 		m.close(fmt.Errorf("the pod runs on %s; what it left here could not be removed: %w", m.request.To, err))
 		return
 	}
@@ -208,4 +211,5 @@ func (m *outgoing) close(failure error) {
 		last = failure.Error()
 	}
 	m.tell("ended", last)
+	m.d.observeEnd(m.status(), failure)
 }

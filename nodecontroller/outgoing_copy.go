@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
@@ -21,9 +24,28 @@ func (m *outgoing) copyMemory() error {
 		return m.fail(err)
 	}
 	m.move(nodev1.Phase_PHASE_MIGRATING, "tracking", fmt.Sprintf("engine %s: %s", m.engine, m.engineReason))
+	if m.orchestrator != nil {
+		if err := m.copyAndPlace(ctx); err != nil {
+			return m.fail(err)
+		}
+		return m.fail(agreed(m.orchestrator.Await(ctx, m.id)))
+	}
 	if m.mode() == modeCold {
 		return nil
 	}
+	return m.awaitConverged(ctx)
+}
+
+// copyAndPlace waits for the end of the rounds, which comes after that of placing
+// the pod.
+func (m *outgoing) copyAndPlace(parent context.Context) error {
+	group, ctx := errgroup.WithContext(parent)
+	group.Go(func() error { return m.place(ctx) })
+	group.Go(func() error { return m.awaitConverged(ctx) })
+	return group.Wait()
+}
+
+func (m *outgoing) awaitConverged(ctx context.Context) error {
 	select {
 	case <-m.converged:
 		m.tell("converged", "the rounds have ended: "+m.stopReason())
@@ -78,6 +100,8 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,
 		Bandwidth:   m.request.Bandwidth,
+		FilesLater:  m.orchestrator != nil,
+		Volumes:     volumesForShim(m.volumes),
 	}
 	for _, c := range m.description.Containers {
 		req.Containers = append(req.Containers, c.ID)
@@ -92,10 +116,22 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 	return req, nil
 }
 
+func volumesForShim(volumes []cri.Volume) []*shimv1.Volume {
+	var out []*shimv1.Volume
+	for _, v := range volumes {
+		w := &shimv1.Volume{Name: v.Name, Dir: v.Dir}
+		for _, m := range v.Mounts {
+			w.Mounts = append(w.Mounts, &shimv1.VolumeMount{Container: uint32(m.Container), Path: m.Path})
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
 // watch takes in what the shim tells. Until the decision, the shim's failure or
 // its end breaks the migration off.
 func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
-	converged := false
+	converged, nearly := false, false
 	for {
 		p, err := stream.Recv()
 		if err != nil {
@@ -111,6 +147,10 @@ func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
 			_ = m.abort(fmt.Errorf("the pod's shim broke off: %s", p.Error))
 		case shimCommitted:
 			return
+		}
+		if nearlyCopied(p) && !nearly {
+			nearly = true
+			close(m.nearlyCopied)
 		}
 		if p.State == shimv1.State_STATE_CONVERGED && !converged {
 			converged = true
@@ -164,6 +204,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		EtaMs:          p.EtaMs,
 		StopReason:     p.StopReason,
 		MemoryBytes:    p.MemoryBytes,
+		AwaitsPod:      p.AwaitsFiles,
 	}
 	for _, r := range p.Rounds {
 		q.Rounds = append(q.Rounds, &nodev1.Round{

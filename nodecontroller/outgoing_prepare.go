@@ -20,7 +20,8 @@ const (
 	heartbeatDeadline = 5 * time.Second
 )
 
-// prepare brings the destination to where its containers are parked.
+// prepare brings the destination to where its containers are parked, or, if kubelet
+// makes them later, to where memory may come.
 func (m *outgoing) prepare() error {
 	ctx := m.undecided
 	pod, err := m.awaitMemory(ctx)
@@ -50,6 +51,9 @@ func (m *outgoing) prepare() error {
 			return m.fail(err)
 		}
 	}
+	if m.orchestrator != nil {
+		return nil
+	}
 	return m.fail(m.create(ctx))
 }
 
@@ -63,6 +67,9 @@ func (m *outgoing) describe(ctx context.Context, pod cri.Pod) error {
 		delete(c.Config.Annotations, annotation)
 	}
 	m.description = d
+	if m.orchestrator != nil {
+		m.volumes = d.Volumes()
+	}
 	memory, err := m.d.cri.Memory(ctx)
 	if err != nil {
 		m.log.Warn("the pod's memory is not known, the destination cannot reserve room", "error", err)
@@ -147,6 +154,10 @@ func (m *outgoing) askToPrepare(ctx context.Context, images []cri.Image) (map[st
 		Source:      self,
 		Description: description,
 		Memory:      m.memory,
+		Kubelet:     m.orchestrator != nil,
+	}
+	for _, v := range m.volumes {
+		req.Volumes = append(req.Volumes, v.Name)
 	}
 	for _, i := range images {
 		req.Images = append(req.Images, &peerv1.Image{Id: i.ID, Target: i.Target, Names: i.Names, RepoDigests: i.RepoDigests})

@@ -16,16 +16,24 @@ import (
 // ErrUnknownPeer is returned for a node that the configuration does not name.
 var ErrUnknownPeer = errors.New("unknown peer")
 
+// PeerResolver knows peers that the configuration file does not name. An error
+// wraps ErrUnknownPeer if it knows none of that name.
+type PeerResolver interface {
+	// Address is where a node's daemon listens, host:port.
+	Address(node string) (string, error)
+}
+
 // peerTable knows the peers' addresses: those of the configuration file as it
-// is now. The file is read again when it has changed.
+// is now, and those of a resolver. The file is read again when it has changed.
 type peerTable struct {
 	path string
 	log  *slog.Logger
 
-	mu      sync.Mutex
-	stamp   time.Time         // of the file that was read, guarded by mu
-	size    int64             // of the file that was read, guarded by mu
-	address map[string]string // by name, guarded by mu
+	mu       sync.Mutex
+	resolver PeerResolver      // nil if there is none, guarded by mu
+	stamp    time.Time         // of the file that was read, guarded by mu
+	size     int64             // of the file that was read, guarded by mu
+	address  map[string]string // by name, guarded by mu
 }
 
 func newPeerTable(path string, c *Config, log *slog.Logger) *peerTable {
@@ -47,12 +55,23 @@ func (t *peerTable) refresh() {
 	t.stamp, t.size, t.address = fi.ModTime(), fi.Size(), c.Peers
 }
 
+// SetPeerResolver has the daemon ask for peers that its configuration does not
+// name.
+func (d *Daemon) SetPeerResolver(r PeerResolver) {
+	d.peers.mu.Lock()
+	defer d.peers.mu.Unlock()
+	d.peers.resolver = r
+}
+
 // lookup returns a peer's address, or an error that wraps ErrUnknownPeer.
 func (t *peerTable) lookup(name string) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.refresh()
 	address, ok := t.address[name]
+	if !ok && t.resolver != nil {
+		return t.resolver.Address(name)
+	}
 	if !ok {
 		known := make([]string, 0, len(t.address))
 		for n := range t.address {

@@ -167,7 +167,7 @@ func (p *peerServer) ImportImage(ctx context.Context, req *peerv1.ImportImageReq
 	if err != nil {
 		return nil, err
 	}
-	return &peerv1.ImportImageResponse{}, m.step(ctx, destinationPreparing, func(ctx context.Context) error {
+	return &peerv1.ImportImageResponse{}, m.step(ctx, m.making(), func(ctx context.Context) error {
 		return m.importImage(ctx, req.Image, req.Size)
 	})
 }
@@ -178,7 +178,7 @@ func (p *peerServer) Create(ctx context.Context, req *peerv1.CreateRequest) (*pe
 		return nil, err
 	}
 	var r *peerv1.CreateResponse
-	err = m.step(ctx, destinationPreparing, func(ctx context.Context) (err error) {
+	err = m.step(ctx, m.making(), func(ctx context.Context) (err error) {
 		r, err = m.create(ctx)
 		return err
 	})
@@ -236,7 +236,7 @@ func (d *Daemon) admit(hello wire.Hello, peer string) (wire.Receiver, error) {
 	if m == nil || m.current().Peer != peer || !hello.TokenIs(m.token) {
 		return nil, fmt.Errorf("node %s expects no such migration of %s", d.config.NodeName, peer)
 	}
-	if s := m.stage(); s != destinationParked || m.alive.Err() != nil {
+	if s := m.stage(); s != destinationPrepared && s != destinationParked || m.alive.Err() != nil {
 		return nil, fmt.Errorf("migration %s takes no memory now: it is at %s", m.id, s)
 	}
 	return m.receiver, nil

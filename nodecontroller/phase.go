@@ -67,6 +67,8 @@ const (
 
 	// Destination: admitted; store, images, sandbox and containers are being made.
 	destinationPreparing stage = "destination-preparing"
+	// Destination: the store is made and memory may come in; kubelet makes the pod.
+	destinationPrepared stage = "destination-prepared"
 	// Destination: containers are parked, memory comes in.
 	destinationParked stage = "destination-parked"
 	// Destination: containers are being restored.
@@ -86,7 +88,8 @@ var stageMoves = map[stage][]stage{
 	sourceDeciding:  {sourceCommitted},
 	sourceCommitted: nil,
 
-	destinationPreparing: {destinationParked, destinationAborting},
+	destinationPreparing: {destinationPrepared, destinationParked, destinationAborting},
+	destinationPrepared:  {destinationParked, destinationAborting},
 	destinationParked:    {destinationRestoring, destinationAborting},
 	destinationRestoring: {destinationHeld, destinationAborting},
 	destinationHeld:      {destinationCommitted, destinationAborting},

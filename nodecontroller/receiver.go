@@ -16,7 +16,7 @@ var errChannel = errors.New("no such tree")
 
 // Bounds of one tree that a peer fills.
 const (
-	maxRootfs  = 256 << 30 // bytes
+	maxRootfs  = 256 << 30 // bytes; of a volume as well
 	maxEntries = 16 << 20  // names
 )
 
@@ -51,6 +51,11 @@ func (r *receiver) openRootfs(container int, dir string) error {
 // openSharedMemory makes the place for the sandbox's /dev/shm.
 func (r *receiver) openSharedMemory(dir string) error {
 	return r.open(shimv1.Channel(0, shimv1.TreeShm), dir, r.memory)
+}
+
+// openVolume makes the place for a volume of the pod.
+func (r *receiver) openVolume(number int, dir string) error {
+	return r.open(shimv1.Channel(uint16(number), shimv1.TreeVolume), dir, maxRootfs)
 }
 
 // openImages makes the places for CRIU's images.

@@ -45,7 +45,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // settleSource finds out what became of a migration of which the shim's answer
 // was lost. nil means that the destination owns the pod; errInDoubt that ctx
 // ended first; any other error that the source must roll back.
-func (d *Daemon) settleSource(ctx context.Context, r record, log *slog.Logger) error {
+func (d *Daemon) settleSource(ctx context.Context, r record, o Orchestrator, log *slog.Logger) error {
 	for {
 		action, err := d.askSource(ctx, r)
 		if err != nil {
@@ -58,8 +58,12 @@ func (d *Daemon) settleSource(ctx context.Context, r record, log *slog.Logger) e
 			return errAbortedByShim
 		case sourceBury:
 			log.Warn("the source's shim is dead and the destination holds the pod: deciding for the destination")
-			if err = d.cri.Remove(ctx, r.Sandbox); err == nil {
+			err = d.bury(ctx, r, o)
+			switch {
+			case err == nil:
 				return nil
+			case errors.Is(err, errDisagreed) && ctx.Err() == nil:
+				return err
 			}
 			log.Error("the dead source cannot be removed, the destination must wait", "error", err)
 		}
@@ -158,10 +162,15 @@ func (d *Daemon) tellCommit(ctx context.Context, r record, log *slog.Logger) (*p
 	}
 }
 
-// removeSource removes what is left of a pod that has moved away.
-func (d *Daemon) removeSource(ctx context.Context, r record, log *slog.Logger) error {
+// removeSource removes what is left of a pod that has moved away, or has the cluster
+// do so.
+func (d *Daemon) removeSource(ctx context.Context, r record, o Orchestrator, log *slog.Logger) error {
+	remove := func() error { return d.cri.Remove(ctx, r.Sandbox) }
+	if r.Kubelet {
+		remove = func() error { return o.RemoveSource(ctx, r.Migration) }
+	}
 	for {
-		err := d.cri.Remove(ctx, r.Sandbox)
+		err := remove()
 		if err == nil {
 			return d.journal.remove(r.Migration)
 		}
@@ -172,27 +181,32 @@ func (d *Daemon) removeSource(ctx context.Context, r record, log *slog.Logger) e
 	}
 }
 
-// recoverSource carries on with a migration that an earlier daemon left.
-func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) error {
-	err := d.settleSource(ctx, r, log)
+// recoverSource carries on with a migration that an earlier daemon left, and says
+// whether it is committed.
+func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) (committed bool, err error) {
+	var o Orchestrator
+	if r.Kubelet {
+		o = recovered{d, r}
+	}
+	err = d.settleSource(ctx, r, o, log)
 	switch {
 	case errors.Is(err, errInDoubt):
-		return err
+		return false, err
 	case err != nil:
 		err = d.abortSource(ctx, r, "the source's daemon restarted", log)
 		if !errors.Is(err, ErrCommitted) {
-			return err
+			return false, err
 		}
 	}
 	r.Stage = sourceCommitted
 	if err := d.journal.save(r, throughReboot); err != nil {
-		return err
+		return true, err
 	}
 	d.mu.Lock()
 	d.recovering[r.Migration] = r
 	d.mu.Unlock()
 	if _, err := d.tellCommit(ctx, r, log); err != nil && !errors.Is(err, errDestinationLost) {
-		return err
+		return true, err
 	}
-	return d.removeSource(ctx, r, log)
+	return true, d.removeSource(ctx, r, o, log)
 }

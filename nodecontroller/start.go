@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -17,8 +18,10 @@ import (
 // defaultTimeout is what a migration has until its commit.
 const defaultTimeout = 30 * time.Minute
 
-// migrate begins a migration: it is under way when this returns.
-func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outgoing, error) {
+// migrate begins a migration: it is under way when this returns. Without an
+// orchestrator it is the caller's to be one, if the request says that kubelet makes
+// the pod.
+func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest, o Orchestrator) (*outgoing, error) {
 	if err := checkRequest(req); err != nil {
 		return nil, err
 	}
@@ -28,11 +31,21 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outg
 	if err := d.checkTracker(ctx, req); err != nil {
 		return nil, err
 	}
+	d.mu.Lock()
+	known := req.Migration != "" && d.knows(req.Migration)
+	d.mu.Unlock()
+	if known { // said first: it may be why the pod is gone
+		return nil, errKnown(req.Migration)
+	}
 	address, err := d.peers.lookup(req.To)
 	if err != nil {
 		return nil, err
 	}
 	pod, err := d.cri.Find(ctx, req.Pod)
+	if err != nil {
+		return nil, err
+	}
+	warnings, err := d.clearOfProcesses(ctx, pod, req.To)
 	if err != nil {
 		return nil, err
 	}
@@ -45,18 +58,43 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest) (*outg
 	if err := claim.refusal(pod); err != nil {
 		return nil, err
 	}
-	m := d.newOutgoing(req, pod, address)
+	if req.Migration != "" && d.knows(req.Migration) {
+		return nil, errKnown(req.Migration)
+	}
+	m := d.newOutgoing(req, pod, address, o)
 	if claim != nil {
 		m.arrival = claim.arrival
 	}
 	d.outgoing[m.id] = m
 	m.tell("accepted", fmt.Sprintf("moving pod %s to %s", pod.FullName(), req.To))
+	for _, w := range warnings {
+		m.tell("warning", w.Text)
+	}
 	d.work.Go(func() { m.run(d.life) })
 	return m, nil
 }
 
-func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address string) *outgoing {
-	id := newID()
+func errKnown(id string) error {
+	return fmt.Errorf("migration %s is known already: %w", id, errdefs.ErrAlreadyExists)
+}
+
+// knows says whether a migration of that name is, or was not long ago. It is called
+// with mu held.
+func (d *Daemon) knows(id string) bool {
+	_, recovering := d.recovering[id]
+	return d.outgoing[id] != nil || d.incoming[id] != nil || recovering || d.journal.has(id) ||
+		slices.ContainsFunc(d.ended, func(m *nodev1.Migration) bool { return m.Id == id })
+}
+
+func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address string, o Orchestrator) *outgoing {
+	id := req.Migration
+	if id == "" {
+		id = newID()
+	}
+	callers := req.Kubelet && o == nil
+	if callers {
+		o = callersPod{d, pod.ID}
+	}
 	m := &outgoing{
 		d:         d,
 		id:        id,
@@ -69,6 +107,9 @@ func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address st
 		done:      make(chan struct{}),
 		converged: make(chan struct{}),
 		phase:     nodev1.Phase_PHASE_PENDING,
+
+		orchestrator: o,
+		nearlyCopied: make(chan struct{}),
 	}
 	m.record = record{
 		Migration: id,
@@ -78,6 +119,8 @@ func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address st
 		Address:   address,
 		Sandbox:   pod.ID,
 		Started:   m.started,
+		Kubelet:   req.Kubelet,
+		Caller:    callers,
 	}
 	timeout := time.Duration(req.TimeoutMs) * time.Millisecond
 	if timeout <= 0 {
@@ -117,6 +160,7 @@ func (d *Daemon) forgetIncoming(m *incoming) {
 	defer d.mu.Unlock()
 	delete(d.incoming, m.id)
 	d.remember(m.status())
+	d.observeEnd(m.status(), m.failure())
 }
 
 // admitMigration makes the incoming part of a migration that a peer asks for,
@@ -136,7 +180,7 @@ func (d *Daemon) admitMigration(ctx context.Context, req *peerv1.PrepareRequest,
 	case d.stopping:
 		return nil, fmt.Errorf("node %s is stopping: %w", d.config.NodeName, errdefs.ErrUnavailable)
 	case d.incoming[m.id] != nil || d.outgoing[m.id] != nil:
-		return nil, fmt.Errorf("migration %s is known already: %w", m.id, errdefs.ErrAlreadyExists)
+		return nil, errKnown(m.id)
 	}
 	limit, err := room(roomRequest{
 		node:      d.config.NodeName,

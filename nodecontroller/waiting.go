@@ -88,5 +88,9 @@ func (m *outgoing) awaitMemory(ctx context.Context) (cri.Pod, error) {
 	if err != nil {
 		return cri.Pod{}, err
 	}
-	return pod, obstruction(pod)
+	if err := obstruction(pod); err != nil {
+		return cri.Pod{}, err
+	}
+	_, err = m.d.judgeProcesses(ctx, pod, m.request.To)
+	return pod, err
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // startFunc is the stock service's Start of one container.
-type startFunc func() (*taskAPI.StartResponse, error)
+type startFunc func(context.Context) (*taskAPI.StartResponse, error)
 
 // errAborted fails the starts of a migration that was called off.
 var errAborted = errors.New("the migration was aborted")
@@ -57,6 +57,9 @@ func (s arrivalState) String() string {
 type arrival struct {
 	container *container
 	state     arrivalState
+	// answeredBy is the process that stands for the container if its start is
+	// answered early, else 0. It is set before parked is closed.
+	answeredBy uint32
 	// parked is closed when the start has come, or never will.
 	parked chan struct{}
 	// order has the stock start run.
@@ -82,6 +85,8 @@ type arrival struct {
 type destination struct {
 	id  string
 	log *slog.Logger
+	// placeholder is the process that stands for an answered container.
+	placeholder func() uint32
 
 	mu       sync.Mutex
 	arrivals map[string]*arrival // by container id, guarded by mu
@@ -91,9 +96,9 @@ type destination struct {
 	changed *broadcast
 }
 
-func newDestination(id string, log *slog.Logger) *destination {
+func newDestination(id string, placeholder func() uint32, log *slog.Logger) *destination {
 	return &destination{
-		id: id, log: log.With("migration", id),
+		id: id, placeholder: placeholder, log: log.With("migration", id),
 		arrivals: map[string]*arrival{}, changed: newBroadcast(),
 	}
 }
@@ -135,12 +140,46 @@ func (d *destination) moveLocked(a *arrival, to arrivalState) error {
 }
 
 // start parks a container's start until it is ordered to restore, and returns
-// what the stock start returns: after the commit, or with an error.
+// what the stock start returns: after the commit, or with an error. A start that is
+// answered early returns when it is parked, and goes on by itself: abort, abandon
+// and resume wait for its end.
 func (d *destination) start(ctx context.Context, c *container, run startFunc) (*taskAPI.StartResponse, error) {
 	a := d.arrival(c.id)
+	if err := d.park(a, c); err != nil {
+		return d.started(a, nil, err)
+	}
+	if a.answeredBy == 0 {
+		resp, err := d.parkAndRun(ctx, a, run)
+		return d.started(a, resp, err)
+	}
+	go func() {
+		resp, err := d.parkAndRun(context.WithoutCancel(ctx), a, run)
+		if _, err := d.started(a, resp, err); err != nil {
+			d.log.Error("a container whose start was answered does not run", "container", c.id, "error", err)
+		}
+	}()
+	return &taskAPI.StartResponse{Pid: a.answeredBy}, nil
+}
+
+// park notes that a container's start has come.
+func (d *destination) park(a *arrival, c *container) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	a.container = c
+	if d.early(c) {
+		a.answeredBy = d.placeholder()
+	}
+	if err := d.moveLocked(a, arrivalParked); err != nil {
+		return err
+	}
+	close(a.parked)
+	d.log.Info("container parked", "container", c.id, "answered", a.answeredBy != 0)
+	return nil
+}
+
+// started notes how the start of a container ended.
+func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error) (*taskAPI.StartResponse, error) {
 	defer close(a.started)
-	resp, err := d.parkAndRun(ctx, a, run)
 	if err != nil {
 		a.failedAt = time.Now()
 		close(a.failed)
@@ -149,16 +188,10 @@ func (d *destination) start(ctx context.Context, c *container, run startFunc) (*
 	return resp, nil
 }
 
-// parkAndRun is start without its end.
+// parkAndRun is the start of a parked container without its end.
 func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
-	c := a.container
-	if err := d.move(a, arrivalParked); err != nil {
-		return nil, err
-	}
-	close(a.parked)
 	// Asked for and started now, while nobody waits; what fails, prepare says.
 	_, _ = installedCRIU.get(ctx)
-	d.log.Info("container parked", "container", c.id)
 	fill, _ := d.startFill(ctx, a)
 	select {
 	case <-a.order:
@@ -170,7 +203,7 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 		fill.stop()
 		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
-	resp, err := run()
+	resp, err := run(ctx)
 	if err != nil {
 		err = a.restore.WithLog(err)
 		d.finish(a, err)
@@ -412,13 +445,19 @@ func (d *destination) find(id string) (*arrival, bool) {
 	return a, ok
 }
 
-func (d *destination) cancelParked(id string, cause error) {
+// cancel ends the wait of a container that does not run yet; it returns when no
+// process of it is left.
+func (d *destination) cancel(id string, cause error) {
 	d.mu.Lock()
 	a, ok := d.arrivals[id]
-	waiting := ok && a.state == arrivalParked
+	waiting := ok && a.container != nil && a.state != arrivalRunning
 	d.mu.Unlock()
-	if waiting {
-		d.finish(a, cause)
+	if !waiting {
+		return
+	}
+	d.abandon(a, cause)
+	if a.ended.Err() != nil { // else it came to run just now
+		<-a.started
 	}
 }
 

@@ -19,7 +19,7 @@ func testDestination() *destination {
 	installedCRIU.mu.Lock()
 	defer installedCRIU.mu.Unlock()
 	installedCRIU.version = &criuversion.Newest
-	return newDestination("m1", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	return newDestination("m1", func() uint32 { return 7 }, slog.New(slog.NewTextHandler(io.Discard, nil)))
 }
 
 func TestArrivalAllowsOnlyTheMovesOfItsTable(t *testing.T) {
@@ -44,7 +44,7 @@ func park(t *testing.T, d *destination, id string) <-chan error {
 	t.Helper()
 	ended := make(chan error, 1)
 	go func() {
-		_, err := d.start(context.Background(), &container{id: id}, func() (*taskAPI.StartResponse, error) {
+		_, err := d.start(context.Background(), &container{id: id}, func(context.Context) (*taskAPI.StartResponse, error) {
 			t.Error("a container ran without the order to restore it")
 			return nil, errors.New("ran")
 		})
@@ -83,7 +83,7 @@ func TestStartAfterAnAbortFails(t *testing.T) {
 	if err := d.abort("early"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := d.start(t.Context(), &container{id: "c1"}, func() (*taskAPI.StartResponse, error) {
+	_, err := d.start(t.Context(), &container{id: "c1"}, func(context.Context) (*taskAPI.StartResponse, error) {
 		t.Error("it ran")
 		return nil, nil
 	})
@@ -108,7 +108,7 @@ func TestKillEndsTheWaitOfAParkedContainer(t *testing.T) {
 	d := testDestination()
 	ended := park(t, d, "c1")
 	killed := errors.New("killed")
-	d.cancelParked("c1", killed)
+	d.cancel("c1", killed)
 	if err := <-ended; !errors.Is(err, killed) {
 		t.Errorf("got %v", err)
 	}

@@ -78,13 +78,36 @@ func (f *fileStream) flushRecords(channel uint32) error {
 type tree struct {
 	source  *filetree.Source
 	channel uint32
-	// mount is where the pod's processes see it, with a slash at the end.
-	mount string
-	// container whose processes may have its files mapped; nil for all.
-	container *departure
+	// mounts are where the pod's processes see it.
+	mounts []treeMount
+	// parts: what a process sees at a mount may be a directory below the tree's root.
+	parts bool
 	// mapped has every file that was seen mapped shared: a write through a
-	// mapping need not change a file's times.
+	// mapping need not change a file's times. Paths are relative to the mount.
 	mapped map[string]bool
+}
+
+// treeMount is a place where processes see a tree.
+type treeMount struct {
+	// path ends with a slash.
+	path string
+	// container whose processes see it there; nil for all.
+	container *departure
+}
+
+// isMapped says whether a file of the tree may be one that was seen mapped. Of a
+// tree that is seen in parts it is not known which part it was: every file that
+// it can be counts, and is compared once more than it need be.
+func (t *tree) isMapped(path string) bool {
+	if !t.parts || t.mapped[path] {
+		return t.mapped[path]
+	}
+	for i := range path {
+		if path[i] == '/' && t.mapped[path[i+1:]] {
+			return true
+		}
+	}
+	return false
 }
 
 // openTrees finds the file trees of the pod.
@@ -94,16 +117,35 @@ func (s *source) openTrees() error {
 		if err != nil {
 			return fmt.Errorf("container %s: %w", c.id, err)
 		}
-		c.files = &tree{channel: shimv1.Channel(c.index, shimv1.TreeRootfs), mount: "/", container: c}
+		c.files = &tree{channel: shimv1.Channel(c.index, shimv1.TreeRootfs), mounts: []treeMount{{"/", c}}}
 		if err := c.files.open(overlay.Upper, filetree.Upper, overlay.UserXattr); err != nil {
 			return fmt.Errorf("container %s: %w", c.id, err)
 		}
 	}
 	if dir := s.request.GetShmDir(); dir != "" {
-		s.link.shm = &tree{channel: shimv1.Channel(0, shimv1.TreeShm), mount: "/dev/shm/"}
+		s.link.shm = &tree{channel: shimv1.Channel(0, shimv1.TreeShm), mounts: []treeMount{{"/dev/shm/", nil}}}
 		if err := s.link.shm.open(dir, filetree.Plain, false); err != nil {
 			return fmt.Errorf("/dev/shm of the pod: %w", err)
 		}
+	}
+	return s.openVolumes()
+}
+
+// openVolumes finds the volumes that move with the pod.
+func (s *source) openVolumes() error {
+	for i, v := range s.request.GetVolumes() {
+		t := &tree{channel: shimv1.Channel(uint16(i), shimv1.TreeVolume), parts: true}
+		for _, m := range v.GetMounts() {
+			if int(m.GetContainer()) >= len(s.containers) {
+				return fmt.Errorf("volume %s: the pod has no container %d", v.GetName(), m.GetContainer())
+			}
+			path := strings.TrimSuffix(m.GetPath(), "/") + "/"
+			t.mounts = append(t.mounts, treeMount{path, s.containers[m.GetContainer()]})
+		}
+		if err := t.open(v.GetDir(), filetree.Plain, false); err != nil {
+			return fmt.Errorf("volume %s: %w", v.GetName(), err)
+		}
+		s.link.volumes = append(s.link.volumes, t)
 	}
 	return nil
 }
@@ -112,10 +154,18 @@ func (t *tree) open(dir string, kind filetree.Kind, userXattr bool) error {
 	t.mapped = map[string]bool{}
 	var err error
 	t.source, err = filetree.NewSource(dir, kind, filetree.Options{
-		AlwaysCompare: func(path string, _, _ uint64) bool { return t.mapped[path] },
+		AlwaysCompare: func(path string, _, _ uint64) bool { return t.isMapped(path) },
 		UserXattr:     userXattr,
 	})
 	return err
+}
+
+// close lets go of a tree, which may never have been opened: a volume that
+// somebody has open cannot be unmounted.
+func (t *tree) close() {
+	if t != nil && t.source != nil {
+		t.source.Close()
+	}
 }
 
 // trees lists all file trees of the pod.
@@ -127,7 +177,7 @@ func (s *source) trees() []*tree {
 	if s.link.shm != nil {
 		out = append(out, s.link.shm)
 	}
-	return out
+	return append(out, s.link.volumes...)
 }
 
 // syncFiles sends what changed in all trees while the pod runs.
@@ -168,7 +218,8 @@ func (s *source) syncFrozen(ctx context.Context) error {
 // findMapped adds the files of a tree that some process has mapped shared now.
 func (s *source) findMapped(t *tree) error {
 	for _, c := range s.containers {
-		if t.container != nil && t.container != c {
+		paths := t.seenBy(c)
+		if len(paths) == 0 {
 			continue
 		}
 		pids, err := c.freezer.processes()
@@ -176,7 +227,7 @@ func (s *source) findMapped(t *tree) error {
 			return err
 		}
 		for _, pid := range pids {
-			if err := addMapped(t.mapped, pid, t.mount); err != nil {
+			if err := addMapped(t.mapped, pid, paths); err != nil {
 				return err
 			}
 		}
@@ -184,8 +235,19 @@ func (s *source) findMapped(t *tree) error {
 	return nil
 }
 
-// addMapped adds the files below mount that a process has mapped shared.
-func addMapped(mapped map[string]bool, pid int, mount string) error {
+// seenBy is where a container's processes see the tree.
+func (t *tree) seenBy(c *departure) []string {
+	var paths []string
+	for _, m := range t.mounts {
+		if m.container == nil || m.container == c {
+			paths = append(paths, m.path)
+		}
+	}
+	return paths
+}
+
+// addMapped adds the files below mounts that a process has mapped shared.
+func addMapped(mapped map[string]bool, pid int, mounts []string) error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // it ended meanwhile
@@ -201,8 +263,10 @@ func addMapped(mapped map[string]bool, pid int, mount string) error {
 		if len(fields) < 6 || len(fields[1]) < 4 || fields[1][3] != 's' {
 			continue
 		}
-		if path, ok := strings.CutPrefix(strings.TrimLeft(fields[5], " "), mount); ok {
-			mapped[path] = true
+		for _, mount := range mounts {
+			if path, ok := strings.CutPrefix(strings.TrimLeft(fields[5], " "), mount); ok {
+				mapped[path] = true
+			}
 		}
 	}
 	if err := lines.Err(); err != nil && !errors.Is(err, unix.ESRCH) {

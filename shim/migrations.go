@@ -108,6 +108,9 @@ func (m *migrations) getDestination(id string) (*destination, error) {
 func (m *migrations) begin(r *shimv1.BeginRequest) (*source, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if s := m.source; s != nil && s.committed() {
+		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "the pod has moved to node %s with migration %s", s.request.GetPeerName(), s.id)
+	}
 	if s := m.source; s != nil && !s.over() {
 		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "migration %s of this pod is under way", s.id)
 	}
@@ -137,7 +140,7 @@ func (m *migrations) expectArrival(c *container) (*arrival, bool) {
 func (m *migrations) startDestination(ctx context.Context, c *container, start startFunc) (*taskAPI.StartResponse, error) {
 	m.mu.Lock()
 	if m.destination == nil || m.destination.id != c.migration {
-		m.destination = newDestination(c.migration, m.log)
+		m.destination = newDestination(c.migration, m.pod.placeholder, m.log)
 	}
 	d := m.destination
 	m.mu.Unlock()
@@ -156,7 +159,7 @@ func (m *migrations) expectDestination(id string) (*destination, error) {
 		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "the pod is the destination of migration %s", d.id)
 	}
 	if m.destination == nil || m.destination.id != id {
-		m.destination = newDestination(id, m.log)
+		m.destination = newDestination(id, m.pod.placeholder, m.log)
 	}
 	return m.destination, nil
 }
@@ -181,13 +184,28 @@ func (m *migrations) arrived(id string) bool {
 	return d != nil && d.id == id && d.committed()
 }
 
-func (m *migrations) cancelParked(container string, cause error) {
+// cancel ends the wait of a destination's container that does not run yet.
+func (m *migrations) cancel(container string, cause error) {
 	m.mu.Lock()
 	d := m.destination
 	m.mu.Unlock()
 	if d != nil {
-		d.cancelParked(container, cause)
+		d.cancel(container, cause)
 	}
+}
+
+// refuseDeparted is the error for a container that somebody starts in a pod that
+// has moved away: to kubelet its containers have failed, and it would start the
+// pod again here until it hears that the pod is gone.
+func (m *migrations) refuseDeparted(container string) error {
+	m.mu.Lock()
+	s := m.source
+	m.mu.Unlock()
+	if s == nil || !s.committed() {
+		return nil
+	}
+	return errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "container %s: the pod has moved to node %s with migration %s, it does not run here again",
+		container, s.request.GetPeerName(), s.id)
 }
 
 func (m *migrations) forget(container string) {

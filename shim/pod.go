@@ -37,10 +37,18 @@ type container struct {
 	sandbox bool
 	// podID groups the containers of one shim.
 	podID string
-	// migration is the id that the container's annotation names, if any.
+	// migration is the id that the container's annotation names, if any; admission
+	// is what the node daemon says of it.
 	migration string
+	admission shimv1.Admission
 	terminal  bool
+	// stdio are the pipes that containerd has for the container, for who attaches
+	// to it anew.
+	stdio stdio
 }
+
+// stdio are paths; empty ones are not connected.
+type stdio struct{ in, out, err string }
 
 // rootfs is where the container's root file system is mounted.
 func (c *container) rootfs() string { return filepath.Join(c.bundle, "rootfs") }
@@ -152,6 +160,21 @@ func (p *pod) get(id string) (*container, bool) {
 	defer p.mu.Unlock()
 	c, ok := p.containers[id]
 	return c, ok
+}
+
+// sandboxPID is the pause container's process, 0 if there is none.
+func (p *pod) sandboxPID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.containers {
+		if !c.sandbox {
+			continue
+		}
+		if pid, err := c.pid(); err == nil {
+			return pid
+		}
+	}
+	return 0
 }
 
 // workloads returns the containers that are not the sandbox's own.

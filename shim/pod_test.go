@@ -69,7 +69,7 @@ func TestOpenBundleLeavesAUsersConfigurationOfCRIU(t *testing.T) {
 
 func TestAdmitRefusesMigrationsThatNobodyExpects(t *testing.T) {
 	for _, id := range []string{"", "../../etc/passwd", "M1", strings.Repeat("a", 70), "nobody-knows-this"} {
-		if err := admit(&container{id: "c1", migration: id}); err == nil {
+		if _, err := admit(t.TempDir(), &container{id: "c1", migration: id}); err == nil {
 			t.Errorf("migration %q was admitted", id)
 		}
 	}

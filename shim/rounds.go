@@ -31,6 +31,7 @@ type link struct {
 	shared   *precopy.Shared
 	rounds   *precopy.Rounds
 	shm      *tree
+	volumes  []*tree
 	// stopKeeping ends the rounds that go on until the cutover, kept is closed
 	// when they have ended.
 	stopKeeping context.CancelFunc
@@ -134,6 +135,9 @@ func (s *source) rounds(ctx context.Context) error {
 	keep, stop := context.WithCancel(ctx)
 	defer stop()
 	l.stopKeeping = stop
+	if s.request.GetFilesLater() {
+		return ended(ctx, s.roundsThenFiles(ctx, keep))
+	}
 	if err := s.syncFiles(ctx); err != nil {
 		return ended(ctx, err)
 	}
@@ -224,6 +228,9 @@ func (s *source) release() {
 	}
 	if l.rounds != nil {
 		l.rounds.Close()
+	}
+	for _, t := range s.trees() {
+		t.close()
 	}
 	if l.shared != nil {
 		l.shared.Close()

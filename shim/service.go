@@ -69,6 +69,15 @@ func watch(ctx context.Context, stream shimv1.Migration_WatchServer, interval ti
 	}
 }
 
+func (s *service) SendFiles(_ context.Context, r *shimv1.SendFilesRequest) (*shimv1.SendFilesResponse, error) {
+	source, err := s.m.getSource(r.GetMigration())
+	if err != nil {
+		return nil, err
+	}
+	source.sendFiles()
+	return &shimv1.SendFilesResponse{}, nil
+}
+
 func (s *service) CutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv1.CutOverResponse, error) {
 	source, err := s.m.getSource(r.GetMigration())
 	if err != nil {

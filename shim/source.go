@@ -57,6 +57,9 @@ type source struct {
 	engineReason string
 	// canProtect: the kernel has what WriteProtect needs, whatever was chosen.
 	canProtect bool
+	// files may be sent once filesWanted is closed, by sendFiles.
+	filesWanted chan struct{}
+	wantFiles   sync.Once
 
 	// work is done, with a cause, when rounds and cutover have to stop.
 	work   context.Context
@@ -72,6 +75,7 @@ type source struct {
 	watchers int              // guarded by mu
 	thaw     *time.Timer      // ends a freeze that lasts too long, guarded by mu
 	progress *shimv1.Progress // what the rounds last said, guarded by mu
+	copied   bool             // the rounds have ended; guarded by mu
 	// roundsWire is what had been sent when the last round known ended, bytes,
 	// guarded by mu.
 	roundsWire uint64
@@ -84,7 +88,10 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 	}
 	s := &source{
 		id: r.GetMigration(), log: log.With("migration", r.GetMigration()), request: r,
-		changed: newBroadcast(), undone: make(chan struct{}), progress: &shimv1.Progress{},
+		changed: newBroadcast(), undone: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
+	}
+	if !r.GetFilesLater() {
+		s.sendFiles()
 	}
 	s.work, s.cancel = context.WithCancelCause(context.Background())
 	if have := len(p.workloads()); have != len(r.GetContainers()) {
@@ -149,17 +156,31 @@ func (s *source) begin(ctx context.Context) error {
 		return err
 	}
 	time.AfterFunc(firstWatch, s.checkWatched)
+	copying := s.rounds
 	if s.cold() {
 		s.link.stopKeeping = func() {}
 		close(s.link.kept)
-		return s.move(shimv1.State_STATE_CONVERGED)
+		copying = s.waitForTrees
+		if !s.request.GetFilesLater() {
+			return s.move(shimv1.State_STATE_CONVERGED)
+		}
 	}
 	s.running.Go(func() {
-		if err := s.rounds(s.work); err != nil {
+		if err := copying(s.work); err != nil {
 			go s.end(shimv1.State_STATE_FAILED, err)
 		}
 	})
 	return nil
+}
+
+// sendFiles says that the destination has its file trees.
+func (s *source) sendFiles() { s.wantFiles.Do(func() { close(s.filesWanted) }) }
+
+// committed says whether the pod belongs to the destination.
+func (s *source) committed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state == shimv1.State_STATE_COMMITTED
 }
 
 // watch counts a watcher until the returned function is called.
@@ -291,6 +312,7 @@ func (s *source) report() (*shimv1.Progress, bool) {
 	defer s.mu.Unlock()
 	p := cloneProgress(s.progress)
 	p.State = s.state
+	p.AwaitsFiles = s.state == shimv1.State_STATE_ROUNDS && s.copied && !s.treesReady()
 	switch s.state {
 	case shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED:
 		p.Error = s.err.Error()

@@ -13,7 +13,7 @@ import (
 func testSource(state shimv1.State) *source {
 	s := &source{
 		id: "m1", log: slog.New(slog.NewTextHandler(io.Discard, nil)), request: &shimv1.BeginRequest{},
-		changed: newBroadcast(), undone: make(chan struct{}), progress: &shimv1.Progress{}, state: state,
+		changed: newBroadcast(), undone: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{}, state: state,
 	}
 	s.work, s.cancel = context.WithCancelCause(context.Background())
 	return s

@@ -3,8 +3,6 @@ package shim
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"time"
@@ -17,17 +15,14 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
-)
 
-// recordDir holds one root-only file for each migration that the node daemon
-// has agreed to take part in. A container whose annotation names another one is
-// refused: annotations come from whoever may create pods.
-const recordDir = "/run/godwit/migrations"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
 
 var migrationID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
-// errUnknownMigration refuses a container that claims to be a destination.
-var errUnknownMigration = errors.New("no such migration is expected on this node")
+// errKilled ends the wait of a container that somebody kills before it runs.
+var errKilled = errors.New("killed while waiting to be restored")
 
 // tasks is the runc shim's task service; it notes the containers of the pod and
 // restores those that are a migration's destination.
@@ -54,15 +49,19 @@ func (t *tasks) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*task
 	if r.Options, err = runcOptions(r.Options); err != nil {
 		return nil, errgrpc.ToGRPCf(errdefs.ErrInvalidArgument, "%v", err)
 	}
+	if err := t.migrations.refuseDeparted(r.ID); err != nil {
+		return nil, err
+	}
 	c, err := openBundle(r.ID, namespace, r.Bundle)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
+	c.stdio = stdio{in: r.Stdin, out: r.Stdout, err: r.Stderr}
 	if t.migrations.arrived(c.migration) {
 		c.migration = "" // a container that is started again, in a pod that has come
 	}
 	if c.migration != "" && !c.sandbox {
-		if err := admit(c); err != nil {
+		if c.admission, err = admit(shimv1.AdmissionDir, c); err != nil {
 			return nil, errgrpc.ToGRPCf(errdefs.ErrPermissionDenied, "%v", err)
 		}
 		r.Checkpoint = checkpointLink(c)
@@ -78,19 +77,6 @@ func (t *tasks) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*task
 	return resp, nil
 }
 
-// admit checks that the node daemon expects the migration that a container's
-// annotation names.
-func admit(c *container) error {
-	if !migrationID.MatchString(c.migration) {
-		return fmt.Errorf("container %s: malformed migration id in annotation", c.id)
-	}
-	info, err := os.Lstat(filepath.Join(recordDir, c.migration+".json"))
-	if err != nil || !info.Mode().IsRegular() {
-		return fmt.Errorf("container %s, migration %s: %w", c.id, c.migration, errUnknownMigration)
-	}
-	return nil
-}
-
 // checkpointLink is where the stock service is told that the checkpoint is. It
 // becomes a link to the images when the restore is ordered.
 func checkpointLink(c *container) string { return filepath.Join(c.bundle, "checkpoint") }
@@ -98,10 +84,16 @@ func checkpointLink(c *container) string { return filepath.Join(c.bundle, "check
 // Start starts a process; a destination's container is parked first and then
 // restored.
 func (t *tasks) Start(ctx context.Context, r *taskAPI.StartRequest) (*taskAPI.StartResponse, error) {
-	start := func() (*taskAPI.StartResponse, error) { return t.TTRPCTaskService.Start(ctx, r) }
+	start := func(ctx context.Context) (*taskAPI.StartResponse, error) { return t.TTRPCTaskService.Start(ctx, r) }
+	if r.ExecID != "" {
+		return start(ctx)
+	}
+	if err := t.migrations.refuseDeparted(r.ID); err != nil {
+		return nil, err
+	}
 	c, ok := t.pod.get(r.ID)
-	if !ok || r.ExecID != "" || c.migration == "" || c.sandbox {
-		return start()
+	if !ok || c.migration == "" || c.sandbox {
+		return start(ctx)
 	}
 	resp, err := t.migrations.startDestination(ctx, c, start)
 	if err != nil {
@@ -110,10 +102,10 @@ func (t *tasks) Start(ctx context.Context, r *taskAPI.StartRequest) (*taskAPI.St
 	return resp, nil
 }
 
-// Kill signals a process; killing a container that is parked ends its wait.
+// Kill signals a process; killing a container that does not run yet ends its wait.
 func (t *tasks) Kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Empty, error) {
 	if r.ExecID == "" {
-		t.migrations.cancelParked(r.ID, errors.New("killed while waiting to be restored"))
+		t.migrations.cancel(r.ID, errKilled)
 		if _, ok := t.failed(r.ID); ok {
 			return &ptypes.Empty{}, nil
 		}
@@ -142,6 +134,11 @@ const failedStatus = 255
 
 // State of a process; a container that never ran is stopped.
 func (t *tasks) State(ctx context.Context, r *taskAPI.StateRequest) (*taskAPI.StateResponse, error) {
+	if r.ExecID == "" {
+		if a, ok := t.migrations.arrival(r.ID); ok && a.answered() {
+			return a.answeredState(), nil
+		}
+	}
 	resp, err := t.TTRPCTaskService.State(ctx, r)
 	if err != nil || r.ExecID != "" {
 		return resp, err

@@ -36,6 +36,22 @@ func newKubectl() *cobra.Command {
 	}
 }
 
+func newHelm() *cobra.Command {
+	return &cobra.Command{
+		Use:   "helm",
+		Short: "Print where helm's program is, built the first time",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			program, err := lab.HelmBin(cmd.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), program)
+			return nil
+		},
+	}
+}
+
 func printKubernetes(w *tabwriter.Writer, k *lab.KubernetesStatus) {
 	services := "dead; godwit-lab up starts it again"
 	if k.Running {

@@ -29,7 +29,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
-	root.AddCommand(newSetup(), newUp(), newDown(), newStatus(), newExec(), newKill(), newLogs(), newImage(), newPod(), newKubectl())
+	root.AddCommand(newSetup(), newUp(), newDown(), newStatus(), newExec(), newKill(), newLogs(), newImage(), newPod(), newKubectl(), newHelm())
 	return root
 }
 
@@ -88,6 +88,7 @@ func newUp() *cobra.Command {
 	f.StringVar(&rate, "rate", "", "rate of each node's link to the others, such as 1gbit (default: as fast as it goes)")
 	f.DurationVar(&o.Shape.Delay, "delay", 0, "one-way delay between two nodes, such as 5ms")
 	f.BoolVar(&o.Kubernetes, "kubernetes", false, "make the nodes a Kubernetes cluster; until down it stays one")
+	f.BoolVar(&o.Bare, "bare", false, "without anything of Godwit on the nodes: for trying to install it")
 	f.StringVar(&o.Bin, "bin", "", "directory of the project's binaries (default: bin of the module, or where this program is)")
 	return cmd
 }

@@ -32,7 +32,8 @@ func newCheck(a *app) *cobra.Command {
 	return cmd
 }
 
-type jsonFinding struct {
+// Finding is what one check found, as it is shown.
+type Finding struct {
 	Feature string `json:"feature"`
 	Status  string `json:"status"`
 	Detail  string `json:"detail"`
@@ -42,19 +43,19 @@ type jsonFinding struct {
 // printFindings ends with ExitMissing if something that is needed is not there.
 func (a *app) printFindings(w io.Writer, findings []*nodev1.Finding) error {
 	lacking := 0
-	list := make([]jsonFinding, 0, len(findings))
+	list := make([]Finding, 0, len(findings))
 	for _, f := range findings {
 		if f.Status == string(preflight.Missing) {
 			lacking++
 		}
-		list = append(list, jsonFinding{f.Feature, f.Status, f.Detail, f.Remedy})
+		list = append(list, Finding{f.Feature, f.Status, f.Detail, f.Remedy})
 	}
 	if a.json {
-		if err := printJSON(w, list); err != nil {
+		if err := PrintJSON(w, list); err != nil {
 			return err
 		}
 	} else {
-		printFindingLines(w, list)
+		PrintFindings(w, list)
 	}
 	if lacking == 0 {
 		return nil
@@ -66,7 +67,8 @@ func (a *app) printFindings(w io.Writer, findings []*nodev1.Finding) error {
 	return &exitError{ExitMissing, errors.Join(said)}
 }
 
-func printFindingLines(w io.Writer, findings []jsonFinding) {
+// PrintFindings writes findings for people, each with its remedy below it.
+func PrintFindings(w io.Writer, findings []Finding) {
 	width := 0
 	for _, f := range findings {
 		width = max(width, len(f.Feature))

@@ -46,11 +46,12 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
-// Run runs godwitctl and returns its exit code.
-func Run(args []string) int {
-	root := newRoot()
-	root.SetArgs(args)
-	err := root.ExecuteContext(context.Background())
+// Exit is err with the code that it ends a command with. err is nil if everything
+// was said already.
+func Exit(code int, err error) error { return &exitError{code, err} }
+
+// Finish says what a command failed of, if it did, and returns its exit code.
+func Finish(program string, err error) int {
 	if err == nil {
 		return ExitOK
 	}
@@ -60,9 +61,16 @@ func Run(args []string) int {
 		code = exit.code
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintln(os.Stderr, "godwitctl:", text)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", program, text)
 	}
 	return code
+}
+
+// Run runs godwitctl and returns its exit code.
+func Run(args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	return Finish("godwitctl", root.ExecuteContext(context.Background()))
 }
 
 // app is what the commands share.
@@ -126,7 +134,7 @@ func newVersion(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.json {
-				return printJSON(cmd.OutOrStdout(), map[string]string{"version": nodecontroller.Version})
+				return PrintJSON(cmd.OutOrStdout(), map[string]string{"version": nodecontroller.Version})
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), nodecontroller.Version)
 			return nil

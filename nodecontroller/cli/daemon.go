@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -11,6 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"godwit.dev/godwit/nodecontroller"
+	"godwit.dev/godwit/nodecontroller/identity"
+	"godwit.dev/godwit/nodecontroller/inhost"
+	"godwit.dev/godwit/nodecontroller/kubernetes"
 )
 
 // Daemon is the command godwit-node.
@@ -18,12 +22,13 @@ func Daemon() *cobra.Command {
 	var config string
 	var debug bool
 	cmd := &cobra.Command{
-		Use:           "godwit-node",
-		Short:         "The node daemon: moves pods of this node to its peers, and takes theirs in",
-		Args:          cobra.NoArgs,
-		Version:       nodecontroller.Version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:              "godwit-node",
+		PersistentPreRun: func(*cobra.Command, []string) { inhost.Keep() },
+		Short:            "The node daemon: moves pods of this node to its peers, and takes theirs in",
+		Args:             cobra.NoArgs,
+		Version:          nodecontroller.Version,
+		SilenceUsage:     true,
+		SilenceErrors:    true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			level := slog.LevelInfo
 			if debug {
@@ -35,16 +40,21 @@ func Daemon() *cobra.Command {
 			// The configuration is read again whenever it changed; SIGHUP asks for
 			// nothing more, and must not end the daemon.
 			signal.Ignore(syscall.SIGHUP)
+			stopKeeping, err := keepIdentity(ctx, config, log)
+			if err != nil {
+				return err
+			}
+			defer stopKeeping()
 			d, err := nodecontroller.New(config, log)
 			if err != nil {
 				return err
 			}
-			return d.Run(ctx, func() { notify("READY=1") })
+			return run(ctx, d, log)
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", nodecontroller.ConfigFile, "configuration file, TOML")
 	cmd.Flags().BoolVar(&debug, "debug", false, "log more")
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(newInstall(), newUninstall(), newInHost(), &cobra.Command{
 		Use:    nodecontroller.StartCommand + " SOCKET CONTAINER",
 		Hidden: true,
 		Args:   cobra.ExactArgs(2),
@@ -53,6 +63,39 @@ func Daemon() *cobra.Command {
 		},
 	})
 	return cmd
+}
+
+// run is the daemon, and its part in a cluster if it has one. That outlives the
+// daemon's migrations: it writes down how they end.
+func run(ctx context.Context, d *nodecontroller.Daemon, log *slog.Logger) error {
+	ready := func() { notify("READY=1") }
+	k := d.Config().Kubernetes
+	if !k.Enabled {
+		return d.Run(ctx, ready)
+	}
+	access, err := identity.Access(k.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	cluster, err := kubernetes.Connect(kubernetes.Options{
+		Node: d.NodeName(), Access: access, Facts: d.Facts, Moves: k.Moves, Engine: kubernetes.EngineOf(d), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	d.SetPeerResolver(cluster.Peers(k.PeerPort))
+	outlive, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	failed, fail := context.WithCancel(ctx)
+	defer fail()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cluster.Run(outlive)
+		fail()
+	}()
+	err = d.Run(failed, ready)
+	stop()
+	return errors.Join(err, <-ended)
 }
 
 // notify tells a service manager something, as sd_notify(3) has it. That there

@@ -9,8 +9,8 @@ import (
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 )
 
-// printJSON writes one value on a line of its own.
-func printJSON(w io.Writer, v any) error {
+// PrintJSON writes one value on a line of its own.
+func PrintJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	return e.Encode(v)

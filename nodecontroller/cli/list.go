@@ -13,8 +13,8 @@ import (
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 )
 
-// table prints rows in columns.
-func table(w io.Writer, header string, rows [][]string) error {
+// Table prints rows in columns.
+func Table(w io.Writer, header string, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, strings.ReplaceAll(header, " ", "\t"))
 	for _, row := range rows {
@@ -35,7 +35,7 @@ func newPods(a *app) *cobra.Command {
 					return failure(err)
 				}
 				if a.json {
-					return printJSON(cmd.OutOrStdout(), podsJSON(r.Pods))
+					return PrintJSON(cmd.OutOrStdout(), podsJSON(r.Pods))
 				}
 				return printPods(cmd.OutOrStdout(), r.Pods)
 			})
@@ -75,10 +75,10 @@ func printPods(w io.Writer, pods []*nodev1.Pod) error {
 			can = "no: " + p.Obstacle
 		}
 		rows = append(rows, []string{
-			p.Namespace + "/" + p.Name, short(p.Id), p.State, dash(p.Ip), size(p.MemoryBytes), dash(strings.Join(p.Containers, ",")), can,
+			p.Namespace + "/" + p.Name, short(p.Id), p.State, Dash(p.Ip), Size(p.MemoryBytes), Dash(strings.Join(p.Containers, ",")), can,
 		})
 	}
-	return table(w, "POD SANDBOX STATE IP MEMORY CONTAINERS MOVABLE", rows)
+	return Table(w, "POD SANDBOX STATE IP MEMORY CONTAINERS MOVABLE", rows)
 }
 
 func newStatus(a *app) *cobra.Command {
@@ -100,7 +100,7 @@ func newStatus(a *app) *cobra.Command {
 					return &exitError{ExitRefused, fmt.Errorf("this node knows no migration %s", args[0])}
 				}
 				if a.json {
-					return printJSON(cmd.OutOrStdout(), statusJSON(r.Migrations))
+					return PrintJSON(cmd.OutOrStdout(), statusJSON(r.Migrations))
 				}
 				return printStatus(cmd.OutOrStdout(), r.Migrations, len(args) == 1)
 			})
@@ -155,7 +155,7 @@ func printStatus(w io.Writer, migrations []*nodev1.Migration, long bool) error {
 			m.Id, m.Role, m.Pod, m.From, m.To, phase, time.Unix(0, m.StartedUnixNano).Format(time.TimeOnly), m.Detail,
 		})
 	}
-	if err := table(w, "MIGRATION ROLE POD FROM TO PHASE STARTED DETAIL", rows); err != nil || !long {
+	if err := Table(w, "MIGRATION ROLE POD FROM TO PHASE STARTED DETAIL", rows); err != nil || !long {
 		return err
 	}
 	for _, m := range migrations {
@@ -220,15 +220,16 @@ func short(id string) string {
 	return id
 }
 
-func dash(s string) string {
+// Dash is s, or a dash for nothing.
+func Dash(s string) string {
 	if s == "" {
 		return "-"
 	}
 	return s
 }
 
-// size writes bytes with a unit of 1024's powers.
-func size(n uint64) string {
+// Size writes bytes with a unit of 1024's powers.
+func Size(n uint64) string {
 	const units = "KMGTPE"
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)

@@ -33,7 +33,7 @@ func (a *amount) Set(s string) error {
 	return err
 }
 
-func (a *amount) String() string { return size(uint64(*a)) }
+func (a *amount) String() string { return Size(uint64(*a)) }
 func (*amount) Type() string     { return "bytes" }
 
 func newMigrate(a *app) *cobra.Command {
@@ -184,10 +184,10 @@ func ended(last *nodev1.Event, streamErr error) error {
 // jsonView prints one object for each event.
 type jsonView struct{ w io.Writer }
 
-func (v *jsonView) event(e *nodev1.Event) { _ = printJSON(v.w, eventJSON(e)) }
+func (v *jsonView) event(e *nodev1.Event) { _ = PrintJSON(v.w, eventJSON(e)) }
 
 func (v *jsonView) close(last *nodev1.Event) {
 	if last != nil && last.Result != nil {
-		_ = printJSON(v.w, resultJSON(last.Migration, last.Phase, last.Result))
+		_ = PrintJSON(v.w, resultJSON(last.Migration, last.Phase, last.Result))
 	}
 }

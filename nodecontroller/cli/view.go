@@ -44,7 +44,7 @@ func (v *lineView) close(last *nodev1.Event) {
 // progressLine is round, share, rates and the predicted end in a few words.
 func progressLine(p *nodev1.Progress) string {
 	s := fmt.Sprintf("round %d: %d of %d pages, %s/s, dirtied at %s/s",
-		p.GetRound(), p.GetRoundPagesDone(), p.GetRoundPages(), size(p.GetRate()), size(p.GetDirtyRate()))
+		p.GetRound(), p.GetRoundPagesDone(), p.GetRoundPages(), Size(p.GetRate()), Size(p.GetDirtyRate()))
 	if p.GetEtaMs() > 0 {
 		s += fmt.Sprintf(", rounds end in %v", (time.Duration(p.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond))
 	}
@@ -97,7 +97,7 @@ func (v *barView) newBar(p *nodev1.Progress) *mpb.Bar {
 		mpb.PrependDecorators(decor.Name(fmt.Sprintf("round %d ", p.GetRound()))),
 		mpb.AppendDecorators(decor.Percentage(), decor.Any(func(decor.Statistics) string {
 			p := v.newest.Load()
-			s := fmt.Sprintf("  %s/s, dirtied at %s/s", size(p.GetRate()), size(p.GetDirtyRate()))
+			s := fmt.Sprintf("  %s/s, dirtied at %s/s", Size(p.GetRate()), Size(p.GetDirtyRate()))
 			if p.GetEtaMs() > 0 {
 				s += fmt.Sprintf(", rounds end in %v", (time.Duration(p.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond))
 			}
@@ -129,10 +129,10 @@ func printResult(w io.Writer, r *nodev1.Result) {
 	t := r.Totals
 	fmt.Fprintf(w, "\n%s moved from %s to %s: sandbox %s, address %s\n", r.Pod, r.From, r.Destination.GetNode(), short(r.Destination.GetSandbox()), r.Destination.GetPodIp())
 	fmt.Fprintf(w, "  %s, engine %s; memory %s, sent %s (%s on the wire), files %s\n", r.Mode, r.Engine,
-		size(t.GetMemoryBytes()), size(t.GetBytesSent()), size(t.GetWireBytesSent()), size(t.GetFileBytesSent()))
+		Size(t.GetMemoryBytes()), Size(t.GetBytesSent()), Size(t.GetWireBytesSent()), Size(t.GetFileBytesSent()))
 	fmt.Fprintf(w, "  %s\n", r.EngineReason)
 	for _, round := range t.GetRounds() {
-		fmt.Fprintf(w, "  round %-3d %10d pages %12s %10.1f ms\n", round.Number, round.DirtyPages, size(round.Bytes), ms(round.DurationUs))
+		fmt.Fprintf(w, "  round %-3d %10d pages %12s %10.1f ms\n", round.Number, round.DirtyPages, Size(round.Bytes), ms(round.DurationUs))
 	}
 	fmt.Fprintf(w, "  total %.1f s", float64(r.TotalUs)/1e6)
 	if d := r.Downtime; d != nil {

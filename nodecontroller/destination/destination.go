@@ -26,6 +26,9 @@ type Arrival struct {
 	PodMigration string
 	// Node is the destination.
 	Node string
+	// Images are, by container, the names under which the destination has the very
+	// images of the source; a container that is not among them keeps its own.
+	Images map[string]string
 	// Hostname is what the source's processes have seen as their own: empty leaves
 	// the pod's.
 	Hostname string
@@ -108,10 +111,10 @@ func arrive(pod *corev1.Pod, a Arrival) {
 		// kubelet makes the next container only when this one has started: by a
 		// probe it never would, as all of them are restored together.
 		spec.InitContainers[i].StartupProbe = nil
-		dropPostStart(&spec.InitContainers[i])
+		arriveContainer(&spec.InitContainers[i], a)
 	}
 	for i := range spec.Containers {
-		dropPostStart(&spec.Containers[i])
+		arriveContainer(&spec.Containers[i], a)
 	}
 	if spec.Hostname == "" {
 		spec.Hostname = a.Hostname
@@ -124,7 +127,13 @@ func restartable(c corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
-func dropPostStart(c *corev1.Container) {
+func arriveContainer(c *corev1.Container, a Arrival) {
+	if image := a.Images[c.Name]; image != "" {
+		c.Image = image
+		if c.ImagePullPolicy != corev1.PullNever {
+			c.ImagePullPolicy = corev1.PullIfNotPresent // it is there
+		}
+	}
 	if c.Lifecycle == nil {
 		return
 	}

@@ -10,7 +10,10 @@ import (
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 )
 
-var arrival = Arrival{Migration: "pm-1", PodMigration: "move", Node: "b", Hostname: "cache"}
+var arrival = Arrival{
+	Migration: "pm-1", PodMigration: "move", Node: "b", Hostname: "cache",
+	Images: map[string]string{"redis": "redis@sha256:1", "proxy": "proxy@sha256:2"},
+}
 
 func source() *corev1.Pod {
 	always := corev1.ContainerRestartPolicyAlways
@@ -28,11 +31,11 @@ func source() *corev1.Pod {
 			Priority: &priority,
 			InitContainers: []corev1.Container{
 				{Name: "setup"},
-				{Name: "proxy", RestartPolicy: &always, StartupProbe: &corev1.Probe{}},
+				{Name: "proxy", ImagePullPolicy: corev1.PullNever, RestartPolicy: &always, StartupProbe: &corev1.Probe{}},
 			},
 			Containers: []corev1.Container{
-				{Name: "redis", Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{}, PreStop: &corev1.LifecycleHandler{}}, StartupProbe: &corev1.Probe{}},
-				{Name: "log", Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{}}},
+				{Name: "redis", Image: "redis:7", ImagePullPolicy: corev1.PullAlways, Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{}, PreStop: &corev1.LifecycleHandler{}}, StartupProbe: &corev1.Probe{}},
+				{Name: "log", Image: "log:1", ImagePullPolicy: corev1.PullAlways, Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{}}},
 			},
 			EphemeralContainers: []corev1.EphemeralContainer{{}},
 		},
@@ -79,6 +82,20 @@ func TestWhatHasHappenedToTheProcessesHappensNotAgain(t *testing.T) {
 		if log.Lifecycle != nil {
 			t.Errorf("%s: log %+v", name, log.Lifecycle)
 		}
+	}
+}
+
+func TestAContainerIsMadeFromTheImageThatTheSourceHas(t *testing.T) {
+	pod := Copy(source(), "n", arrival)
+	proxy, redis, log := pod.Spec.InitContainers[0], pod.Spec.Containers[0], pod.Spec.Containers[1]
+	if redis.Image != "redis@sha256:1" || redis.ImagePullPolicy != corev1.PullIfNotPresent {
+		t.Errorf("redis: %s, pulled %s", redis.Image, redis.ImagePullPolicy)
+	}
+	if proxy.Image != "proxy@sha256:2" || proxy.ImagePullPolicy != corev1.PullNever {
+		t.Errorf("proxy: %s, pulled %s", proxy.Image, proxy.ImagePullPolicy)
+	}
+	if log.Image != "log:1" || log.ImagePullPolicy != corev1.PullAlways {
+		t.Errorf("log: %s, pulled %s", log.Image, log.ImagePullPolicy)
 	}
 }
 

@@ -125,8 +125,9 @@ type Rounds struct {
 	last     RoundStat // the last round
 	limit    uint64    // the dirty limit last applied, in bytes
 
-	mu    sync.Mutex // guards state
+	mu    sync.Mutex // guards what follows
 	state State
+	endBy time.Time // see EndBy; zero: only the policy counts
 }
 
 // New starts the workers of rounds. They end with Close.

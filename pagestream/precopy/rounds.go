@@ -48,18 +48,38 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 		}
 		res.Rounds = append(res.Rounds, stat)
 		res.Elapsed = time.Since(r.begun)
-		res.Decision = decide(res.Rounds, r.config.Policy, r.config.Predictor)
+		policy := r.policy()
+		res.Decision = decide(res.Rounds, policy, r.config.Predictor)
 		r.last, r.limit = stat, res.Decision.Limit
-		r.report(res)
+		r.report(res, policy)
 		if res.Decision.Stop {
 			return res, r.enter(Converged)
 		}
 	}
 }
 
-func (r *Rounds) report(res Result) {
+// EndBy has Run end, as if the policy's time were spent, before a round that would
+// not fit in before t. A round that is under way is never cut short.
+func (r *Rounds) EndBy(t time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.endBy = t
+}
+
+// policy is that of the configuration, with what EndBy makes of its time.
+func (r *Rounds) policy() Policy {
+	p := r.config.Policy
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.endBy.IsZero() {
+		p.MaxTime = max(time.Nanosecond, min(p.maxTime(), r.endBy.Sub(r.begun)))
+	}
+	return p
+}
+
+func (r *Rounds) report(res Result, policy Policy) {
 	last := res.Rounds[len(res.Rounds)-1]
-	eta := remaining(res.Rounds, r.config.Policy, res.Decision.Forecast)
+	eta := remaining(res.Rounds, policy, res.Decision.Forecast)
 	r.reporter.roundEnds(last, res.Decision, eta)
 	r.config.Log.Debug("round ended", "round", last.Number, "pages", last.Pages, "sent", last.Copied.Sent,
 		"scan", last.Scan, "copy", last.Copy, "window", last.Window, "forecast", res.Decision.Forecast.Dirty,

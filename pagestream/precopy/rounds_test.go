@@ -314,6 +314,25 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	}
 }
 
+func TestRunEndsByTheTimeItIsToldTo(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		in     time.Duration
+		reason Reason
+		rounds int
+	}{
+		{"it has passed", -time.Hour, TimeSpent, 1},
+		{"it is far away", time.Hour, BelowLimit, 2},
+	} {
+		r := newTestRounds(t, Config{Tracker: newScripted(t, 100), Session: newSink(1)})
+		r.EndBy(time.Now().Add(c.in))
+		res, err := r.Run(t.Context())
+		if err != nil || res.Decision.Reason != c.reason || len(res.Rounds) != c.rounds || r.State() != Converged {
+			t.Errorf("%s: %q after %d rounds, %v", c.name, res.Decision.Reason, len(res.Rounds), err)
+		}
+	}
+}
+
 func TestNewRejectsWhatCannotWork(t *testing.T) {
 	for _, c := range []Config{{}, {Tracker: newScripted(t, 1)}, {Session: newSink(1)}, {Tracker: newScripted(t, 1), Session: newSink(0)}} {
 		if r, err := New(c); err == nil {

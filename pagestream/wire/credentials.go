@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -185,13 +186,15 @@ func PeerName(conn net.Conn) string {
 	return name
 }
 
-// serverConfig takes the newest credentials for each connection.
-func (c *Credentials) serverConfig() *tls.Config {
+// serverConfig takes the newest credentials when the connection's hello comes.
+// secrets get those of the handshake.
+func (c *Credentials) serverConfig(secrets io.Writer) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			config := c.identity().config(ALPNPages, ALPNControl)
 			config.ClientAuth = tls.RequireAndVerifyClientCert
+			config.KeyLogWriter = secrets
 			config.VerifyConnection = func(state tls.ConnectionState) error {
 				_, err := nodeName(state.PeerCertificates[0])
 				return err

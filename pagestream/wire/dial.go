@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -127,9 +128,15 @@ func dialAll(ctx context.Context, o *DialOptions, hello Hello) ([]*pageConn, err
 }
 
 func dialStream(ctx context.Context, o *DialOptions, hello Hello) (*pageConn, error) {
-	conn, batch, err := dialTLS(ctx, o.Address, o.ServerName, o.Credentials, ALPNPages)
+	var secrets trafficSecrets
+	shaken, batch, err := dialTLS(ctx, o.Address, o.ServerName, o.Credentials, ALPNPages, &secrets)
 	if err != nil {
 		return nil, err
+	}
+	conn, err := newPageConn(shaken, batch, &secrets, true)
+	if err != nil {
+		batch.Close()
+		return nil, fmt.Errorf("dial peer %s at %s: %w", o.ServerName, o.Address, err)
 	}
 	stop := context.AfterFunc(ctx, func() { batch.SetDeadline(time.Unix(1, 0)) })
 	local := thisNode(o.Credentials.Node())
@@ -138,7 +145,7 @@ func dialStream(ctx context.Context, o *DialOptions, hello Hello) (*pageConn, er
 		err = ctx.Err()
 	}
 	if err == nil {
-		return newPageConn(conn, batch), nil
+		return conn, nil
 	}
 	batch.Close()
 	if cause := context.Cause(ctx); cause != nil {
@@ -152,7 +159,7 @@ func dialStream(ctx context.Context, o *DialOptions, hello Hello) (*pageConn, er
 }
 
 // greet says hello and reads the answer.
-func greet(conn *tls.Conn, local speaker, peer string, hello Hello) error {
+func greet(conn io.ReadWriter, local speaker, peer string, hello Hello) error {
 	hello.MinVersion, hello.MaxVersion = local.minVersion, local.maxVersion
 	hello.Features, hello.PageSize = local.features, local.pageSize
 	if _, err := conn.Write(hello.encode()); err != nil {
@@ -184,21 +191,26 @@ func greet(conn *tls.Conn, local speaker, peer string, hello Hello) error {
 // peer's certificate has been verified when it returns. Whether the peer took
 // ours shows at the first read: TLS 1.3 ends the handshake before that.
 func DialControl(ctx context.Context, addr, serverName string, creds *Credentials) (net.Conn, error) {
-	conn, _, err := dialTLS(ctx, addr, serverName, creds, ALPNControl)
+	conn, _, err := dialTLS(ctx, addr, serverName, creds, ALPNControl, nil)
 	if err != nil {
 		return nil, err
 	}
 	return conn, nil
 }
 
-func dialTLS(ctx context.Context, addr, serverName string, creds *Credentials, protocol string) (*tls.Conn, *batchConn, error) {
+// dialTLS shakes hands. With secrets, a pageConn goes on from there.
+func dialTLS(ctx context.Context, addr, serverName string, creds *Credentials, protocol string, secrets *trafficSecrets) (*tls.Conn, *batchConn, error) {
 	var dialer net.Dialer
 	tcp, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, nil, fmt.Errorf("dial peer %s: %w", serverName, err)
 	}
-	batch := &batchConn{TCPConn: tcp.(*net.TCPConn)}
-	conn := tls.Client(batch, creds.clientConfig(serverName, protocol))
+	batch := &batchConn{TCPConn: tcp.(*net.TCPConn), handover: secrets != nil}
+	config := creds.clientConfig(serverName, protocol)
+	if secrets != nil {
+		config.KeyLogWriter = secrets
+	}
+	conn := tls.Client(batch, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		batch.Close()
 		return nil, nil, fmt.Errorf("dial peer %s at %s: %w", serverName, addr, err)

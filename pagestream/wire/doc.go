@@ -10,7 +10,9 @@
 // The protocol of a connection is chosen by ALPN: ALPNControl is handed out
 // by Listener.Control, ALPNPages is a stream of pages. Both sides show a
 // certificate of the cluster's authority; a node's name is its certificate's
-// common name, which must be among its DNS names too.
+// common name, which must be among its DNS names too. crypto/tls shakes hands on
+// all of them and carries a control connection; the records of a stream, the
+// same TLS 1.3, are written and read here, see records.go.
 //
 // # A stream
 //
@@ -33,9 +35,10 @@
 //
 // # Limits
 //
-// crypto/tls does not renew the key of a connection that is written to, and
-// one AES-GCM key should not encrypt more than 2^24.5 records (RFC 8446, 5.5):
-// 380 GiB for each stream. What is larger takes more streams or sessions.
+// One AES-GCM key should not encrypt more than 2^24.5 records (RFC 8446, 5.5).
+// The sender of a stream goes on with the next key after 2^23 of them, 128 GiB,
+// and says so by a key update. It gives none when it is asked for one, which no
+// peer of ours does: that ends the session.
 package wire
 
 import "godwit.dev/godwit/pagestream"

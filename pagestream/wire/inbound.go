@@ -159,7 +159,7 @@ func (in *inbound) serve(hello *Hello, conn *pageConn, greeted error) {
 	in.mu.Unlock()
 	in.endIfLast()
 	if told {
-		hangUp(conn.batch)
+		hangUp(conn)
 	}
 	conn.batch.Close()
 }
@@ -203,19 +203,15 @@ const hangUpTime = 2 * time.Second
 // hangUp closes a connection so that the last words arrive: closing with
 // bytes unread would reset it, and the peer might lose what it has not read.
 // So what still comes is thrown away until the peer hangs up as well.
-func hangUp(batch *batchConn) {
-	batch.CloseWrite()
-	batch.SetReadDeadline(time.Now().Add(hangUpTime))
-	scratch := batch.in
-	if scratch == nil {
-		scratch = make([]byte, 4<<10)
-	}
+func hangUp(conn *pageConn) {
+	conn.batch.CloseWrite()
+	conn.batch.SetReadDeadline(time.Now().Add(hangUpTime))
 	for {
-		if _, err := batch.TCPConn.Read(scratch); err != nil {
+		if _, err := conn.batch.TCPConn.Read(conn.in); err != nil {
 			break
 		}
 	}
-	batch.Close()
+	conn.batch.Close()
 }
 
 var _ net.Conn = (*batchConn)(nil)

@@ -63,7 +63,6 @@ type Admit func(hello Hello, peer string) (Receiver, error)
 type Listener struct {
 	tcp     net.Listener
 	creds   *Credentials
-	config  *tls.Config
 	control *controlListener
 	limits  Limits
 	log     *slog.Logger
@@ -85,7 +84,6 @@ func Listen(addr string, creds *Credentials, options ...Option) (*Listener, erro
 	l := &Listener{
 		tcp:      tcp,
 		creds:    creds,
-		config:   creds.serverConfig(),
 		control:  newControlListener(tcp.Addr()),
 		limits:   Limits{}.withDefaults(),
 		log:      slog.Default(),
@@ -214,8 +212,9 @@ func (l *Listener) start(conn *net.TCPConn, admit Admit) {
 // error means that the connection came to nothing.
 func (l *Listener) handle(tcp *net.TCPConn, admit Admit, known func()) error {
 	tcp.SetDeadline(time.Now().Add(l.limits.Handshake))
-	batch := &batchConn{TCPConn: tcp}
-	conn := tls.Server(batch, l.config)
+	batch := &batchConn{TCPConn: tcp, handover: true}
+	var secrets trafficSecrets
+	conn := tls.Server(batch, l.creds.serverConfig(&secrets))
 	if err := conn.Handshake(); err != nil {
 		return fmt.Errorf("TLS handshake: %w", err)
 	}
@@ -224,20 +223,25 @@ func (l *Listener) handle(tcp *net.TCPConn, admit Admit, known func()) error {
 	switch state.NegotiatedProtocol {
 	case ALPNControl:
 		known()
+		batch.handover = false
 		tcp.SetDeadline(time.Time{})
 		if !l.control.offer(conn, l.limits.Handshake) {
 			return fmt.Errorf("control connection of %s: nobody takes it", peer)
 		}
 		return nil
 	case ALPNPages:
-		return l.stream(conn, batch, peer, admit, known)
+		page, err := newPageConn(conn, batch, &secrets, false)
+		if err != nil {
+			return fmt.Errorf("stream of %s: %w", peer, err)
+		}
+		return l.stream(page, peer, admit, known)
 	}
 	return fmt.Errorf("%s offers no protocol of ours (%s, %s): %w", peer, ALPNPages, ALPNControl, ErrProtocol)
 }
 
 // stream takes a page stream's hello, answers it, and receives until the
 // stream ends.
-func (l *Listener) stream(conn *tls.Conn, batch *batchConn, peer string, admit Admit, known func()) error {
+func (l *Listener) stream(conn *pageConn, peer string, admit Admit, known func()) error {
 	b, err := readGreeting(conn, helloMagic)
 	if err != nil {
 		return fmt.Errorf("hello of %s: %w", peer, unexpected(err))
@@ -245,18 +249,17 @@ func (l *Listener) stream(conn *tls.Conn, batch *batchConn, peer string, admit A
 	known()
 	local := thisNode(l.creds.Node())
 	answer := welcome{minVersion: local.minVersion, maxVersion: local.maxVersion, features: local.features, pageSize: local.pageSize}
-	page := newPageConn(conn, batch)
-	hello, in, err := l.join(b, local, peer, admit, page, &answer)
+	hello, in, err := l.join(b, local, peer, admit, conn, &answer)
 	if err != nil {
 		answer.refused, answer.text = true, err.Error()
 		if _, werr := conn.Write(answer.encode()); werr == nil {
-			hangUp(batch)
+			hangUp(conn)
 		}
 		return fmt.Errorf("stream of %s: %w", peer, err)
 	}
 	_, err = conn.Write(answer.encode())
-	batch.SetDeadline(time.Time{})
-	in.serve(&hello, page, err)
+	conn.batch.SetDeadline(time.Time{})
+	in.serve(&hello, conn, err)
 	return nil
 }
 

@@ -15,8 +15,6 @@ const (
 	// maxUnacked is how many bytes are stored before they are acknowledged,
 	// unless the window asks for less.
 	maxUnacked = 2 << 20
-	// readChunk is how much of a body is read between two looks at the clock.
-	readChunk = 32 << 10
 	// progressEvery is how often at least a slow stream says what it has got.
 	progressEvery = time.Second
 )
@@ -51,7 +49,7 @@ type reception struct {
 
 func newReception(in *inbound, hello *Hello, conn *pageConn) *reception {
 	idle := max(in.listener.limits.Silence, 4*hello.KeepAlive)
-	conn.batch.in = make([]byte, readBatch)
+	conn.batchReads()
 	conn.batch.idle = idle
 	return &reception{
 		peer:     in.key.peer,
@@ -129,8 +127,8 @@ func (r *reception) next() (h header, table, body []byte, err error) {
 // come in, so that the sender does not think that we hang.
 func (r *reception) readFull(p []byte) error {
 	for len(p) > 0 {
-		n := min(len(p), readChunk)
-		if _, err := io.ReadFull(r.reader, p[:n]); err != nil {
+		n, err := r.reader.Read(p) // a record at most
+		if err != nil {
 			return err
 		}
 		r.received += uint64(n)

@@ -277,7 +277,7 @@ func TestStreamsOfASessionMustFitTogether(t *testing.T) {
 
 // answering is a listener that answers each hello with the given welcome.
 func answering(t *testing.T, c *cluster, w welcome) net.Addr {
-	l, err := tls.Listen("tcp", "127.0.0.1:0", c.node("b").serverConfig())
+	l, err := tls.Listen("tcp", "127.0.0.1:0", c.node("b").serverConfig(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

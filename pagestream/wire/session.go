@@ -150,7 +150,7 @@ func (s *Session) tellAbort(text string) {
 				return
 			}
 			defer st.unlock()
-			st.conn.SetWriteDeadline(time.Now().Add(abortGrace))
+			st.conn.batch.SetWriteDeadline(time.Now().Add(abortGrace))
 			body := []byte(text)
 			h := header{kind: frameAbort, raw: uint32(len(body)), body: uint32(len(body))}
 			if st.write(&h, nil, [][]byte{body}) != nil || st.conn.flush() != nil {

@@ -222,9 +222,9 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 	if err := s.lock(context.Background()); err != nil {
 		return err
 	}
-	kernelBefore := s.conn.batch.outTime
+	kernelBefore := s.conn.outTime
 	err := s.write(&h, table, body)
-	kernel := s.conn.batch.outTime - kernelBefore
+	kernel := s.conn.outTime - kernelBefore
 	pending := s.conn.pending()
 	s.unlock()
 	if err != nil {

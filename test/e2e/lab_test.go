@@ -47,6 +47,12 @@ func TestMain(m *testing.M) {
 			code = 1
 		}
 	}
+	if theCluster.lab != nil && !keepLab() {
+		if err := theCluster.lab.Down(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
 	os.Exit(code)
 }
 

@@ -149,19 +149,69 @@ func TestAWrongTokenIsRefused(t *testing.T) {
 	w.verify()
 }
 
-// What CRIU cannot dump stays where it is, and runs on.
+// What cannot be moved is refused by name before anything is made for a move, runs on, and moves once it has let go.
+func TestAPodThatCannotBeMovedIsRefusedAtOnce(t *testing.T) {
+	a, b := nodes(t)
+	for what, says := range map[string]string{
+		"io_uring":    "(undumpable) has an io_uring open",
+		"vsock":       "(undumpable) has a socket of AF_VSOCK",
+		"userfaultfd": "(undumpable) has userfaultfd open",
+		"inotify":     "(undumpable) watches files of the container's image by inotify",
+		"address":     "the pod's own address, which it does not keep",
+	} {
+		t.Run(what, func(t *testing.T) {
+			p := program(t, a, workload.Undumpable, workload.Port, what)
+			if p.check(workload.Port)["holds"] != what {
+				t.Skip("this kernel has none")
+			}
+			before := settled(t, a, b)
+			m, err := move.Start(within(t, moveTimeout), a, p.name, b.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = m.Wait(within(t, moveTimeout))
+			if !errors.Is(err, move.ErrFailed) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "cannot be moved to node b: container undumpable, process ") {
+				t.Fatalf("moved with %s: %v; want %q", what, err, says)
+			}
+			t.Log(err)
+			if kinds := m.Kinds(); len(kinds) != 0 {
+				t.Errorf("for a move that was refused there was done %v", kinds)
+			}
+			if now := p.check(workload.Port)["holds"]; now != what {
+				t.Errorf("it holds %s, and held %s", now, what)
+			}
+			noMore(t, before, idle, a, b)
+			p.ask(workload.Port, "let go")
+			p.moveTo(b)
+			p.check(workload.Port)
+		})
+	}
+}
+
+// What comes to hold it only while its memory is copied is found by CRIU: the pod stays where it is, and runs on.
 func TestAPodThatCannotBeDumpedRunsOn(t *testing.T) {
 	a, b := nodes(t)
-	p := program(t, a, workload.Undumpable, workload.Port)
+	p := runPod(t, a, lab.PodSpec{Name: "later", Containers: []lab.ContainerSpec{
+		container(t, workload.Undumpable, workload.Port, "later"),
+		container(t, workload.SharedPair, "7001", "16"), // memory that takes its time
+	}})
 	before := settled(t, a, b)
-	held := p.check(workload.Port)["holds"]
-	_, err := move.Do(within(t, moveTimeout), a, p.name, b.Name)
-	if !errors.Is(err, move.ErrFailed) {
-		t.Fatalf("a pod with %s was moved: %v", held, err)
+	ctx := within(t, moveTimeout)
+	m, err := move.Start(ctx, a, p.name, b.Name, "--bandwidth", "8MiB", "--compression", "none")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Log(err)
-	if now := p.check(workload.Port)["holds"]; now != held {
-		t.Errorf("it holds %s, and held %s", now, held)
+	if _, err := m.Await(ctx, "tracking"); err != nil {
+		t.Fatal(err)
+	}
+	p.ask(workload.Port, "take hold")
+	if _, err := m.Wait(ctx); !errors.Is(err, move.ErrFailed) {
+		t.Fatalf("a pod with an io_uring was moved: %v", err)
+	} else {
+		t.Log(err)
+	}
+	if now := p.check(workload.Port)["holds"]; now != "io_uring" {
+		t.Errorf("it holds %s", now)
 	}
 	noMore(t, before, idle, a, b)
 	p.ask(workload.Port, "let go")

@@ -201,27 +201,37 @@ func (l *Lab) spec(s nodeState, all []nodeState, root string) (nodeinit.Spec, er
 	return spec, l.addKubelet(&spec, s)
 }
 
-// addRuntime makes a machine a node: containerd, a pod network and the project's own binaries.
+// addRuntime makes a machine a node: containerd, a pod network and, unless it is to be bare, the project's own binaries.
 func (l *Lab) addRuntime(spec *nodeinit.Spec, s nodeState, all []nodeState) {
 	disk := l.dataDir(s.Name)
 	spec.Binds = append(spec.Binds,
 		// Not on the overlay: containerd mounts overlays of its own there.
 		nodeinit.Bind{Host: filepath.Join(disk, "containerd"), Node: "/var/lib/containerd"},
-		nodeinit.Bind{Host: filepath.Join(disk, "pki"), Node: pkiDirInNode},
-		nodeinit.Bind{Host: l.bin, Node: binDir, ReadOnly: true},
 	)
+	containerd := containerdConfig
+	if !l.bare {
+		containerd += godwitConfig
+	}
 	spec.Files = append(spec.Files, l.changingFiles(s, all)...)
 	spec.Files = append(spec.Files,
-		nodeinit.File{Path: "/etc/containerd/config.toml", Content: containerdConfig, Mode: 0o644},
+		nodeinit.File{Path: "/etc/containerd/config.toml", Content: containerd, Mode: 0o644},
 		nodeinit.File{Path: "/etc/cni/net.d/10-lab.conflist", Content: cniConfig(l.podSubnet(s.Index)), Mode: 0o644},
+	)
+	spec.Services = []nodeinit.Service{
+		{Name: "containerd", Args: []string{"/usr/bin/containerd", "--config", "/etc/containerd/config.toml"}, Notify: true},
+	}
+	if l.bare {
+		return
+	}
+	spec.Binds = append(spec.Binds,
+		nodeinit.Bind{Host: filepath.Join(disk, "pki"), Node: pkiDirInNode},
+		nodeinit.Bind{Host: l.bin, Node: binDir, ReadOnly: true},
 	)
 	for _, b := range binaries {
 		spec.Links["/usr/local/bin/"+b] = filepath.Join(binDir, b)
 	}
-	spec.Services = []nodeinit.Service{
-		{Name: "containerd", Args: []string{"/usr/bin/containerd", "--config", "/etc/containerd/config.toml"}, Notify: true},
-		{Name: "godwit-node", Args: []string{"/usr/local/bin/godwit-node", "--config", nodeConfigFile}, Optional: true},
-	}
+	spec.Services = append(spec.Services,
+		nodeinit.Service{Name: "godwit-node", Args: []string{"/usr/local/bin/godwit-node", "--config", nodeConfigFile}, Optional: true})
 }
 
 // logTails gives the ends of a node's logs, for the error of a node that did not start.

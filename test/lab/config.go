@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,9 @@ const (
 	pkiDirInNode     = "/etc/godwit/pki"
 	containerdSocket = "/run/containerd/containerd.sock"
 )
+
+// metricsPort is where the nodes' daemons serve their metrics.
+const metricsPort = 7441
 
 // pauseRef is the image of every sandbox. It is made on the machine: no registry is needed.
 const pauseRef = "localhost/pause:1"
@@ -36,14 +40,17 @@ const containerdConfig = `version = 3
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = 'io.containerd.runc.v2'
 
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ['/usr/lib/cni']
+  conf_dir = '/etc/cni/net.d'
+`
+
+// godwitConfig is what an installation adds to it.
+const godwitConfig = `
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.godwit]
   runtime_type = 'io.containerd.godwit.v2'
   pod_annotations = ['godwit.dev/*']
   container_annotations = ['godwit.dev/*']
-
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ['/usr/lib/cni']
-  conf_dir = '/etc/cni/net.d'
 `
 
 // cniConfig gives pods addresses of subnet on a bridge whose routes the other nodes and the host have; no address is ever
@@ -62,19 +69,20 @@ func cniConfig(subnet netip.Prefix) string {
 }
 
 // changingFiles are the node's files that depend on which other nodes there are.
-func (l layout) changingFiles(s nodeState, all []nodeState) []nodeinit.File {
+func (l *Lab) changingFiles(s nodeState, all []nodeState) []nodeinit.File {
 	hosts := "127.0.0.1 localhost\n"
 	for _, n := range all {
 		hosts += fmt.Sprintf("%s %s\n", l.nodeAddr(n.Index), n.Name)
 	}
-	return []nodeinit.File{
-		{Path: "/etc/hosts", Content: hosts, Mode: 0o644},
-		{Path: nodeConfigFile, Content: l.nodeConfig(s, all), Mode: 0o644},
+	files := []nodeinit.File{{Path: "/etc/hosts", Content: hosts, Mode: 0o644}}
+	if l.bare {
+		return files
 	}
+	return append(files, nodeinit.File{Path: nodeConfigFile, Content: l.nodeConfig(s, all, l.kubernetes != ""), Mode: 0o644})
 }
 
 // nodeConfig is godwit-node's configuration.
-func (l layout) nodeConfig(s nodeState, all []nodeState) string {
+func (l layout) nodeConfig(s nodeState, all []nodeState, kubernetes bool) string {
 	var b strings.Builder
 	set := func(key, value string) { fmt.Fprintf(&b, "%s = %q\n", key, value) }
 	set("node_name", s.Name)
@@ -85,9 +93,15 @@ func (l layout) nodeConfig(s nodeState, all []nodeState) string {
 	set("pki_dir", pkiDirInNode)
 	set("state_dir", "/run/godwit")
 	set("store_limit", storeLimit())
+	set("metrics_listen", netip.AddrPortFrom(l.nodeAddr(s.Index), metricsPort).String())
 	b.WriteString("\n[peers]\n")
 	for _, n := range all {
 		set(n.Name, l.peerAddr(n.Index))
+	}
+	if kubernetes {
+		b.WriteString("\n[kubernetes]\nenabled = true\n")
+		set("signer", "")
+		set("kubeconfig", filepath.Join(kubernetesConf, "godwit-node.kubeconfig"))
 	}
 	return b.String()
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +19,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"godwit.dev/godwit/contrib/image/ociarchive"
 )
 
 // ImageSpec says what an image is made of.
@@ -152,7 +153,7 @@ func (l *Lab) dirLayer(ctx context.Context, dir string) (layer, error) {
 
 // debianLayer packs packages and what they need, cached by their names. The root it is packed from is not kept.
 func (l *Lab) debianLayer(ctx context.Context, packages []string) (layer, error) {
-	skip := hex.EncodeToString(sha256Of([]byte(strings.Join(unneeded, " "))))[:6]
+	skip := strings.TrimPrefix(ociarchive.Digest([]byte(strings.Join(unneeded, " "))), "sha256:")[:6]
 	return l.cachedLayer(ctx, rootKey(packages)+"-"+skip, func(tmp string) (layer, error) {
 		root, err := l.debianRoot(ctx, packages)
 		if err != nil {
@@ -258,20 +259,17 @@ func (r imageRecord) archive() (io.ReadCloser, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	config, err := json.Marshal(ocispec.Image{
-		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
-		Config:   r.Config,
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: digests(r.Layer.Digest)},
-	})
+	config, err := ociarchive.Config(runtime.GOARCH, r.Config, r.Layer.Digest)
 	if err != nil {
 		return nil, "", err
 	}
 	pr, pw := io.Pipe()
 	go func() { // ends when the archive is written or closed by its reader
 		defer f.Close()
-		pw.CloseWithError(writeArchive(pw, r, config, f))
+		image := ociarchive.Image{Ref: r.Ref, Config: config, LayerDigest: r.Layer.Digest, LayerSize: r.Layer.Size}
+		pw.CloseWithError(ociarchive.Write(pw, image, f))
 	}()
-	return pr, "sha256:" + hex.EncodeToString(sha256Of(config)), nil
+	return pr, ociarchive.Digest(config), nil
 }
 
 // Image is an image that a node has.

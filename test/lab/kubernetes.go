@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"godwit.dev/godwit/contrib/kubernetes/crd"
 	"godwit.dev/godwit/test/lab/nodeinit"
 	"godwit.dev/godwit/test/pace"
 )
@@ -25,7 +26,8 @@ type Cluster struct {
 	control *Node
 }
 
-// RuntimeClasses are in every cluster of a lab, each for the runtime handler of its name. A pod without one has runc.
+// RuntimeClasses are in every cluster of a lab, each for the runtime handler of its name; in a bare one only runc's. A pod
+// without one has runc.
 var RuntimeClasses = []string{"godwit", "runc"}
 
 // clusterTimeout is how long nodes that run may take to be Ready, on a machine that is busy.
@@ -188,10 +190,19 @@ func (l *Lab) awaitCluster(ctx context.Context, nodes []nodeState) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, class := range RuntimeClasses {
+		if l.bare && class != "runc" {
+			continue
+		}
 		g.Go(func() error { return api.ensureRuntimeClass(gctx, class) })
 	}
 	g.Go(func() error {
 		return until(gctx, func() error { return api.get(gctx, "/api/v1/namespaces/default/serviceaccounts/default", nil) })
+	})
+	g.Go(func() error {
+		if l.bare {
+			return nil
+		}
+		return api.apply(gctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+crd.PodMigrationsName, crd.PodMigrations)
 	})
 	for _, s := range nodes {
 		g.Go(func() error {

@@ -52,7 +52,7 @@ func (c *apiClient) close() { c.http.CloseIdleConnections() }
 
 // get asks for an object, or for nothing but success.
 func (c *apiClient) get(ctx context.Context, path string, into any) error {
-	return c.do(ctx, http.MethodGet, path, nil, into)
+	return c.do(ctx, http.MethodGet, path, "application/json", nil, into)
 }
 
 // create makes an object in the collection at path.
@@ -61,15 +61,20 @@ func (c *apiClient) create(ctx context.Context, path string, object any) error {
 	if err != nil {
 		return fmt.Errorf("API server: %w", err)
 	}
-	return c.do(ctx, http.MethodPost, path, body, nil)
+	return c.do(ctx, http.MethodPost, path, "application/json", body, nil)
 }
 
-func (c *apiClient) do(ctx context.Context, method, path string, body []byte, into any) error {
+// apply makes an object at path, or changes it, to what the YAML says.
+func (c *apiClient) apply(ctx context.Context, path string, object []byte) error {
+	return c.do(ctx, http.MethodPatch, path+"?fieldManager=godwit-lab&force=true", "application/apply-patch+yaml", object, nil)
+}
+
+func (c *apiClient) do(ctx context.Context, method, path, kind string, body []byte, into any) error {
 	request, err := http.NewRequestWithContext(ctx, method, c.server+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("API server: %w", err)
 	}
-	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Content-Type", kind)
 	answer, err := c.http.Do(request)
 	if err != nil {
 		return fmt.Errorf("API server: %w", err)

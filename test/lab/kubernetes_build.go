@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +36,16 @@ const EnvKubernetes = "GODWIT_LAB_KUBERNETES"
 
 // errNoSource is returned where there is no checkout of the project: in a virtual machine, say.
 var errNoSource = errors.New("no source of test/lab/kubernetes above the working directory, the binaries or this program")
+
+// KubernetesBin returns the directory with Kubernetes's programs, for who needs some of them without a lab; see Cluster.Bin.
+func KubernetesBin(ctx context.Context) (string, error) {
+	lo, err := newLayout("")
+	if err != nil {
+		return "", err
+	}
+	l := &Lab{layout: lo, log: slog.New(slog.DiscardHandler)}
+	return l.kubernetesBin(ctx)
+}
 
 // kubernetesBin returns the directory with Kubernetes's programs, building them the first time: for ten minutes, with
 // two processors and no build cache. Without the source it takes the newest that the cache has.

@@ -180,6 +180,7 @@ func (l *Lab) workerFiles(n nodeState) ([]nodeinit.File, error) {
 	})
 	s.kubeconfig("kubelet", subject{name: "system:node:" + n.Name, group: "system:nodes"})
 	s.kubeconfig("kube-proxy", subject{name: "system:kube-proxy"})
+	s.kubeconfig("godwit-node", subject{name: "godwit-node", group: "system:masters"})
 	s.file("kubelet.yaml", []byte(kubeletConfig()))
 	s.file("kube-proxy.yaml", []byte(l.proxyConfig(n)))
 	return append(s.files,

@@ -83,7 +83,9 @@ func webPod(indent string, more ...string) string {
 	lines := append([]string{
 		"terminationGracePeriodSeconds: 0",
 		"containers:",
-		"- {name: web, image: 'localhost/web:latest', imagePullPolicy: Never, ports: [{containerPort: 8080}]}",
+		"- {name: web, image: 'localhost/web:latest', imagePullPolicy: Never, ports: [{containerPort: 8080}], env: [",
+		// CRIU dumps no multipath TCP, which Go listens by.
+		"    {name: GODEBUG, value: multipathtcp=0}]}",
 	}, more...)
 	return indent + strings.Join(lines, "\n"+indent) + "\n"
 }

@@ -35,6 +35,9 @@ type Options struct {
 	// Kubernetes makes the nodes a cluster; see Cluster. A lab of which nodes run already must have been one from the start, and
 	// a lab that is one stays one until it is taken down, asked for again or not.
 	Kubernetes bool
+	// Bare leaves everything of the project's off the nodes: no programs, no runtime in containerd's configuration, no
+	// certificate, no godwit-node, no runtime class. It is for tests of installing it. A lab of which nodes run stays as it is.
+	Bare bool
 	// Log takes a line for each step; nil for none.
 	Log *slog.Logger
 }
@@ -47,6 +50,7 @@ type Lab struct {
 	shape Shape
 	log   *slog.Logger
 
+	bare       bool
 	kubernetes string     // directory with its programs, empty for a lab without
 	authority  *authority // of the cluster, while up builds it
 	control    *Node      // the machine of the control plane, if it runs
@@ -59,6 +63,7 @@ type config struct {
 	Bin   string        `json:"bin"`
 	// Kubernetes is the directory with its programs, or empty.
 	Kubernetes string `json:"kubernetes,omitempty"`
+	Bare       bool   `json:"bare,omitempty"`
 }
 
 func (l layout) configFile() string { return filepath.Join(l.state, "lab.json") }
@@ -150,7 +155,11 @@ func (l *Lab) up(ctx context.Context, o Options, root string, pause imageRecord)
 	if l.kubernetes, err = planKubernetes(l.kubernetes, before, len(kept)); err != nil {
 		return err
 	}
-	if err := writeJSON(l.configFile(), config{Rate: l.shape.Rate, Delay: l.shape.Delay, Bin: l.bin, Kubernetes: l.kubernetes}); err != nil {
+	if l.bare = o.Bare; len(kept) > 0 {
+		l.bare = before.Bare
+	}
+	c := config{Rate: l.shape.Rate, Delay: l.shape.Delay, Bin: l.bin, Kubernetes: l.kubernetes, Bare: l.bare}
+	if err := writeJSON(l.configFile(), c); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
 	if err := l.ensureBridge(ctx); err != nil {
@@ -273,7 +282,7 @@ func Open(dir string) (*Lab, error) {
 	l.findBase()
 	var c config
 	if err := readJSON(l.configFile(), &c); err == nil {
-		l.bin, l.shape, l.kubernetes = c.Bin, Shape{Rate: c.Rate, Delay: c.Delay}, c.Kubernetes
+		l.bin, l.shape, l.kubernetes, l.bare = c.Bin, Shape{Rate: c.Rate, Delay: c.Delay}, c.Kubernetes, c.Bare
 	}
 	names, err := l.knownNodes()
 	if err != nil {

@@ -14,6 +14,9 @@ import (
 // issueCertificate gives the node a certificate of the lab's own authority, made with the project's godwitctl: what an
 // operator would do. Without that binary, which may not be built yet, there is none, and a later up makes it.
 func (l *Lab) issueCertificate(ctx context.Context, s nodeState) error {
+	if l.bare {
+		return nil
+	}
 	out := filepath.Join(l.dataDir(s.Name), "pki")
 	if _, err := os.Stat(filepath.Join(out, "node.crt")); err == nil {
 		return nil

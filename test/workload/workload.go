@@ -31,7 +31,7 @@ const (
 	Filer      = "filer"      // PORT [ASPECTS TO LEAVE OUT]
 	Ticker     = "ticker"     // PORT [FILE]
 	Printer    = "printer"    // PORT
-	Undumpable = "undumpable" // PORT
+	Undumpable = "undumpable" // PORT [WHAT]
 )
 
 // EnvBuilt names a directory that Build has filled before: it is copied, for there is no compiler where the image is wanted.

@@ -19,12 +19,25 @@ const (
 	// LabelMigrateOnDrain, on a pod, set to "true", has an eviction move the pod
 	// instead of killing it.
 	LabelMigrateOnDrain = "godwit.dev/migrate-on-drain"
-	// LabelDrain, on a PodMigration, says that an eviction asked for it.
+	// LabelDrain, on a PodMigration, says that an eviction asked for it: of the pod
+	// with this UID.
 	LabelDrain = "godwit.dev/drain"
+	// AnnotationDrainNode, on such a PodMigration, is the node that the pod was on.
+	AnnotationDrainNode = "godwit.dev/drain-node"
+	// AnnotationDrainOnFailure, on a pod with LabelMigrateOnDrain, set to
+	// DrainOnFailureEvict, has the pod evicted if it could not be moved. Without it
+	// the pod stays where it is.
+	AnnotationDrainOnFailure = "godwit.dev/drain-on-failure"
+	// DrainOnFailureEvict is AnnotationDrainOnFailure's one value.
+	DrainOnFailureEvict = "Evict"
 	// Finalizer keeps a PodMigration until nothing of its migration is left to do.
 	Finalizer = "godwit.dev/migration"
 	// RuntimeClass is the class of pods that can be moved.
 	RuntimeClass = "godwit"
+	// SignerPeer is the signer of the certificates by which nodes know each other.
+	SignerPeer = "godwit.dev/peer"
+	// NodeServiceAccount is whom the node daemons are to the API server.
+	NodeServiceAccount = "godwit-node"
 )
 
 // Condition types of a PodMigration.

@@ -46,7 +46,7 @@ type PodMigrationList struct {
 // +kubebuilder:validation:XValidation:rule="self.podName == oldSelf.podName && has(self.targetNode) == has(oldSelf.targetNode) && (!has(self.targetNode) || self.targetNode == oldSelf.targetNode)",message="podName and targetNode cannot be changed: make another PodMigration"
 // +kubebuilder:validation:XValidation:rule="self.mode == oldSelf.mode && self.tracker == oldSelf.tracker && self.compression == oldSelf.compression",message="mode, tracker and compression cannot be changed: make another PodMigration"
 // +kubebuilder:validation:XValidation:rule="has(self.preCopy) == has(oldSelf.preCopy) && (!has(self.preCopy) || self.preCopy == oldSelf.preCopy)",message="preCopy cannot be changed: make another PodMigration"
-// +kubebuilder:validation:XValidation:rule="has(self.timeout) == has(oldSelf.timeout) && (!has(self.timeout) || self.timeout == oldSelf.timeout) && has(self.bandwidth) == has(oldSelf.bandwidth) && (!has(self.bandwidth) || self.bandwidth == oldSelf.bandwidth) && has(self.keepSourceOnFailure) == has(oldSelf.keepSourceOnFailure) && (!has(self.keepSourceOnFailure) || self.keepSourceOnFailure == oldSelf.keepSourceOnFailure)",message="timeout, bandwidth and keepSourceOnFailure cannot be changed: make another PodMigration"
+// +kubebuilder:validation:XValidation:rule="has(self.timeout) == has(oldSelf.timeout) && (!has(self.timeout) || duration(self.timeout) == duration(oldSelf.timeout)) && has(self.bandwidth) == has(oldSelf.bandwidth) && (!has(self.bandwidth) || self.bandwidth == oldSelf.bandwidth) && has(self.keepSourceOnFailure) == has(oldSelf.keepSourceOnFailure) && (!has(self.keepSourceOnFailure) || self.keepSourceOnFailure == oldSelf.keepSourceOnFailure)",message="timeout, bandwidth and keepSourceOnFailure cannot be changed: make another PodMigration"
 // +kubebuilder:validation:XValidation:rule="has(self.nodeSelector) == has(oldSelf.nodeSelector) && (!has(self.nodeSelector) || self.nodeSelector == oldSelf.nodeSelector) && has(self.affinity) == has(oldSelf.affinity)",message="nodeSelector and affinity cannot be changed: make another PodMigration"
 // +kubebuilder:validation:XValidation:rule="!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",message="a cancelled PodMigration stays cancelled"
 // +kubebuilder:validation:XValidation:rule="!has(self.targetNode) || (!has(self.nodeSelector) && !has(self.affinity))",message="targetNode leaves nothing to choose: leave out nodeSelector and affinity, or targetNode"
@@ -102,6 +102,7 @@ type PodMigrationSpec struct {
 	//
 	// +optional
 	// +kubebuilder:default="30m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="a timeout is a positive duration, such as 30m"
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
 
 	// Compression of what is sent.
@@ -190,6 +191,7 @@ type PreCopy struct {
 	// MaxDuration is how long the rounds may take in all.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="maxDuration is a positive duration, such as 10m"
 	MaxDuration *metav1.Duration `json:"maxDuration,omitempty"`
 
 	// DirtyLimit is how little must be dirty for the rounds to end, bytes.
@@ -424,7 +426,7 @@ const (
 type ContainerStatus struct {
 	// Name of the container.
 	Name string `json:"name"`
-	// Image by digest.
+	// Image under which the destination has the very image of the source.
 	//
 	// +optional
 	Image string `json:"image,omitempty"`

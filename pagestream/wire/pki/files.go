@@ -52,28 +52,45 @@ func Init(dir string) error {
 
 // LoadCA reads the authority that Init wrote.
 func LoadCA(dir string) (*CA, error) {
-	certBlock, err := readPEM(filepath.Join(dir, CACertFile), "CERTIFICATE")
+	cert, err := os.ReadFile(filepath.Join(dir, CACertFile))
+	if err != nil {
+		return nil, err
+	}
+	key, err := os.ReadFile(filepath.Join(dir, CAKeyFile))
+	if err != nil {
+		return nil, err
+	}
+	ca, err := ParseCA(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return ca, nil
+}
+
+// ParseCA reads an authority from what CertPEM and KeyPEM gave.
+func ParseCA(certPEM, keyPEM []byte) (*CA, error) {
+	certBlock, err := decodePEM(certPEM, CACertFile, "CERTIFICATE")
 	if err != nil {
 		return nil, err
 	}
 	cert, err := x509.ParseCertificate(certBlock)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, CACertFile), err)
+		return nil, fmt.Errorf("%s: %w", CACertFile, err)
 	}
-	keyBlock, err := readPEM(filepath.Join(dir, CAKeyFile), "PRIVATE KEY")
+	keyBlock, err := decodePEM(keyPEM, CAKeyFile, "PRIVATE KEY")
 	if err != nil {
 		return nil, err
 	}
 	keyAny, err := x509.ParsePKCS8PrivateKey(keyBlock)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, CAKeyFile), err)
+		return nil, fmt.Errorf("%s: %w", CAKeyFile, err)
 	}
 	key, ok := keyAny.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("%s: a %T, need an ECDSA key as pki init makes it", filepath.Join(dir, CAKeyFile), keyAny)
+		return nil, fmt.Errorf("%s: a %T, need an ECDSA key as pki init makes it", CAKeyFile, keyAny)
 	}
 	if !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, fmt.Errorf("%s and %s in %s do not belong together", CACertFile, CAKeyFile, dir)
+		return nil, fmt.Errorf("%s and %s do not belong together", CACertFile, CAKeyFile)
 	}
 	return &CA{cert: cert, key: key}, nil
 }
@@ -92,26 +109,28 @@ func Issue(caDir, node string, ips []net.IP, outDir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(outDir, 0o700); err != nil {
-		return fmt.Errorf("directory for node %s: %w", node, err)
-	}
-	if err := writeFile(outDir, NodeKeyFile, key, 0o600); err != nil {
-		return err
-	}
-	if err := writeFile(outDir, NodeCertFile, cert, 0o644); err != nil {
-		return err
-	}
-	return writeFile(outDir, CACertFile, ca.CertPEM(), 0o644)
+	return Write(outDir, ca.CertPEM(), cert, key)
 }
 
-func readPEM(path, blockType string) ([]byte, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
+// Write puts a node's ca.crt, node.crt and node.key (mode 0600) into a
+// directory, as Issue does.
+func Write(dir string, ca, cert, key []byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("directory for certificates: %w", err)
 	}
+	if err := writeFile(dir, NodeKeyFile, key, 0o600); err != nil {
+		return err
+	}
+	if err := writeFile(dir, NodeCertFile, cert, 0o644); err != nil {
+		return err
+	}
+	return writeFile(dir, CACertFile, ca, 0o644)
+}
+
+func decodePEM(data []byte, name, blockType string) ([]byte, error) {
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != blockType {
-		return nil, fmt.Errorf("%s: no PEM block %q", path, blockType)
+		return nil, fmt.Errorf("%s: no PEM block %q", name, blockType)
 	}
 	return block.Bytes, nil
 }

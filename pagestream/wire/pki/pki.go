@@ -7,6 +7,7 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -93,34 +94,68 @@ func (ca *CA) Issue(node string, ips []net.IP) (cert, key []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("key of node %s: %w", node, err)
 	}
-	serial, err := newSerial()
-	if err != nil {
+	if cert, err = ca.Sign(nodeKey.Public(), node, ips, NodeValidity); err != nil {
 		return nil, nil, err
-	}
-	now := time.Now()
-	notAfter := now.Add(NodeValidity)
-	if notAfter.After(ca.cert.NotAfter) {
-		notAfter = ca.cert.NotAfter
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: node},
-		NotBefore:    now.Add(-clockSkew),
-		NotAfter:     notAfter,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:     []string{node},
-		IPAddresses:  ips,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, nodeKey.Public(), ca.key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("certificate of node %s: %w", node, err)
 	}
 	key, err = keyPEM(nodeKey)
-	if err != nil {
-		return nil, nil, err
+	return cert, key, err
+}
+
+// Sign makes the certificate that Issue makes, for a key that the node has made
+// itself, valid for the given time but not longer than the authority.
+func (ca *CA) Sign(key crypto.PublicKey, node string, ips []net.IP, validity time.Duration) ([]byte, error) {
+	if err := CheckNodeName(node); err != nil {
+		return nil, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key, nil
+	cert, err := ca.sign(key, &x509.Certificate{
+		Subject:     pkix.Name{CommonName: node},
+		NotAfter:    time.Now().Add(validity),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		DNSNames:    []string{node},
+		IPAddresses: ips,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("certificate of node %s: %w", node, err)
+	}
+	return cert, nil
+}
+
+// IssueServer makes a key and a certificate for a server that is no node, under
+// its DNS names, valid for the given time. Being no client's, no node takes it
+// for a peer's.
+func (ca *CA) IssueServer(names []string, validity time.Duration) (cert, key []byte, err error) {
+	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("key of server %q: %w", names, err)
+	}
+	cert, err = ca.sign(serverKey.Public(), &x509.Certificate{
+		NotAfter:    time.Now().Add(validity),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    names,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("certificate of server %q: %w", names, err)
+	}
+	key, err = keyPEM(serverKey)
+	return cert, key, err
+}
+
+// sign completes a certificate by what all have in common, and returns it in PEM.
+func (ca *CA) sign(key crypto.PublicKey, c *x509.Certificate) ([]byte, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	c.SerialNumber, c.KeyUsage = serial, x509.KeyUsageDigitalSignature
+	c.NotBefore = time.Now().Add(-clockSkew)
+	if c.NotAfter.After(ca.cert.NotAfter) {
+		c.NotAfter = ca.cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, ca.cert, key, ca.key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
 // CheckNodeName returns an error that wraps ErrNodeName unless the name is a

@@ -30,6 +30,9 @@ const (
 	TreeRootfs
 	// TreeShm is the sandbox's /dev/shm; it travels with container 0.
 	TreeShm
+	// TreeVolume is a volume of the pod; the number of the volume stands in the
+	// place of a container's.
+	TreeVolume
 )
 
 // Channel is the wire channel on which a container's tree travels.

@@ -221,7 +221,13 @@ type BeginRequest struct {
 	// container's number on the wire.
 	Containers []string `protobuf:"bytes,10,rep,name=containers,proto3" json:"containers,omitempty"`
 	// The sandbox's /dev/shm on this node, empty if the pod has the node's.
-	ShmDir        string `protobuf:"bytes,11,opt,name=shm_dir,json=shmDir,proto3" json:"shm_dir,omitempty"`
+	ShmDir string `protobuf:"bytes,11,opt,name=shm_dir,json=shmDir,proto3" json:"shm_dir,omitempty"`
+	// The destination has no trees for files yet: memory goes first, no file is
+	// sent before SendFiles, and the rounds do not end before that either.
+	FilesLater bool `protobuf:"varint,12,opt,name=files_later,json=filesLater,proto3" json:"files_later,omitempty"`
+	// Directories of this node that belong to the pod and move with it: the index
+	// here is the volume's number on the wire.
+	Volumes       []*Volume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -333,6 +339,137 @@ func (x *BeginRequest) GetShmDir() string {
 	return ""
 }
 
+func (x *BeginRequest) GetFilesLater() bool {
+	if x != nil {
+		return x.FilesLater
+	}
+	return false
+}
+
+func (x *BeginRequest) GetVolumes() []*Volume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// Volume is a directory that containers of the pod have mounted.
+type Volume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where it is on this node.
+	Dir           string         `protobuf:"bytes,2,opt,name=dir,proto3" json:"dir,omitempty"`
+	Mounts        []*VolumeMount `protobuf:"bytes,3,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Volume) Reset() {
+	*x = Volume{}
+	mi := &file_migration_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Volume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Volume) ProtoMessage() {}
+
+func (x *Volume) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Volume.ProtoReflect.Descriptor instead.
+func (*Volume) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Volume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Volume) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *Volume) GetMounts() []*VolumeMount {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
+// VolumeMount is where a container's processes see a volume, or a directory below
+// it.
+type VolumeMount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The container's index.
+	Container     uint32 `protobuf:"varint,1,opt,name=container,proto3" json:"container,omitempty"`
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeMount) Reset() {
+	*x = VolumeMount{}
+	mi := &file_migration_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeMount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeMount) ProtoMessage() {}
+
+func (x *VolumeMount) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
+func (*VolumeMount) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *VolumeMount) GetContainer() uint32 {
+	if x != nil {
+		return x.Container
+	}
+	return 0
+}
+
+func (x *VolumeMount) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 type BeginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The engine that finds dirty pages, one of those that Policy.tracker can ask
@@ -345,7 +482,7 @@ type BeginResponse struct {
 
 func (x *BeginResponse) Reset() {
 	*x = BeginResponse{}
-	mi := &file_migration_proto_msgTypes[2]
+	mi := &file_migration_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +494,7 @@ func (x *BeginResponse) String() string {
 func (*BeginResponse) ProtoMessage() {}
 
 func (x *BeginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[2]
+	mi := &file_migration_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +507,7 @@ func (x *BeginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginResponse.ProtoReflect.Descriptor instead.
 func (*BeginResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{2}
+	return file_migration_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BeginResponse) GetEngine() string {
@@ -398,7 +535,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_migration_proto_msgTypes[3]
+	mi := &file_migration_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +547,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[3]
+	mi := &file_migration_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +560,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{3}
+	return file_migration_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WatchRequest) GetMigration() string {
@@ -456,7 +593,7 @@ type Round struct {
 
 func (x *Round) Reset() {
 	*x = Round{}
-	mi := &file_migration_proto_msgTypes[4]
+	mi := &file_migration_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +605,7 @@ func (x *Round) String() string {
 func (*Round) ProtoMessage() {}
 
 func (x *Round) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[4]
+	mi := &file_migration_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +618,7 @@ func (x *Round) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Round.ProtoReflect.Descriptor instead.
 func (*Round) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{4}
+	return file_migration_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Round) GetNumber() uint32 {
@@ -557,16 +694,18 @@ type Progress struct {
 	StopReason  string `protobuf:"bytes,15,opt,name=stop_reason,json=stopReason,proto3" json:"stop_reason,omitempty"`
 	MemoryBytes uint64 `protobuf:"varint,16,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	// Destination: pages filled in and to be filled in all, faults served.
-	FilledPages   uint64 `protobuf:"varint,17,opt,name=filled_pages,json=filledPages,proto3" json:"filled_pages,omitempty"`
-	FillPages     uint64 `protobuf:"varint,18,opt,name=fill_pages,json=fillPages,proto3" json:"fill_pages,omitempty"`
-	Faults        uint64 `protobuf:"varint,19,opt,name=faults,proto3" json:"faults,omitempty"`
+	FilledPages uint64 `protobuf:"varint,17,opt,name=filled_pages,json=filledPages,proto3" json:"filled_pages,omitempty"`
+	FillPages   uint64 `protobuf:"varint,18,opt,name=fill_pages,json=fillPages,proto3" json:"fill_pages,omitempty"`
+	Faults      uint64 `protobuf:"varint,19,opt,name=faults,proto3" json:"faults,omitempty"`
+	// Source: memory is as far as it can be, SendFiles is awaited.
+	AwaitsFiles   bool `protobuf:"varint,20,opt,name=awaits_files,json=awaitsFiles,proto3" json:"awaits_files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_migration_proto_msgTypes[5]
+	mi := &file_migration_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +717,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[5]
+	mi := &file_migration_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +730,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{5}
+	return file_migration_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Progress) GetState() State {
@@ -727,6 +866,93 @@ func (x *Progress) GetFaults() uint64 {
 	return 0
 }
 
+func (x *Progress) GetAwaitsFiles() bool {
+	if x != nil {
+		return x.AwaitsFiles
+	}
+	return false
+}
+
+type SendFilesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendFilesRequest) Reset() {
+	*x = SendFilesRequest{}
+	mi := &file_migration_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendFilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendFilesRequest) ProtoMessage() {}
+
+func (x *SendFilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendFilesRequest.ProtoReflect.Descriptor instead.
+func (*SendFilesRequest) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SendFilesRequest) GetMigration() string {
+	if x != nil {
+		return x.Migration
+	}
+	return ""
+}
+
+type SendFilesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendFilesResponse) Reset() {
+	*x = SendFilesResponse{}
+	mi := &file_migration_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendFilesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendFilesResponse) ProtoMessage() {}
+
+func (x *SendFilesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendFilesResponse.ProtoReflect.Descriptor instead.
+func (*SendFilesResponse) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{9}
+}
+
 type CutOverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -736,7 +962,7 @@ type CutOverRequest struct {
 
 func (x *CutOverRequest) Reset() {
 	*x = CutOverRequest{}
-	mi := &file_migration_proto_msgTypes[6]
+	mi := &file_migration_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +974,7 @@ func (x *CutOverRequest) String() string {
 func (*CutOverRequest) ProtoMessage() {}
 
 func (x *CutOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[6]
+	mi := &file_migration_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +987,7 @@ func (x *CutOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutOverRequest.ProtoReflect.Descriptor instead.
 func (*CutOverRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{6}
+	return file_migration_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CutOverRequest) GetMigration() string {
@@ -790,7 +1016,7 @@ type CutOverResponse struct {
 
 func (x *CutOverResponse) Reset() {
 	*x = CutOverResponse{}
-	mi := &file_migration_proto_msgTypes[7]
+	mi := &file_migration_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +1028,7 @@ func (x *CutOverResponse) String() string {
 func (*CutOverResponse) ProtoMessage() {}
 
 func (x *CutOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[7]
+	mi := &file_migration_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +1041,7 @@ func (x *CutOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutOverResponse.ProtoReflect.Descriptor instead.
 func (*CutOverResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{7}
+	return file_migration_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CutOverResponse) GetFrozenUnixNano() int64 {
@@ -890,7 +1116,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_migration_proto_msgTypes[8]
+	mi := &file_migration_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1128,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[8]
+	mi := &file_migration_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1141,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{8}
+	return file_migration_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CommitRequest) GetMigration() string {
@@ -933,7 +1159,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_migration_proto_msgTypes[9]
+	mi := &file_migration_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1171,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[9]
+	mi := &file_migration_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1184,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{9}
+	return file_migration_proto_rawDescGZIP(), []int{13}
 }
 
 type AbortRequest struct {
@@ -971,7 +1197,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_migration_proto_msgTypes[10]
+	mi := &file_migration_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1209,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[10]
+	mi := &file_migration_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1222,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{10}
+	return file_migration_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AbortRequest) GetMigration() string {
@@ -1021,7 +1247,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_migration_proto_msgTypes[11]
+	mi := &file_migration_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1259,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[11]
+	mi := &file_migration_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1272,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{11}
+	return file_migration_proto_rawDescGZIP(), []int{15}
 }
 
 type WaitParkedRequest struct {
@@ -1059,7 +1285,7 @@ type WaitParkedRequest struct {
 
 func (x *WaitParkedRequest) Reset() {
 	*x = WaitParkedRequest{}
-	mi := &file_migration_proto_msgTypes[12]
+	mi := &file_migration_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1297,7 @@ func (x *WaitParkedRequest) String() string {
 func (*WaitParkedRequest) ProtoMessage() {}
 
 func (x *WaitParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[12]
+	mi := &file_migration_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1310,7 @@ func (x *WaitParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitParkedRequest.ProtoReflect.Descriptor instead.
 func (*WaitParkedRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{12}
+	return file_migration_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitParkedRequest) GetMigration() string {
@@ -1111,7 +1337,7 @@ type WaitParkedResponse struct {
 
 func (x *WaitParkedResponse) Reset() {
 	*x = WaitParkedResponse{}
-	mi := &file_migration_proto_msgTypes[13]
+	mi := &file_migration_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1349,7 @@ func (x *WaitParkedResponse) String() string {
 func (*WaitParkedResponse) ProtoMessage() {}
 
 func (x *WaitParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[13]
+	mi := &file_migration_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1362,7 @@ func (x *WaitParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitParkedResponse.ProtoReflect.Descriptor instead.
 func (*WaitParkedResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{13}
+	return file_migration_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitParkedResponse) GetRootfs() string {
@@ -1162,7 +1388,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_migration_proto_msgTypes[14]
+	mi := &file_migration_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1400,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[14]
+	mi := &file_migration_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1413,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{14}
+	return file_migration_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RestoreRequest) GetMigration() string {
@@ -1234,7 +1460,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_migration_proto_msgTypes[15]
+	mi := &file_migration_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1472,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[15]
+	mi := &file_migration_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1485,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{15}
+	return file_migration_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestoreResponse) GetRestoreUs() uint64 {
@@ -1278,7 +1504,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_migration_proto_msgTypes[16]
+	mi := &file_migration_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +1516,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[16]
+	mi := &file_migration_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +1529,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{16}
+	return file_migration_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResumeRequest) GetMigration() string {
@@ -1322,7 +1548,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_migration_proto_msgTypes[17]
+	mi := &file_migration_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1560,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[17]
+	mi := &file_migration_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1573,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{17}
+	return file_migration_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResumeResponse) GetResumedUnixNano() int64 {
@@ -1369,7 +1595,7 @@ const file_migration_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x04 \x01(\x04R\n" +
 	"dirtyLimit\x12\"\n" +
 	"\rmax_frozen_ms\x18\x05 \x01(\x04R\vmaxFrozenMs\x12\x18\n" +
-	"\atracker\x18\x06 \x01(\tR\atrackerJ\x04\b\x01\x10\x02\"\xde\x02\n" +
+	"\atracker\x18\x06 \x01(\tR\atrackerJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +
@@ -1384,7 +1610,17 @@ const file_migration_proto_rawDesc = "" +
 	"containers\x18\n" +
 	" \x03(\tR\n" +
 	"containers\x12\x17\n" +
-	"\ashm_dir\x18\v \x01(\tR\x06shmDir\"L\n" +
+	"\ashm_dir\x18\v \x01(\tR\x06shmDir\x12\x1f\n" +
+	"\vfiles_later\x18\f \x01(\bR\n" +
+	"filesLater\x120\n" +
+	"\avolumes\x18\r \x03(\v2\x16.godwit.shim.v1.VolumeR\avolumes\"c\n" +
+	"\x06Volume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03dir\x18\x02 \x01(\tR\x03dir\x123\n" +
+	"\x06mounts\x18\x03 \x03(\v2\x1b.godwit.shim.v1.VolumeMountR\x06mounts\"?\n" +
+	"\vVolumeMount\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"L\n" +
 	"\rBeginResponse\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12#\n" +
 	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\"M\n" +
@@ -1402,7 +1638,7 @@ const file_migration_proto_rawDesc = "" +
 	"\vduration_us\x18\x05 \x01(\x04R\n" +
 	"durationUs\x12\x17\n" +
 	"\ascan_us\x18\x06 \x01(\x04R\x06scanUs\x12\x19\n" +
-	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\xf2\x04\n" +
+	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\x95\x05\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -1430,7 +1666,11 @@ const file_migration_proto_rawDesc = "" +
 	"\ffilled_pages\x18\x11 \x01(\x04R\vfilledPages\x12\x1d\n" +
 	"\n" +
 	"fill_pages\x18\x12 \x01(\x04R\tfillPages\x12\x16\n" +
-	"\x06faults\x18\x13 \x01(\x04R\x06faults\".\n" +
+	"\x06faults\x18\x13 \x01(\x04R\x06faults\x12!\n" +
+	"\fawaits_files\x18\x14 \x01(\bR\vawaitsFiles\"0\n" +
+	"\x10SendFilesRequest\x12\x1c\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
+	"\x11SendFilesResponse\".\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x8f\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
@@ -1485,10 +1725,11 @@ const file_migration_proto_rawDesc = "" +
 	"STATE_HELD\x10\n" +
 	"\x12\x11\n" +
 	"\rSTATE_FILLING\x10\v\x12\x10\n" +
-	"\fSTATE_FILLED\x10\f2\xd9\x04\n" +
+	"\fSTATE_FILLED\x10\f2\xab\x05\n" +
 	"\tMigration\x12D\n" +
 	"\x05Begin\x12\x1c.godwit.shim.v1.BeginRequest\x1a\x1d.godwit.shim.v1.BeginResponse\x12A\n" +
-	"\x05Watch\x12\x1c.godwit.shim.v1.WatchRequest\x1a\x18.godwit.shim.v1.Progress0\x01\x12J\n" +
+	"\x05Watch\x12\x1c.godwit.shim.v1.WatchRequest\x1a\x18.godwit.shim.v1.Progress0\x01\x12P\n" +
+	"\tSendFiles\x12 .godwit.shim.v1.SendFilesRequest\x1a!.godwit.shim.v1.SendFilesResponse\x12J\n" +
 	"\aCutOver\x12\x1e.godwit.shim.v1.CutOverRequest\x1a\x1f.godwit.shim.v1.CutOverResponse\x12G\n" +
 	"\x06Commit\x12\x1d.godwit.shim.v1.CommitRequest\x1a\x1e.godwit.shim.v1.CommitResponse\x12D\n" +
 	"\x05Abort\x12\x1c.godwit.shim.v1.AbortRequest\x1a\x1d.godwit.shim.v1.AbortResponse\x12S\n" +
@@ -1510,53 +1751,61 @@ func file_migration_proto_rawDescGZIP() []byte {
 }
 
 var file_migration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_migration_proto_goTypes = []any{
 	(State)(0),                 // 0: godwit.shim.v1.State
 	(*Policy)(nil),             // 1: godwit.shim.v1.Policy
 	(*BeginRequest)(nil),       // 2: godwit.shim.v1.BeginRequest
-	(*BeginResponse)(nil),      // 3: godwit.shim.v1.BeginResponse
-	(*WatchRequest)(nil),       // 4: godwit.shim.v1.WatchRequest
-	(*Round)(nil),              // 5: godwit.shim.v1.Round
-	(*Progress)(nil),           // 6: godwit.shim.v1.Progress
-	(*CutOverRequest)(nil),     // 7: godwit.shim.v1.CutOverRequest
-	(*CutOverResponse)(nil),    // 8: godwit.shim.v1.CutOverResponse
-	(*CommitRequest)(nil),      // 9: godwit.shim.v1.CommitRequest
-	(*CommitResponse)(nil),     // 10: godwit.shim.v1.CommitResponse
-	(*AbortRequest)(nil),       // 11: godwit.shim.v1.AbortRequest
-	(*AbortResponse)(nil),      // 12: godwit.shim.v1.AbortResponse
-	(*WaitParkedRequest)(nil),  // 13: godwit.shim.v1.WaitParkedRequest
-	(*WaitParkedResponse)(nil), // 14: godwit.shim.v1.WaitParkedResponse
-	(*RestoreRequest)(nil),     // 15: godwit.shim.v1.RestoreRequest
-	(*RestoreResponse)(nil),    // 16: godwit.shim.v1.RestoreResponse
-	(*ResumeRequest)(nil),      // 17: godwit.shim.v1.ResumeRequest
-	(*ResumeResponse)(nil),     // 18: godwit.shim.v1.ResumeResponse
+	(*Volume)(nil),             // 3: godwit.shim.v1.Volume
+	(*VolumeMount)(nil),        // 4: godwit.shim.v1.VolumeMount
+	(*BeginResponse)(nil),      // 5: godwit.shim.v1.BeginResponse
+	(*WatchRequest)(nil),       // 6: godwit.shim.v1.WatchRequest
+	(*Round)(nil),              // 7: godwit.shim.v1.Round
+	(*Progress)(nil),           // 8: godwit.shim.v1.Progress
+	(*SendFilesRequest)(nil),   // 9: godwit.shim.v1.SendFilesRequest
+	(*SendFilesResponse)(nil),  // 10: godwit.shim.v1.SendFilesResponse
+	(*CutOverRequest)(nil),     // 11: godwit.shim.v1.CutOverRequest
+	(*CutOverResponse)(nil),    // 12: godwit.shim.v1.CutOverResponse
+	(*CommitRequest)(nil),      // 13: godwit.shim.v1.CommitRequest
+	(*CommitResponse)(nil),     // 14: godwit.shim.v1.CommitResponse
+	(*AbortRequest)(nil),       // 15: godwit.shim.v1.AbortRequest
+	(*AbortResponse)(nil),      // 16: godwit.shim.v1.AbortResponse
+	(*WaitParkedRequest)(nil),  // 17: godwit.shim.v1.WaitParkedRequest
+	(*WaitParkedResponse)(nil), // 18: godwit.shim.v1.WaitParkedResponse
+	(*RestoreRequest)(nil),     // 19: godwit.shim.v1.RestoreRequest
+	(*RestoreResponse)(nil),    // 20: godwit.shim.v1.RestoreResponse
+	(*ResumeRequest)(nil),      // 21: godwit.shim.v1.ResumeRequest
+	(*ResumeResponse)(nil),     // 22: godwit.shim.v1.ResumeResponse
 }
 var file_migration_proto_depIdxs = []int32{
 	1,  // 0: godwit.shim.v1.BeginRequest.policy:type_name -> godwit.shim.v1.Policy
-	0,  // 1: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
-	5,  // 2: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
-	2,  // 3: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
-	4,  // 4: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
-	7,  // 5: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
-	9,  // 6: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
-	11, // 7: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
-	13, // 8: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
-	15, // 9: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
-	17, // 10: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
-	3,  // 11: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
-	6,  // 12: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
-	8,  // 13: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
-	10, // 14: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
-	12, // 15: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
-	14, // 16: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
-	16, // 17: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
-	18, // 18: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
-	11, // [11:19] is the sub-list for method output_type
-	3,  // [3:11] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	3,  // 1: godwit.shim.v1.BeginRequest.volumes:type_name -> godwit.shim.v1.Volume
+	4,  // 2: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
+	0,  // 3: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
+	7,  // 4: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
+	2,  // 5: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
+	6,  // 6: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
+	9,  // 7: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
+	11, // 8: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
+	13, // 9: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
+	15, // 10: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
+	17, // 11: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
+	19, // 12: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
+	21, // 13: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
+	5,  // 14: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
+	8,  // 15: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
+	10, // 16: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
+	12, // 17: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
+	14, // 18: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
+	16, // 19: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
+	18, // 20: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
+	20, // 21: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
+	22, // 22: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
+	14, // [14:23] is the sub-list for method output_type
+	5,  // [5:14] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_migration_proto_init() }
@@ -1570,7 +1819,7 @@ func file_migration_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_migration_proto_rawDesc), len(file_migration_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -10,6 +10,7 @@ import (
 type MigrationService interface {
 	Begin(context.Context, *BeginRequest) (*BeginResponse, error)
 	Watch(context.Context, *WatchRequest, Migration_WatchServer) error
+	SendFiles(context.Context, *SendFilesRequest) (*SendFilesResponse, error)
 	CutOver(context.Context, *CutOverRequest) (*CutOverResponse, error)
 	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
 	Abort(context.Context, *AbortRequest) (*AbortResponse, error)
@@ -40,6 +41,13 @@ func RegisterMigrationService(srv *ttrpc.Server, svc MigrationService) {
 					return nil, err
 				}
 				return svc.Begin(ctx, &req)
+			},
+			"SendFiles": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SendFilesRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.SendFiles(ctx, &req)
 			},
 			"CutOver": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req CutOverRequest
@@ -103,6 +111,7 @@ func RegisterMigrationService(srv *ttrpc.Server, svc MigrationService) {
 type MigrationClient interface {
 	Begin(context.Context, *BeginRequest) (*BeginResponse, error)
 	Watch(context.Context, *WatchRequest) (Migration_WatchClient, error)
+	SendFiles(context.Context, *SendFilesRequest) (*SendFilesResponse, error)
 	CutOver(context.Context, *CutOverRequest) (*CutOverResponse, error)
 	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
 	Abort(context.Context, *AbortRequest) (*AbortResponse, error)
@@ -156,6 +165,14 @@ func (x *migrationWatchClient) Recv() (*Progress, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+func (c *migrationClient) SendFiles(ctx context.Context, req *SendFilesRequest) (*SendFilesResponse, error) {
+	var resp SendFilesResponse
+	if err := c.client.Call(ctx, "godwit.shim.v1.Migration", "SendFiles", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
 }
 
 func (c *migrationClient) CutOver(ctx context.Context, req *CutOverRequest) (*CutOverResponse, error) {

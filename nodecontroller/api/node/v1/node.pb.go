@@ -474,7 +474,13 @@ type MigrateRequest struct {
 	// What finds dirty pages: Auto, WriteProtect, SoftDirty or None, in any
 	// spelling of these. Empty means Auto, or None if mode is cold. InvalidArgument:
 	// mode and tracker contradict each other.
-	Tracker       string `protobuf:"bytes,11,opt,name=tracker,proto3" json:"tracker,omitempty"`
+	Tracker string `protobuf:"bytes,11,opt,name=tracker,proto3" json:"tracker,omitempty"`
+	// What the migration is to be called; empty: a new name. AlreadyExists: this
+	// node knows one of that name.
+	Migration string `protobuf:"bytes,12,opt,name=migration,proto3" json:"migration,omitempty"`
+	// The caller has the destination's kubelet make the pod, when the event "place"
+	// asks for it, and removes the source's pod after the event "committed".
+	Kubelet       bool `protobuf:"varint,13,opt,name=kubelet,proto3" json:"kubelet,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -586,6 +592,20 @@ func (x *MigrateRequest) GetTracker() string {
 	return ""
 }
 
+func (x *MigrateRequest) GetMigration() string {
+	if x != nil {
+		return x.Migration
+	}
+	return ""
+}
+
+func (x *MigrateRequest) GetKubelet() bool {
+	if x != nil {
+		return x.Kubelet
+	}
+	return false
+}
+
 type Round struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Number     uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -693,10 +713,12 @@ type Progress struct {
 	Rate      uint64 `protobuf:"varint,9,opt,name=rate,proto3" json:"rate,omitempty"`
 	DirtyRate uint64 `protobuf:"varint,10,opt,name=dirty_rate,json=dirtyRate,proto3" json:"dirty_rate,omitempty"`
 	// Milliseconds; 0 if it cannot be told.
-	EtaMs         uint64   `protobuf:"varint,11,opt,name=eta_ms,json=etaMs,proto3" json:"eta_ms,omitempty"`
-	Rounds        []*Round `protobuf:"bytes,12,rep,name=rounds,proto3" json:"rounds,omitempty"`
-	StopReason    string   `protobuf:"bytes,13,opt,name=stop_reason,json=stopReason,proto3" json:"stop_reason,omitempty"`
-	MemoryBytes   uint64   `protobuf:"varint,14,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	EtaMs       uint64   `protobuf:"varint,11,opt,name=eta_ms,json=etaMs,proto3" json:"eta_ms,omitempty"`
+	Rounds      []*Round `protobuf:"bytes,12,rep,name=rounds,proto3" json:"rounds,omitempty"`
+	StopReason  string   `protobuf:"bytes,13,opt,name=stop_reason,json=stopReason,proto3" json:"stop_reason,omitempty"`
+	MemoryBytes uint64   `protobuf:"varint,14,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// Memory is across as far as it can be, and waits for the destination's pod.
+	AwaitsPod     bool `protobuf:"varint,15,opt,name=awaits_pod,json=awaitsPod,proto3" json:"awaits_pod,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -829,6 +851,13 @@ func (x *Progress) GetMemoryBytes() uint64 {
 	return 0
 }
 
+func (x *Progress) GetAwaitsPod() bool {
+	if x != nil {
+		return x.AwaitsPod
+	}
+	return false
+}
+
 type Destination struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -894,8 +923,8 @@ type Event struct {
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	UnixNano  int64                  `protobuf:"varint,2,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`
 	Phase     Phase                  `protobuf:"varint,3,opt,name=phase,proto3,enum=godwit.node.v1.Phase" json:"phase,omitempty"`
-	// One word that says what happened: accepted, waiting, prepared, image, created,
-	// tracking, progress, converged, freezing, cutover, held, committed, resumed,
+	// One word that says what happened: accepted, waiting, prepared, image, place,
+	// created, tracking, progress, converged, freezing, cutover, held, committed, resumed,
 	// cleaned, rolledback, note, and at last ended.
 	Kind     string    `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
 	Message  string    `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
@@ -1948,7 +1977,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xb9\x02\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xf1\x02\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -1964,7 +1993,9 @@ const file_node_proto_rawDesc = "" +
 	"\vcompression\x18\t \x01(\tR\vcompression\x12\x1c\n" +
 	"\tbandwidth\x18\n" +
 	" \x01(\x04R\tbandwidth\x12\x18\n" +
-	"\atracker\x18\v \x01(\tR\atracker\"\xca\x01\n" +
+	"\atracker\x18\v \x01(\tR\atracker\x12\x1c\n" +
+	"\tmigration\x18\f \x01(\tR\tmigration\x12\x18\n" +
+	"\akubelet\x18\r \x01(\bR\akubelet\"\xca\x01\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -1975,7 +2006,7 @@ const file_node_proto_rawDesc = "" +
 	"\vduration_us\x18\x05 \x01(\x04R\n" +
 	"durationUs\x12\x17\n" +
 	"\ascan_us\x18\x06 \x01(\x04R\x06scanUs\x12\x19\n" +
-	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\xd5\x03\n" +
+	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\xf4\x03\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -1997,7 +2028,9 @@ const file_node_proto_rawDesc = "" +
 	"\x06rounds\x18\f \x03(\v2\x15.godwit.node.v1.RoundR\x06rounds\x12\x1f\n" +
 	"\vstop_reason\x18\r \x01(\tR\n" +
 	"stopReason\x12!\n" +
-	"\fmemory_bytes\x18\x0e \x01(\x04R\vmemoryBytes\"R\n" +
+	"\fmemory_bytes\x18\x0e \x01(\x04R\vmemoryBytes\x12\x1d\n" +
+	"\n" +
+	"awaits_pod\x18\x0f \x01(\bR\tawaitsPod\"R\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x15\n" +

@@ -432,7 +432,12 @@ type PrepareRequest struct {
 	Description []byte   `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
 	Images      []*Image `protobuf:"bytes,5,rep,name=images,proto3" json:"images,omitempty"`
 	// What the pod's memory takes now, bytes.
-	Memory        uint64 `protobuf:"varint,6,opt,name=memory,proto3" json:"memory,omitempty"`
+	Memory uint64 `protobuf:"varint,6,opt,name=memory,proto3" json:"memory,omitempty"`
+	// The node's kubelet makes the pod, in the same namespace, and names this
+	// migration in its annotation. Memory comes in before that.
+	Kubelet bool `protobuf:"varint,7,opt,name=kubelet,proto3" json:"kubelet,omitempty"`
+	// The names of the volumes that come with the pod, in the order of the wire.
+	Volumes       []string `protobuf:"bytes,8,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,6 +512,20 @@ func (x *PrepareRequest) GetMemory() uint64 {
 		return x.Memory
 	}
 	return 0
+}
+
+func (x *PrepareRequest) GetKubelet() bool {
+	if x != nil {
+		return x.Kubelet
+	}
+	return false
+}
+
+func (x *PrepareRequest) GetVolumes() []string {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
 }
 
 type PrepareResponse struct {
@@ -1355,14 +1374,16 @@ const file_peer_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
 	"\x05names\x18\x03 \x03(\tR\x05names\x12!\n" +
-	"\frepo_digests\x18\x04 \x03(\tR\vrepoDigests\"\xdb\x01\n" +
+	"\frepo_digests\x18\x04 \x03(\tR\vrepoDigests\"\x8f\x02\n" +
 	"\x0ePrepareRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x12,\n" +
 	"\x06source\x18\x03 \x01(\v2\x14.godwit.peer.v1.NodeR\x06source\x12 \n" +
 	"\vdescription\x18\x04 \x01(\fR\vdescription\x12-\n" +
 	"\x06images\x18\x05 \x03(\v2\x15.godwit.peer.v1.ImageR\x06images\x12\x16\n" +
-	"\x06memory\x18\x06 \x01(\x04R\x06memory\"b\n" +
+	"\x06memory\x18\x06 \x01(\x04R\x06memory\x12\x18\n" +
+	"\akubelet\x18\a \x01(\bR\akubelet\x12\x18\n" +
+	"\avolumes\x18\b \x03(\tR\avolumes\"b\n" +
 	"\x0fPrepareResponse\x12%\n" +
 	"\x0emissing_images\x18\x01 \x03(\tR\rmissingImages\x12(\n" +
 	"\x04node\x18\x02 \x01(\v2\x14.godwit.peer.v1.NodeR\x04node\"q\n" +

@@ -1,0 +1,75 @@
+// Package events says which of the things that happen in a migration a cluster's
+// users are told of as Kubernetes Events, and in which words. Who records them, and
+// on which objects, is the controller's.
+package events
+
+import (
+	"fmt"
+	"time"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+)
+
+// The types of Events.
+const (
+	Normal  = "Normal"
+	Warning = "Warning"
+)
+
+// Event is what to record.
+type Event struct {
+	// Type is Normal or Warning.
+	Type string
+	// Reason is one word in CamelCase.
+	Reason string
+	// Message is for people.
+	Message string
+}
+
+// reasons are the kinds of a daemon's events that are told of; their messages are
+// the daemon's.
+var reasons = map[string]Event{
+	"accepted":   {Normal, "Accepted", ""},
+	"waiting":    {Normal, "Waiting", ""},
+	"preparing":  {Normal, "Preparing", ""},
+	"prepared":   {Normal, "Prepared", ""},
+	"created":    {Normal, "Parked", ""},
+	"tracking":   {Normal, "Migrating", ""},
+	"converged":  {Normal, "Converged", ""},
+	"freezing":   {Normal, "Freezing", ""},
+	"committed":  {Normal, "Committed", ""},
+	"resumed":    {Normal, "Resumed", ""},
+	"rolledback": {Normal, "RolledBack", ""},
+	"note":       {Warning, "Trouble", ""},
+}
+
+// Of is what to record of a daemon's event; false if it is for the logs only.
+func Of(e *nodev1.Event) (Event, bool) {
+	if e.Result != nil {
+		return end(e.Phase, e.Result), true
+	}
+	k, ok := reasons[e.Kind]
+	k.Message = e.Message
+	return k, ok
+}
+
+// end is the last event of a migration.
+func end(p nodev1.Phase, r *nodev1.Result) Event {
+	switch {
+	case r.Succeeded:
+		message := fmt.Sprintf("moved from %s to %s in %v", r.From, r.Destination.GetNode(), duration(r.TotalUs, 100*time.Millisecond))
+		if d := r.Downtime; d != nil {
+			message += fmt.Sprintf(", downtime %v", duration(d.MeasuredUs, time.Millisecond))
+		}
+		return Event{Normal, "Succeeded", message}
+	case p == nodev1.Phase_PHASE_CANCELLED:
+		return Event{Normal, "Cancelled", "the pod runs on " + r.From + ": " + r.Error}
+	case p == nodev1.Phase_PHASE_MIGRATION_COMPLETE:
+		return Event{Warning, "Unfinished", "the pod is " + r.Destination.GetNode() + "'s, and not all of it is cleared away: " + r.Error}
+	}
+	return Event{Warning, "Failed", "the pod runs on " + r.From + ": " + r.Error}
+}
+
+func duration(us uint64, round time.Duration) time.Duration {
+	return (time.Duration(us) * time.Microsecond).Round(round)
+}

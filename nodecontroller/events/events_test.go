@@ -1,0 +1,44 @@
+package events
+
+import (
+	"testing"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+)
+
+func TestWhatHappensIsToldInWordsForItsReader(t *testing.T) {
+	to := &nodev1.Destination{Node: "b"}
+	for _, c := range []struct {
+		name string
+		e    *nodev1.Event
+		want Event
+	}{
+		{"a step", &nodev1.Event{Kind: "tracking", Message: "engine WriteProtect: it is best"}, Event{Normal, "Migrating", "engine WriteProtect: it is best"}},
+		{"a note", &nodev1.Event{Kind: "note", Message: "breaking off"}, Event{Warning, "Trouble", "breaking off"}},
+		{"progress", &nodev1.Event{Kind: "progress"}, Event{}},
+		{"an image", &nodev1.Event{Kind: "image", Message: "sent"}, Event{}},
+		{
+			"success", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, Message: "done", Result: &nodev1.Result{
+				Succeeded: true, From: "a", Destination: to, TotalUs: 2_345_678, Downtime: &nodev1.Downtime{MeasuredUs: 228_400},
+			}},
+			Event{Normal, "Succeeded", "moved from a to b in 2.3s, downtime 228ms"},
+		},
+		{
+			"failure", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_FAILED, Result: &nodev1.Result{From: "a", Error: "no room"}},
+			Event{Warning, "Failed", "the pod runs on a: no room"},
+		},
+		{
+			"cancelled", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_CANCELLED, Result: &nodev1.Result{From: "a", Error: "cancelled"}},
+			Event{Normal, "Cancelled", "the pod runs on a: cancelled"},
+		},
+		{
+			"committed, and then trouble", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_MIGRATION_COMPLETE, Result: &nodev1.Result{From: "a", Destination: to, Error: "sandbox"}},
+			Event{Warning, "Unfinished", "the pod is b's, and not all of it is cleared away: sandbox"},
+		},
+	} {
+		got, told := Of(c.e)
+		if told != (c.want != Event{}) || told && got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", c.name, got, told, c.want)
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package kubernetes
+
+import (
+	"context"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+)
+
+// arrivals is what the destination's node does about the pods that come to it: it
+// tells their migrations of them, and removes those whose migration came to
+// nothing, also when the source's node is no longer there to do so.
+type arrivals struct{ *Controller }
+
+// Reconcile looks at one pod of this node.
+func (a arrivals) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, error) {
+	pod := new(corev1.Pod)
+	err := a.client.Get(ctx, r.NamespacedName, pod)
+	switch {
+	case apierrors.IsNotFound(err):
+		return ctrl.Result{}, a.vanished(ctx, r, "")
+	case err != nil:
+		return ctrl.Result{}, err
+	case !pod.DeletionTimestamp.IsZero():
+		return ctrl.Result{}, a.vanished(ctx, r, pod.UID)
+	}
+	id := pod.Annotations[v1alpha1.AnnotationMigration]
+	if id == "" {
+		return ctrl.Result{}, nil
+	}
+	m, err := a.migrationOf(ctx, pod, id)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if decideArrival(m, a.engine.Active(id)) == arrivalRemove {
+		// Its owner would make another in its place, fresh, while the source's pod is
+		// not its own again: that is put back by the source's node.
+		if away, err := a.released(ctx, m); err != nil || away {
+			return ctrl.Result{RequeueAfter: lookAgain}, err
+		}
+		a.log.Info("removing a pod whose migration came to nothing", "migration", id, "pod", r.String())
+		return ctrl.Result{}, a.removePod(ctx, pod, 0)
+	}
+	if m == nil {
+		a.log.Warn("a pod bears the id of a migration that no PodMigration asked for", "migration", id, "pod", r.String())
+		return ctrl.Result{}, nil
+	}
+	if m.Status.Phase.Committed() && ready(pod) {
+		return ctrl.Result{}, a.unmark(ctx, m, pod)
+	}
+	return ctrl.Result{}, a.introduce(ctx, m, pod)
+}
+
+// vanished ends the migrations that wait for a pod which was deleted: kubelet does
+// not look at it while its last container is being started, and would end it when
+// it runs.
+func (a arrivals) vanished(ctx context.Context, r ctrl.Request, uid types.UID) error {
+	all := new(v1alpha1.PodMigrationList)
+	if err := a.client.List(ctx, all, client.InNamespace(r.Namespace)); err != nil {
+		return err
+	}
+	for i := range all.Items {
+		if m := &all.Items[i]; m.Status.DestinationNode == a.node && misses(m, r.Name, uid) {
+			if err := a.end(ctx, m, v1alpha1.PhaseFailed, "the destination's pod "+r.Name+" was deleted"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// misses says whether a migration waits for a pod that is gone. One that it has not
+// seen yet may only be to come. uid is empty if no pod of the name is there.
+func misses(m *v1alpha1.PodMigration, pod string, uid types.UID) bool {
+	p := m.Status.DestinationPod
+	return p != nil && p.Name == pod && p.UID != "" && (uid == "" || uid == p.UID) &&
+		!m.Status.Phase.Over() && !m.Status.Phase.Committed()
+}
+
+// arrivalAction is what is done about a pod that bears a migration's id.
+type arrivalAction int
+
+const (
+	// arrivalKeep: its migration is under way, or carried through.
+	arrivalKeep arrivalAction = iota
+	// arrivalRemove: it will never be restored.
+	arrivalRemove
+)
+
+// decideArrival says what becomes of a destination's pod. m is nil if no
+// PodMigration is its: the shim will not start such a pod, and a look at it may
+// help somebody. active says that this node's daemon still works at it: what is
+// held or committed here is never removed on the word of an object.
+func decideArrival(m *v1alpha1.PodMigration, active bool) arrivalAction {
+	switch {
+	case active, m == nil:
+		return arrivalKeep
+	case m.Status.Phase == v1alpha1.PhaseFailed, m.Status.Phase == v1alpha1.PhaseCancelled:
+		return arrivalRemove
+	}
+	return arrivalKeep
+}
+
+// released says whether a migration's source pod is out of its owner's selection.
+func (a arrivals) released(ctx context.Context, m *v1alpha1.PodMigration) (bool, error) {
+	if m.Status.Owner == nil || m.Status.SourcePod == nil {
+		return false, nil
+	}
+	pod := new(corev1.Pod)
+	err := a.reader.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: m.Status.SourcePod.Name}, pod)
+	if err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return pod.UID == m.Status.SourcePod.UID && (pod.Annotations[v1alpha1.AnnotationReleased] != "" || metav1.GetControllerOf(pod) == nil), nil
+}
+
+// ready says whether all of a pod runs: the last container of a destination's pod
+// does only when the migration is committed.
+func ready(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.ContainersReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// migrationOf is the PodMigration by which a pod comes, nil if there is none.
+func (a arrivals) migrationOf(ctx context.Context, pod *corev1.Pod, id string) (*v1alpha1.PodMigration, error) {
+	name := pod.Annotations[v1alpha1.AnnotationMovedBy]
+	if name == "" || !strings.HasPrefix(id, "pm-") {
+		return nil, nil
+	}
+	m := new(v1alpha1.PodMigration)
+	err := a.reader.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: name}, m)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case idOf(m) != id:
+		return nil, nil
+	}
+	return m, nil
+}
+
+// introduce writes into the status which pod the destination's is.
+func (a arrivals) introduce(ctx context.Context, m *v1alpha1.PodMigration, pod *corev1.Pod) error {
+	is := v1alpha1.PodReference{Name: pod.Name, UID: pod.UID, IP: pod.Status.PodIP}
+	if was := m.Status.DestinationPod; was != nil && (*was == is || was.UID == is.UID && is.IP == "") {
+		return nil
+	}
+	if m.Status.SourcePod != nil && m.Status.SourcePod.UID == pod.UID {
+		return nil
+	}
+	before := m.DeepCopy()
+	m.Status.DestinationPod = &is
+	return client.IgnoreNotFound(a.client.Status().Patch(ctx, m, client.MergeFrom(before)))
+}

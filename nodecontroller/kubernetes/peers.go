@@ -1,0 +1,38 @@
+package kubernetes
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Peers finds the cluster's nodes by their Node objects.
+type Peers struct {
+	reader client.Reader
+	port   int
+}
+
+// Peers returns a resolver of nodes whose daemons listen on port.
+func (cl *Cluster) Peers(port int) *Peers {
+	return &Peers{reader: cl.manager.GetAPIReader(), port: port}
+}
+
+// Address is where a node's daemon listens, host:port.
+func (p *Peers) Address(node string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	n := new(corev1.Node)
+	if err := p.reader.Get(ctx, client.ObjectKey{Name: node}, n); err != nil {
+		return "", fmt.Errorf("node %s: %w", node, err)
+	}
+	for _, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			return net.JoinHostPort(a.Address, strconv.Itoa(p.port)), nil
+		}
+	}
+	return "", fmt.Errorf("node %s has no InternalIP in its status", node)
+}

@@ -1,0 +1,96 @@
+package kubernetes
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+)
+
+func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
+	s := &v1alpha1.PodMigrationStatus{
+		Phase:          v1alpha1.PhasePending,
+		DestinationPod: &v1alpha1.PodReference{Name: "cache-1"},
+		Containers:     []v1alpha1.ContainerStatus{{Name: "redis"}},
+	}
+	event := func(p nodev1.Phase, kind string) *nodev1.Event {
+		return &nodev1.Event{Phase: p, Kind: kind, Message: kind + "!", UnixNano: time.Now().UnixNano()}
+	}
+	feed := func(e *nodev1.Event, phase v1alpha1.Phase, container v1alpha1.ContainerState) {
+		t.Helper()
+		if err := apply(s, e, 3); err != nil {
+			t.Fatal(err)
+		}
+		if s.Phase != phase || s.Containers[0].State != container {
+			t.Errorf("after %s: %s, container %s", e.Kind, s.Phase, s.Containers[0].State)
+		}
+	}
+	feed(event(nodev1.Phase_PHASE_PREPARING, "preparing"), v1alpha1.PhasePreparing, v1alpha1.ContainerRunning)
+	feed(event(nodev1.Phase_PHASE_PREPARING, "prepared"), v1alpha1.PhasePreparing, v1alpha1.ContainerRunning)
+	copying := event(nodev1.Phase_PHASE_MIGRATING, "progress")
+	copying.Message = ""
+	copying.Progress = &nodev1.Progress{MemoryBytes: 5, WireBytesSent: 4, Rate: 3, DirtyRate: 2}
+	for i := range uint32(80) {
+		copying.Progress.Rounds = append(copying.Progress.Rounds, &nodev1.Round{Number: i, DirtyPages: 9, DurationUs: 1500})
+	}
+	feed(copying, v1alpha1.PhaseMigrating, v1alpha1.ContainerCopying)
+	if s.Message != "prepared!" || s.MemoryBytes != 5 || s.BytesSent != 4 || s.Rate != 3 || s.DirtyRate != 2 {
+		t.Errorf("progress: %+v", s)
+	}
+	if len(s.Rounds) != maxRounds || s.Rounds[0].Number != 0 || s.Rounds[maxRounds-1].Number != 79 || s.Rounds[0].Duration.Duration != 1500*time.Microsecond {
+		t.Errorf("%d rounds: %+v", len(s.Rounds), s.Rounds)
+	}
+	feed(event(nodev1.Phase_PHASE_MIGRATING, "freezing"), v1alpha1.PhaseMigrating, v1alpha1.ContainerFrozen)
+	s.Phase = v1alpha1.PhaseMigrationComplete // by Agree, before the event of it
+	feed(event(nodev1.Phase_PHASE_MIGRATING, "cutover"), v1alpha1.PhaseMigrationComplete, v1alpha1.ContainerMoved)
+	feed(event(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed"), v1alpha1.PhaseMigrationComplete, v1alpha1.ContainerMoved)
+	last := event(nodev1.Phase_PHASE_SUCCEEDED, "ended")
+	last.Result = &nodev1.Result{Engine: "WriteProtect", TotalUs: 2e6, Downtime: &nodev1.Downtime{MeasuredUs: 120e3}}
+	last.Destination = &nodev1.Destination{PodIp: "10.1.2.3"}
+	feed(last, v1alpha1.PhaseSucceeded, v1alpha1.ContainerMoved)
+	if s.Downtime.Duration != 120*time.Millisecond || s.Total.Duration != 2*time.Second || s.CompletionTime == nil || s.Engine != "WriteProtect" || s.DestinationPod.IP != "10.1.2.3" {
+		t.Errorf("result: %+v", s)
+	}
+	for _, c := range []string{v1alpha1.ConditionPrepared, v1alpha1.ConditionCommitted} {
+		if !meta.IsStatusConditionTrue(s.Conditions, c) {
+			t.Errorf("condition %s: %+v", c, s.Conditions)
+		}
+	}
+	before := s.DeepCopy()
+	if err := apply(s, event(nodev1.Phase_PHASE_FAILED, "ended"), 3); !errors.Is(err, ErrIllegalMove) {
+		t.Errorf("a success that fails: %v", err)
+	}
+	if s.Message != before.Message || s.Phase != before.Phase {
+		t.Error("an illegal event changed the status")
+	}
+}
+
+func TestARequestSaysWhatTheObjectAsks(t *testing.T) {
+	limit, bandwidth := resource.MustParse("64Mi"), resource.MustParse("125M")
+	m := &v1alpha1.PodMigration{
+		ObjectMeta: metav1.ObjectMeta{UID: "u"},
+		Spec: v1alpha1.PodMigrationSpec{
+			PodName: "cache", Mode: v1alpha1.ModeLive, Tracker: v1alpha1.TrackerAuto, Compression: v1alpha1.CompressionZstd,
+			PreCopy: &v1alpha1.PreCopy{MaxRounds: 7, MaxDuration: &metav1.Duration{Duration: time.Minute}, DirtyLimit: &limit},
+			Timeout: &metav1.Duration{Duration: time.Hour}, Bandwidth: &bandwidth,
+		},
+	}
+	r := requestOf(m, "default/cache", "b")
+	if r.Pod != "default/cache" || r.To != "b" || r.Mode != "live" || r.Tracker != "Auto" || r.Compression != "zstd" || r.MaxRounds != 7 ||
+		r.MaxTimeMs != 60e3 || r.DirtyLimit != 64<<20 || r.TimeoutMs != 3600e3 || r.Bandwidth != 125e6 {
+		t.Errorf("request %+v", r)
+	}
+	m.Spec = v1alpha1.PodMigrationSpec{Mode: v1alpha1.ModeCold, Tracker: v1alpha1.TrackerAuto}
+	if r := requestOf(m, "p", "b"); r.Mode != "cold" || r.Tracker != "" {
+		t.Errorf("cold: %+v", r)
+	}
+	if idOf(m) != "pm-u" {
+		t.Errorf("id %q", idOf(m))
+	}
+}

@@ -1,0 +1,278 @@
+package nodecontroller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// Orchestrator is a cluster's part in a migration: who asked for it makes the pod,
+// agrees to the commit and removes the source. Each may be asked again for the same
+// migration, also by a later daemon.
+type Orchestrator interface {
+	// MakePod has the cluster make the destination's pod, annotated with the
+	// migration's id; it returns when that is asked for. Called once the destination
+	// is prepared and the first copy is nearly done.
+	MakePod(ctx context.Context, migration string) error
+	// Await returns when the cluster is there to agree, with an error if it would not:
+	// the pod is frozen after that, and should not be for a cluster that is away.
+	Await(ctx context.Context, migration string) error
+	// Agree records in the cluster that the migration commits. An error means that it
+	// must be rolled back. The pod is frozen meanwhile. The migration can still fail
+	// after it, when the destination is lost in the next moment.
+	Agree(ctx context.Context, migration string) error
+	// RemoveSource removes the source's pod; called after the commit, repeated until
+	// it succeeds.
+	RemoveSource(ctx context.Context, migration string) error
+}
+
+// agreeDeadline is what the cluster may take to agree; the pod is frozen.
+const agreeDeadline = 5 * time.Second
+
+// nearlyDone is how much of the first copy may be to come when the destination's
+// pod is asked for: no more than that, as kubelet gives a start two minutes and the
+// last of the starts lasts until the commit, and no less, as pods take seconds.
+const nearlyDone = 15 * time.Second
+
+// Orchestrated is a migration that Orchestrate began.
+type Orchestrated struct{ m *outgoing }
+
+// ID is what the migration is called.
+func (o *Orchestrated) ID() string { return o.m.id }
+
+// Events calls send for every event of the migration from its first on, of the
+// progress between them for the newest only, and returns when the migration has
+// ended, send fails, or ctx is over. The last event has the result.
+func (o *Orchestrated) Events(ctx context.Context, send func(*nodev1.Event) error) error {
+	return o.m.feed.each(ctx, send)
+}
+
+// Done is closed when the migration has ended and nothing is left to do for it here.
+func (o *Orchestrated) Done() <-chan struct{} { return o.m.done }
+
+// Migration is how the migration stands.
+func (o *Orchestrated) Migration() *nodev1.Migration { return o.m.status() }
+
+// Abort breaks the migration off, for a reason that wraps ErrCancelled if somebody
+// asked for it. It does not wait for the end. It returns ErrCommitted if that is too
+// late.
+func (o *Orchestrated) Abort(why error) error { return o.m.abort(why) }
+
+// Orchestrate begins a migration for a cluster: the pod at the destination is made
+// by its kubelet, and what there is to decide and to remove is o's. The request's
+// pod is namespace/name or the sandbox's id; its migration may be named. It is under
+// way when Orchestrate returns, and lasts as long as the daemon, not as ctx.
+func (d *Daemon) Orchestrate(ctx context.Context, req *nodev1.MigrateRequest, o Orchestrator) (*Orchestrated, error) {
+	req = proto.Clone(req).(*nodev1.MigrateRequest)
+	req.Kubelet = true
+	m, err := d.migrate(ctx, req, o)
+	if err != nil {
+		return nil, err
+	}
+	return &Orchestrated{m}, nil
+}
+
+// SetRecoveredOrchestrator says who orchestrates the migrations of an earlier
+// daemon. of may return nil for one that it does not know yet: it is asked again.
+// Until then migrations that are committed wait with the removal of their source.
+func (d *Daemon) SetRecoveredOrchestrator(of func(migration string) Orchestrator) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.orchestratorOf = of
+	close(d.orchestratorSet)
+	d.orchestratorSet = make(chan struct{})
+}
+
+// recoveredOrchestrator waits for the orchestrator of a record.
+func (d *Daemon) recoveredOrchestrator(ctx context.Context, r record) (Orchestrator, error) {
+	if r.Caller {
+		return callersPod{d, r.Sandbox}, nil
+	}
+	for {
+		d.mu.Lock()
+		of, set := d.orchestratorOf, d.orchestratorSet
+		d.mu.Unlock()
+		var again <-chan time.Time
+		if of != nil {
+			if o := of(r.Migration); o != nil {
+				return o, nil
+			}
+			again = time.After(askAgain)
+		}
+		select {
+		case <-set:
+		case <-again:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("migration %s: the cluster's part in it is not known: %w", r.Migration, ctx.Err())
+		}
+	}
+}
+
+// recovered is the Orchestrator of a record: it waits for the real one only when
+// something is asked of it, as most of what there is to recover needs none.
+type recovered struct {
+	d *Daemon
+	r record
+}
+
+func (o recovered) MakePod(ctx context.Context, migration string) error {
+	real, err := o.d.recoveredOrchestrator(ctx, o.r)
+	if err != nil {
+		return err
+	}
+	return real.MakePod(ctx, migration)
+}
+
+func (o recovered) Await(ctx context.Context, migration string) error {
+	real, err := o.d.recoveredOrchestrator(ctx, o.r)
+	if err != nil {
+		return err
+	}
+	return real.Await(ctx, migration)
+}
+
+func (o recovered) Agree(ctx context.Context, migration string) error {
+	real, err := o.d.recoveredOrchestrator(ctx, o.r)
+	if err != nil {
+		return err
+	}
+	return real.Agree(ctx, migration)
+}
+
+func (o recovered) RemoveSource(ctx context.Context, migration string) error {
+	real, err := o.d.recoveredOrchestrator(ctx, o.r)
+	if err != nil {
+		return err
+	}
+	return real.RemoveSource(ctx, migration)
+}
+
+// callersPod is the Orchestrator of a migration whose caller does all that by
+// itself, as the events say.
+type callersPod struct {
+	d       *Daemon
+	sandbox string
+}
+
+// MakePod leaves it to the caller.
+func (callersPod) MakePod(context.Context, string) error { return nil }
+
+// Await does not: a caller is there, or aborts.
+func (callersPod) Await(context.Context, string) error { return nil }
+
+// Agree does: a caller that does not want the migration aborts it.
+func (callersPod) Agree(context.Context, string) error { return nil }
+
+// RemoveSource succeeds when the caller has removed the pod.
+func (p callersPod) RemoveSource(ctx context.Context, _ string) error {
+	pods, err := p.d.cri.Pods(ctx)
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		if pod.ID == p.sandbox && pod.Ready {
+			return fmt.Errorf("pod %s has moved and is still here: remove it from the cluster", pod.FullName())
+		}
+	}
+	return nil
+}
+
+// place has the cluster make the destination's pod when it is time to, waits for it
+// there, and lets the shim send the files.
+func (m *outgoing) place(ctx context.Context) error {
+	select {
+	case <-m.nearlyCopied:
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	m.tell("place", "asking the cluster for the pod on "+m.request.To)
+	if err := m.orchestrator.MakePod(ctx, m.id); err != nil {
+		return fmt.Errorf("the cluster does not make the pod on node %s: %w", m.request.To, err)
+	}
+	if err := m.create(ctx); err != nil {
+		return err
+	}
+	if _, err := m.shim.SendFiles(ctx, &shimv1.SendFilesRequest{Migration: m.id}); err != nil {
+		return fmt.Errorf("the pod's shim cannot send the files: %w", plain(err))
+	}
+	return nil
+}
+
+// nearlyCopied says whether the first copy is so far that the destination's pod is
+// to be made.
+func nearlyCopied(p *shimv1.Progress) bool {
+	switch {
+	case p.State == shimv1.State_STATE_CONVERGED:
+		return true
+	case p.State != shimv1.State_STATE_ROUNDS:
+		return false
+	case p.Round > 0, len(p.Rounds) > 0, p.AwaitsFiles:
+		return true
+	}
+	return p.EtaMs > 0 && time.Duration(p.EtaMs)*time.Millisecond < nearlyDone
+}
+
+// agree has the cluster agree to the commit. Nothing is decided by it: an error, or
+// no answer in time, rolls back.
+func (m *outgoing) agree() error {
+	if m.orchestrator == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(m.undecided, agreeDeadline)
+	defer cancel()
+	return agreed(m.orchestrator.Agree(ctx, m.id))
+}
+
+func agreed(err error) error {
+	if err != nil {
+		return fmt.Errorf("the cluster does not agree to the commit: %w", err)
+	}
+	return nil
+}
+
+// bury sees that nothing of a source whose shim is dead runs again. errDisagreed is
+// wrapped if the cluster will not have it.
+func (d *Daemon) bury(ctx context.Context, r record, o Orchestrator) error {
+	if !r.Kubelet {
+		return d.cri.Remove(ctx, r.Sandbox)
+	}
+	if r, ok := o.(recovered); ok { // it has no deadline to be known
+		var err error
+		if o, err = d.recoveredOrchestrator(ctx, r.r); err != nil {
+			return err
+		}
+	}
+	// kubelet starts the pod again as soon as it sees that it is dead.
+	actx, cancel := context.WithTimeout(ctx, agreeDeadline)
+	defer cancel()
+	if err := agreed(o.Agree(actx, r.Migration)); err != nil {
+		return fmt.Errorf("%w: %w", errDisagreed, err)
+	}
+	if err := o.RemoveSource(ctx, r.Migration); err != nil {
+		return err
+	}
+	if err := d.cri.Remove(ctx, r.Sandbox); err != nil {
+		return err
+	}
+	pods, err := d.cri.Pods(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pods {
+		if p.FullName() == r.Pod && p.Ready {
+			return fmt.Errorf("kubelet still runs pod %s: %w", r.Pod, errBusy)
+		}
+	}
+	return nil
+}
+
+// errDisagreed: the cluster does not want the destination's copy.
+var errDisagreed = errors.New("not the destination's pod")

@@ -1,0 +1,92 @@
+package shim
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// A destination whose pod kubelet makes has no file trees at first. Memory goes
+// ahead; the files follow when the trees are there, beside whatever the memory does
+// then, and are synced twice before the rounds count as ended, as they are where the
+// trees come first.
+
+// lastRounds is what the rounds may still take when the destination has its trees:
+// kubelet gives the start that lasts until the commit two minutes.
+const lastRounds = time.Minute
+
+// roundsThenFiles is rounds where files go later: memory is copied and then kept up
+// with until keep ends.
+func (s *source) roundsThenFiles(ctx, keep context.Context) error {
+	work, all := errgroup.WithContext(ctx)
+	copied := make(chan string, 1) // why the rounds ended
+	work.Go(func() error {
+		result, err := s.link.rounds.Run(all)
+		if err != nil {
+			return err
+		}
+		s.noteCopied()
+		copied <- string(result.Decision.Reason)
+		return s.link.rounds.Keep(keep)
+	})
+	work.Go(func() error {
+		if err := s.awaitTrees(all); err != nil {
+			return err
+		}
+		s.link.rounds.EndBy(time.Now().Add(lastRounds))
+		if err := s.syncFiles(all); err != nil {
+			return err
+		}
+		select {
+		case reason := <-copied:
+			if err := s.syncFiles(all); err != nil {
+				return err
+			}
+			return s.converge(all, reason)
+		case <-all.Done():
+			return context.Cause(all)
+		}
+	})
+	return work.Wait()
+}
+
+// waitForTrees is roundsThenFiles of a pod that is frozen first and copied then.
+func (s *source) waitForTrees(ctx context.Context) error {
+	s.noteCopied()
+	if err := s.awaitTrees(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	return ended(ctx, s.move(shimv1.State_STATE_CONVERGED))
+}
+
+// awaitTrees waits until the destination has its file trees.
+func (s *source) awaitTrees(ctx context.Context) error {
+	select {
+	case <-s.filesWanted:
+		s.changed.signal()
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// noteCopied notes that memory is as far as it can be.
+func (s *source) noteCopied() {
+	s.mu.Lock()
+	s.copied = true
+	s.mu.Unlock()
+	s.changed.signal()
+}
+
+// treesReady says whether files may be sent.
+func (s *source) treesReady() bool {
+	select {
+	case <-s.filesWanted:
+		return true
+	default:
+		return false
+	}
+}

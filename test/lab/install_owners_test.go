@@ -1,0 +1,112 @@
+package lab
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// threeBehindService is a Deployment whose pods move when they are evicted.
+var threeBehindService = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: three}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: three}}
+  template:
+    metadata: {labels: {app: three, godwit.dev/migrate-on-drain: "true"}}
+    spec:
+` + webPod("      ", "runtimeClassName: godwit") + `---
+apiVersion: v1
+kind: Service
+metadata: {name: three}
+spec:
+  selector: {app: three}
+  ports: [{port: 80, targetPort: 8080}]
+`
+
+var oneJob = `apiVersion: batch/v1
+kind: Job
+metadata: {name: one}
+spec:
+  backoffLimit: 0
+  template:
+    metadata: {labels: {app: one}}
+    spec:
+` + webPod("      ", "runtimeClassName: godwit", "restartPolicy: Never")
+
+// testOwners moves pods that controllers own. A pod that has moved keeps the host name that it was born with, which is what it
+// answers: a fresh one answers with its own.
+func testOwners(t *testing.T, in *installation) {
+	c := in.cluster
+	kubectl(t, c, threeBehindService, "apply", "-f", "-")
+	kubectl(t, c, "", "rollout", "status", "deployment", "three", "--timeout=60s")
+	born := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[*].metadata.name}"))
+	service := kubectl(t, c, "", "get", "service", "three", "-o=jsonpath={.spec.clusterIP}")
+	stillThese := func(t *testing.T, made int) {
+		t.Helper()
+		kubectl(t, c, "", "rollout", "status", "deployment", "three", "--timeout=60s")
+		wantAnswers(t, in.lab.Node("a").Dial, service+":80", born)
+		events := kubectl(t, c, "", "get", "events", "--field-selector=involvedObject.kind=ReplicaSet,reason=SuccessfulCreate", "-o=jsonpath={.items[*].metadata.name}")
+		if got := len(strings.Fields(events)); got != made {
+			t.Errorf("the ReplicaSet made %d pods, want %d", got, made)
+		}
+	}
+
+	t.Run("one pod of a Deployment moves, and no other is made or killed", func(t *testing.T) {
+		from := strings.Fields(kubectl(t, c, "", "get", "pod", born[0], "-o=jsonpath={.metadata.name} {.spec.nodeName}"))
+		migrate(t, c, "owned", from[0], otherNode(from[1]), "")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "owned", "--timeout=60s")
+		stillThese(t, 4)
+	})
+	t.Run("a move that is cancelled gives the pod back to its ReplicaSet", func(t *testing.T) {
+		pod := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[0].metadata.name} {.items[0].spec.nodeName}"))
+		migrate(t, c, "cancelled", pod[0], otherNode(pod[1]), ", bandwidth: 64Ki, compression: None")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.claim}=Taken", "podmigration", "cancelled", "--timeout=60s")
+		kubectl(t, c, "", "patch", "podmigration", "cancelled", "--type=merge", `-p={"spec":{"cancel":true}}`)
+		kubectl(t, c, "", "wait", "--for=condition=Cleaned", "podmigration", "cancelled", "--timeout=60s")
+		if phase := kubectl(t, c, "", "get", "podmigration", "cancelled", "-o=jsonpath={.status.phase}"); phase != "Cancelled" {
+			t.Errorf("phase %s", phase)
+		}
+		kubectl(t, c, "", "get", "pod", pod[0])
+		stillThese(t, 5)
+	})
+	t.Run("a Job's pod moves, and the Job takes it for no failure", func(t *testing.T) {
+		kubectl(t, c, oneJob, "apply", "-f", "-")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "-l=app=one", "--timeout=60s")
+		pod := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=one", "-o=jsonpath={.items[0].metadata.name} {.items[0].spec.nodeName}"))
+		migrate(t, c, "job", pod[0], otherNode(pod[1]), "")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "job", "--timeout=60s")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "-l=app=one", "--timeout=60s")
+		now := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=one", "-o=jsonpath={.items[*].status.podIP}"))
+		if len(now) != 1 {
+			t.Fatalf("pods of the Job: %v", now)
+		}
+		wantAnswers(t, in.lab.Node("a").Dial, now[0]+":8080", []string{pod[0]})
+		if status := kubectl(t, c, "", "get", "job", "one", "-o=jsonpath={.status.active} {.status.failed}"); strings.TrimSpace(status) != "1" {
+			t.Errorf("active and failed: %q", status)
+		}
+		kubectl(t, c, "", "delete", "job", "one", "--wait")
+	})
+	t.Run("a drain moves the pods of a node", func(t *testing.T) {
+		kubectl(t, c, "", "drain", "a", "--pod-selector=app=three", "--timeout=120s")
+		defer kubectl(t, c, "", "uncordon", "a")
+		nodes := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[*].spec.nodeName}"))
+		if len(nodes) != 3 || slices.Contains(nodes, "a") {
+			t.Errorf("pods on %v", nodes)
+		}
+		wantAnswers(t, in.lab.Node("b").Dial, service+":80", born)
+	})
+	kubectl(t, c, "", "delete", "deployment,service", "three")
+	kubectl(t, c, "", "wait", "--for=delete", "pod", "-l=app=three", "--timeout=60s")
+	kubectl(t, c, "", "delete", "podmigrations", "--all", "--timeout=60s")
+}
+
+// migrate asks for a move; more is of the specification.
+func migrate(t *testing.T, c *Cluster, name, pod, to, more string) {
+	t.Helper()
+	kubectl(t, c, "apiVersion: godwit.dev/v1alpha1\nkind: PodMigration\nmetadata: {name: "+name+"}\n"+
+		"spec: {podName: "+pod+", targetNode: "+to+more+"}\n", "apply", "-f", "-")
+}
+
+func otherNode(name string) string { return map[string]string{"a": "b", "b": "a"}[name] }
