@@ -210,15 +210,20 @@ func (l *link) hangUp(cause error) {
 	l.session.Abort(cause)
 }
 
-// release gives up the connection and what tracked the pod. Closing the
-// tracker takes 50 ms for each GB, so it comes last, when the pod runs again
-// or is gone.
-func (s *source) release() {
+// clearWork removes the directories of a migration's work, when all that works in them is over.
+func (s *source) clearWork() {
 	for _, c := range s.containers {
 		clearSourceDir(c.bundle)
 		os.RemoveAll(dumpDir(c.container))
 		os.Remove(filepath.Dir(dumpDir(c.container))) // unless it is a destination's too
 	}
+}
+
+// release gives up the connection and what tracked the pod. Closing the
+// tracker takes 50 ms for each GB, so it comes last, when the pod runs again
+// or is gone.
+func (s *source) release() {
+	defer s.clearWork()
 	l := s.link
 	if l == nil {
 		return
