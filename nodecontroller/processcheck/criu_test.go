@@ -67,6 +67,7 @@ var everything = []held{
 	{kind: "pty"},
 	{kind: "pty-without-master", refused: "has the terminal /dev/pts/"},
 	{kind: "unix-pair"},
+	{kind: "unix-many"},
 	{kind: "unix-elsewhere", refused: "connected to one outside of the pod"},
 	{kind: "unix-inherited", refused: "that was made outside of the pod"},
 	{kind: "netlink"},

@@ -1,13 +1,13 @@
 package processcheck
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"unsafe"
 
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -101,6 +101,15 @@ func (g *gatherer) askUnix(s *Socket, p *Process, inode uint64) error {
 	return nil
 }
 
+// A message about one unix socket (kernel: include/uapi/linux/unix_diag.h,
+// unix_diag_msg), which attributes follow.
+const (
+	unixDiagInode  = 4  // where its inode is
+	unixDiagLength = 16 // of the message itself
+	unixDiagPeer   = 2  // the attribute with the peer's inode
+	unixShowPeer   = 4  // asks for it
+)
+
 // unixPeers are the unix sockets of the process's network namespace, each with
 // its peer, or 0.
 func unixPeers(pid int) (map[uint64]uint64, error) {
@@ -109,21 +118,47 @@ func unixPeers(pid int) (map[uint64]uint64, error) {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
 	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_INET_DIAG)
+	socket, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
-	defer h.Close()
-	sockets, err := h.UnixSocketDiagInfo()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) && !errors.Is(err, os.ErrNotExist) {
+	defer socket.Close()
+	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_INET_DIAG: {Socket: socket}}
+	question := make([]byte, 24) // unix_diag_req
+	question[0] = unix.AF_UNIX
+	binary.NativeEndian.PutUint32(question[4:], ^uint32(0)) // in all states
+	binary.NativeEndian.PutUint32(question[12:], unixShowPeer)
+	request.AddRawData(question)
+	answers, err := request.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+	if err != nil {
 		return nil, fmt.Errorf("list unix sockets: %w", err)
 	}
-	peers := make(map[uint64]uint64)
-	for _, s := range sockets {
-		peers[uint64(s.DiagMsg.INode)] = 0
-		if s.Peer != nil {
-			peers[uint64(s.DiagMsg.INode)] = uint64(*s.Peer)
+	peers := make(map[uint64]uint64, len(answers))
+	for _, answer := range answers {
+		inode, peer, err := decodeUnixDiag(answer)
+		if err != nil {
+			return nil, fmt.Errorf("list unix sockets: %w", err)
 		}
+		peers[inode] = peer
 	}
 	return peers, nil
+}
+
+// decodeUnixDiag reads what the kernel says of one unix socket.
+func decodeUnixDiag(message []byte) (inode, peer uint64, err error) {
+	if len(message) < unixDiagLength {
+		return 0, 0, fmt.Errorf("a message of %d bytes", len(message))
+	}
+	inode = uint64(binary.NativeEndian.Uint32(message[unixDiagInode:]))
+	attributes, err := nl.ParseRouteAttr(message[unixDiagLength:])
+	if err != nil {
+		return 0, 0, fmt.Errorf("attributes of socket %d: %w", inode, err)
+	}
+	for _, a := range attributes {
+		if a.Attr.Type == unixDiagPeer && len(a.Value) >= 4 {
+			peer = uint64(binary.NativeEndian.Uint32(a.Value))
+		}
+	}
+	return inode, peer, nil
 }

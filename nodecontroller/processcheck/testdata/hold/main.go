@@ -54,6 +54,7 @@ var kinds = map[string]func() error{
 	"pty":                 pty(true),
 	"pty-without-master":  pty(false),
 	"unix-pair":           unixPair,
+	"unix-many":           manyUnix,
 	"unix-inherited":      inheritedSocket,
 	"unix-elsewhere":      connectedElsewhere,
 	"netlink":             sock(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE),
@@ -301,6 +302,42 @@ func connectedElsewhere() error {
 func unixPair() error {
 	_, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	return err
+}
+
+// manyUnix has unix sockets of every type, unnamed, with a path and abstract,
+// listening, connected and waiting to be accepted.
+func manyUnix() error {
+	for i, kind := range []int{unix.SOCK_STREAM, unix.SOCK_SEQPACKET, unix.SOCK_DGRAM} {
+		for j, name := range []string{"", fmt.Sprint("/tmp/many-", i), fmt.Sprint("@many-", i)} {
+			f, err := unix.Socket(unix.AF_UNIX, kind, 0)
+			if err != nil || j == 0 {
+				continue
+			}
+			if err := unix.Bind(f, &unix.SockaddrUnix{Name: name}); err != nil {
+				return err
+			}
+			if kind != unix.SOCK_DGRAM {
+				if err := unix.Listen(f, 8); err != nil {
+					return err
+				}
+			}
+			for range 2 {
+				c, err := unix.Socket(unix.AF_UNIX, kind, 0)
+				if err != nil {
+					return err
+				}
+				if err := unix.Connect(c, &unix.SockaddrUnix{Name: name}); err != nil {
+					return err
+				}
+			}
+			if kind != unix.SOCK_DGRAM {
+				if _, _, err := unix.Accept(f); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return unixPair()
 }
 
 // inheritedSocket wants the starter to have given one end of a pair as standard input.
