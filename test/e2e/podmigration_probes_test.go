@@ -111,13 +111,7 @@ func TestKubernetesPodMigrationsWithProbesAndHooks(t *testing.T) {
 			if m.Status.Phase != v1alpha1.PhaseSucceeded {
 				t.Fatalf("it is %s: %s", m.Status.Phase, m.Status.Message)
 			}
-			calls.stop()
-			for node, c := range calls.by {
-				if c.answered == 0 || !c.last.After(m.Status.CompletionTime.Time) {
-					t.Errorf("connections from node %s to the Service: %+v", node, c)
-				}
-				t.Logf("from node %s the Service answered %d times; longest time without an answer %v", node, c.answered, c.longest.Round(time.Millisecond))
-			}
+			calls.follow(v)
 			if out := k.kubectl("", "exec", "shop-client", "--", "redis-cli", "-h", strings.Split(address, ":")[0], "ping"); out != "PONG" {
 				t.Errorf("another pod gets %q from the Service", out)
 			}
@@ -131,7 +125,8 @@ func TestKubernetesPodMigrationsWithProbesAndHooks(t *testing.T) {
 			if got := v.exec("redis", "cat /var/run/secrets/kubernetes.io/serviceaccount/token"); got == "" || got == token {
 				t.Error("the pod has no service account's token of its own")
 			}
-			v.neverUnhealthy(source, v.get())
+			v.neverUnhealthy(source, m.Status.CommitTime.Time)
+			v.neverUnhealthy(v.get(), time.Now())
 		})
 	}
 	v.in(t).verify()
@@ -144,26 +139,28 @@ func (v *traveller) exec(container, script string) string {
 	return v.k.kubectl("", "exec", v.pod, "-c="+container, "--", "sh", "-c", script)
 }
 
-// neverUnhealthy sees that kubelet has not found a probe of the pods failing, nor ended a container for it.
-func (v *traveller) neverUnhealthy(pods ...*corev1.Pod) {
+// neverUnhealthy sees that kubelet has not found a probe of a pod failing before a moment, nor ended a container for it: the
+// source's processes are gone for a moment before its object is.
+func (v *traveller) neverUnhealthy(pod *corev1.Pod, before time.Time) {
 	v.t.Helper()
 	all := new(corev1.EventList)
 	if err := v.user.List(v.t.Context(), all, client.InNamespace("default")); err != nil {
 		v.t.Fatal(err)
 	}
 	for _, e := range all.Items {
-		for _, pod := range pods {
-			if e.InvolvedObject.UID == pod.UID && (e.Reason == "Unhealthy" || e.Reason == "ProbeWarning" || e.Reason == "BackOff") {
-				v.t.Errorf("pod %s: %s: %s", pod.Name, e.Reason, e.Message)
-			}
+		bad := e.Reason == "Unhealthy" || e.Reason == "ProbeWarning" || e.Reason == "BackOff"
+		if bad && e.InvolvedObject.UID == pod.UID && e.FirstTimestamp.Time.Before(before) {
+			v.t.Errorf("pod %s: %s: %s", pod.Name, e.Reason, e.Message)
 		}
 	}
 }
 
 // calls are connections to an address from nodes, one after the other.
 type calls struct {
-	by   map[string]*called
 	stop func()
+
+	mu sync.Mutex
+	by map[string]*called // by node, guarded by mu
 }
 
 // called is what came of the connections from one node.
@@ -185,7 +182,9 @@ func startCalls(t *testing.T, nodes []*lab.Node, address string) *calls {
 		running.Go(func() {
 			for ctx.Err() == nil {
 				if ping(ctx, n, address) == nil {
+					c.mu.Lock()
 					of.answered, of.longest, of.last = of.answered+1, max(of.longest, time.Since(of.last)), time.Now()
+					c.mu.Unlock()
 				}
 				select {
 				case <-time.After(20 * time.Millisecond):
@@ -195,6 +194,23 @@ func startCalls(t *testing.T, nodes []*lab.Node, address string) *calls {
 		})
 	}
 	return c
+}
+
+// follow waits until a new connection from each node is answered, and ends the calls.
+func (c *calls) follow(v *traveller) {
+	v.t.Helper()
+	from := time.Now()
+	for node, of := range c.by {
+		v.k.until("the Service answering node "+node, func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return of.last.After(from)
+		})
+	}
+	c.stop()
+	for node, of := range c.by {
+		v.t.Logf("from node %s the Service answered %d times; longest time without an answer %v", node, of.answered, of.longest.Round(time.Millisecond))
+	}
 }
 
 // ping asks a redis on a connection of its own.

@@ -121,7 +121,7 @@ func (v *traveller) refusedByNode(t *testing.T) {
 	for _, c := range []struct{ pod, to, want string }{
 		{v.pod, "nowhere", "there is no node nowhere"},
 		{v.pod, v.node.Name, "is on node " + v.node.Name + " already"},
-		{"fixed-hostpath", v.elsewhere().Name, "hostPath"},
+		{"fixed-hostpath", v.elsewhere().Name, "volume host is the directory /etc of its node"},
 		{"fixed-runc", v.elsewhere().Name, "only pods that were made with godwit can be moved"},
 		{daemon, v.elsewhere().Name, "DaemonSet fixed-daemon has one pod on each node"},
 	} {
