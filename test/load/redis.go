@@ -23,9 +23,10 @@ type Redis struct {
 	keys uint32
 
 	mu        sync.Mutex
-	addresses []string // where the server may be, guarded by mu
-	acked     []uint32 // by key, guarded by mu
-	sent      []uint32 // by key, guarded by mu
+	addresses []string      // where the server may be, guarded by mu
+	moved     chan struct{} // closed when addresses change, guarded by mu
+	acked     []uint32      // by key, guarded by mu
+	sent      []uint32      // by key, guarded by mu
 	acks      []time.Time
 	total     uint64 // acknowledged writes, guarded by mu
 	lastError error  // of the last connection that broke, guarded by mu
@@ -35,7 +36,7 @@ type Redis struct {
 // host:port.
 func NewRedis(address string, keys uint32) *Redis {
 	return &Redis{
-		keys: keys, addresses: []string{address},
+		keys: keys, addresses: []string{address}, moved: make(chan struct{}),
 		acked: make([]uint32, keys), sent: make([]uint32, keys),
 	}
 }
@@ -45,6 +46,13 @@ func (r *Redis) AlsoAt(address string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.addresses = append(r.addresses, address)
+	r.tellMoved()
+}
+
+// tellMoved has who looks for the server look at the new addresses; mu is held.
+func (r *Redis) tellMoved() {
+	close(r.moved)
+	r.moved = make(chan struct{})
 }
 
 // OnlyAt replaces all addresses by one, where the server is for the time being.
@@ -52,6 +60,7 @@ func (r *Redis) OnlyAt(address string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.addresses = []string{address}
+	r.tellMoved()
 }
 
 // fillBatch is how many commands go out before their replies are read.
@@ -162,13 +171,24 @@ func (r *Redis) acknowledge(key, write uint32) {
 // dialAny connects to whichever address answers first. All are tried at the same
 // time: one that does not answer must not hold up the others.
 func (r *Redis) dialAny(ctx context.Context) (net.Conn, error) {
+	for {
+		conn, err := r.dialKnown(ctx)
+		if conn != nil || err != nil {
+			return conn, err
+		}
+	}
+}
+
+// dialKnown does dialAny as long as no other address is told of; then it returns
+// nothing.
+func (r *Redis) dialKnown(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	answered := make(chan net.Conn)
 	var dialers sync.WaitGroup
 	defer dialers.Wait()
 	defer cancel()
 	r.mu.Lock()
-	addresses := slices.Clone(r.addresses)
+	addresses, moved := slices.Clone(r.addresses), r.moved
 	r.mu.Unlock()
 	for _, address := range addresses {
 		dialers.Go(func() {
@@ -186,6 +206,8 @@ func (r *Redis) dialAny(ctx context.Context) (net.Conn, error) {
 	select {
 	case conn := <-answered:
 		return conn, nil
+	case <-moved:
+		return nil, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
