@@ -210,7 +210,7 @@ func (l *link) hangUp(cause error) {
 	l.session.Abort(cause)
 }
 
-// clearWork removes the directories of a migration's work, when all that works in them is over.
+// clearWork removes the directories of a migration's work.
 func (s *source) clearWork() {
 	for _, c := range s.containers {
 		clearSourceDir(c.bundle)
@@ -221,9 +221,10 @@ func (s *source) clearWork() {
 
 // release gives up the connection and what tracked the pod. Closing the
 // tracker takes 50 ms for each GB, so it comes last, when the pod runs again
-// or is gone.
+// or is gone. The directories come first: a source that is gone is removed as soon
+// as its daemon asks, and this shim ends with it.
 func (s *source) release() {
-	defer s.clearWork()
+	s.clearWork()
 	l := s.link
 	if l == nil {
 		return
@@ -242,6 +243,7 @@ func (s *source) release() {
 	}
 	if l.predumps != nil {
 		l.predumps.close()
+		s.clearWork() // a pre-dump that was under way has made its directory again
 	}
 	if l.tracker != nil {
 		l.tracker.Close()
