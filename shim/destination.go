@@ -323,53 +323,58 @@ func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.Restore
 }
 
 // resume lets all held containers run. It is the destination's side of the
-// commit and may be asked again.
+// commit and may be asked again: it says that the pod runs only when every
+// container does.
 func (d *destination) resume(ctx context.Context) (time.Time, error) {
-	held, at, err := d.release()
-	if err != nil || len(held) == 0 {
-		return at, err
+	all, first, err := d.release()
+	if err != nil {
+		return time.Time{}, err
 	}
-	for _, a := range held {
-		if e := a.restore.Answer(criu.Go); e != nil {
-			err = errors.Join(err, e)
+	if first {
+		for _, a := range all {
+			err = errors.Join(err, a.restore.Answer(criu.Go))
 		}
 	}
-	for _, a := range held {
+	for _, a := range all {
 		select {
 		case <-a.started:
 		case <-ctx.Done():
-			return at, errors.Join(err, fmt.Errorf("wait for resumed containers: %w", ctx.Err()))
+			return time.Time{}, errors.Join(err, fmt.Errorf("wait for resumed containers: %w", ctx.Err()))
 		}
-		if a.ended.Err() != nil {
+		if first && a.ended.Err() != nil { // later, it may have run and ended
 			err = errors.Join(err, context.Cause(a.ended))
 		}
 		a.restore.Close()
 	}
-	return at, err
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.resumed, err
 }
 
 // release marks all held containers as running, in one step: either all of the
-// pod is let go or none of it.
-func (d *destination) release() ([]*arrival, time.Time, error) {
+// pod is let go or none of it. It returns them, and whether it did so now.
+func (d *destination) release() (all []*arrival, first bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.resumed.IsZero() {
-		return nil, d.resumed, nil
-	}
-	var held []*arrival
+	first = d.resumed.IsZero()
 	for id, a := range d.arrivals {
-		if a.state != arrivalHeld {
-			return nil, time.Time{}, fmt.Errorf("container %s is %v, not held", id, a.state)
+		if first && a.state != arrivalHeld {
+			return nil, false, fmt.Errorf("container %s is %v, not held", id, a.state)
 		}
-		held = append(held, a)
+		if a.restore != nil {
+			all = append(all, a)
+		}
 	}
-	for _, a := range held {
+	if !first {
+		return all, false, nil
+	}
+	for _, a := range all {
 		if err := d.moveLocked(a, arrivalRunning); err != nil {
-			return nil, time.Time{}, err
+			return nil, false, err
 		}
 	}
 	d.resumed = time.Now()
-	return held, d.resumed, nil
+	return all, true, nil
 }
 
 // abort ends the migration before its commit: parked starts fail, held

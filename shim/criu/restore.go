@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"godwit.dev/godwit/pagestream/criuversion"
 	"godwit.dev/godwit/pagestream/lazy"
@@ -33,8 +34,9 @@ type RestoreConfig struct {
 // Restore is a restore that somebody else starts, by `runc restore`, and that
 // is held when all processes exist and none has run.
 type Restore struct {
-	config RestoreConfig
-	gate   *Gate
+	config  RestoreConfig
+	gate    *Gate
+	closing sync.Once
 }
 
 // PrepareRestore sets the gate and the configuration for a coming restore.
@@ -68,9 +70,11 @@ func (r *Restore) WithLog(err error) error {
 	return withLog(err, r.config.Work, restoreLog)
 }
 
-// Close removes gate and configuration. A restore still held is told to stop.
+// Close removes gate and configuration, once. A restore still held is told to stop.
 func (r *Restore) Close() {
-	r.gate.Close()
-	os.Remove(r.config.Config)
-	os.Remove(filepath.Join(r.config.Work, lazy.SocketName))
+	r.closing.Do(func() {
+		r.gate.Close()
+		os.Remove(r.config.Config)
+		os.Remove(filepath.Join(r.config.Work, lazy.SocketName))
+	})
 }
