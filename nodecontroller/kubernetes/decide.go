@@ -48,6 +48,9 @@ type view struct {
 func decide(m *v1alpha1.PodMigration, v view) action {
 	unwanted := m.Spec.Cancel || !m.DeletionTimestamp.IsZero()
 	switch p := m.Status.Phase; {
+	case p == "" && !m.DeletionTimestamp.IsZero() && hasFinalizer(m):
+		// Deleted in the moment in which a node took it up; which one, nothing says.
+		return actCancel
 	case p == "" && (!v.here || !m.DeletionTimestamp.IsZero()):
 		return actNothing
 	case p == "":

@@ -22,6 +22,8 @@ func TestWhatIsDoneNextFollowsFromObjectAndNode(t *testing.T) {
 		{"a new one of another node", "", false, false, false, view{}, actNothing},
 		{"a new one of this node", "", false, false, false, here, actAccept},
 		{"a new one that is deleted already", "", false, true, false, here, actNothing},
+		{"a new one that is deleted while it is accepted", "", false, true, true, here, actCancel},
+		{"one of another node that is deleted while it is accepted", "", false, true, true, view{}, actCancel},
 		{"a new one that is cancelled already", "", true, false, false, here, actAccept},
 		{"a pending one", v1alpha1.PhasePending, false, false, true, here, actBegin},
 		{"a pending one without its pod, which begin refuses", v1alpha1.PhasePending, false, false, true, view{}, actBegin},
