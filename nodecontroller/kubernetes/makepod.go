@@ -33,9 +33,6 @@ func (s *session) makePod(ctx context.Context) error {
 	if err := s.openClaim(ctx); err != nil {
 		return err
 	}
-	if s.plan.LatePod {
-		return nil // its owner misses it already
-	}
 	return s.releaseSource(ctx, m.Status.Owner)
 }
 
@@ -44,7 +41,7 @@ func (s *session) makePod(ctx context.Context) error {
 func (s *session) makeCopy(ctx context.Context) error {
 	err := s.update(ctx, func(m *v1alpha1.PodMigration) error {
 		if m.Status.DestinationPod == nil {
-			m.Status.DestinationPod = &v1alpha1.PodReference{Name: s.newName()}
+			m.Status.DestinationPod = &v1alpha1.PodReference{Name: destination.NameOf(s.source)}
 		}
 		return nil
 	})
@@ -64,14 +61,6 @@ func (s *session) makeCopy(ctx context.Context) error {
 		return fmt.Errorf("make pod %s: %w", pod.Name, err)
 	}
 	return nil
-}
-
-// newName is the destination pod's: the source's own if that is gone by then.
-func (s *session) newName() string {
-	if s.plan.LatePod {
-		return s.source.Name
-	}
-	return destination.NameOf(s.source)
 }
 
 func (s *session) arrival(m *v1alpha1.PodMigration) destination.Arrival {
