@@ -14,7 +14,8 @@ import (
 // diffLimit is how many differences Diff looks for.
 const diffLimit = 100
 
-// allocationSlack is how much more than the original, in bytes and beside a quarter of it, a copy may take on disk.
+// allocationSlack is how much more than the original, in bytes and beside a quarter of it, a copy may take on disk
+// without a look at where the original has its data.
 const allocationSlack = 256 << 10
 
 // Diff says in what two quiet trees differ: names, types, owners, modes, link groups, extended attributes, modification
@@ -76,8 +77,8 @@ func (d *differ) entry(path string) error {
 			d.add(path, "%d bytes, copy %d", sa.Size, sb.Size)
 			return nil
 		}
-		if sb.Blocks*512 > sa.Blocks*512*5/4+allocationSlack {
-			d.add(path, "takes %d bytes on disk, copy %d", sa.Blocks*512, sb.Blocks*512)
+		if err := d.allocation(path, sa.Blocks*512, sb.Blocks*512); err != nil {
+			return err
 		}
 		return d.content(path)
 	case unix.S_IFLNK:
@@ -156,6 +157,32 @@ func (d *differ) xattrs(path string) error {
 	ma, mb := Meta{Xattrs: xa}, Meta{Xattrs: xb}
 	if !ma.equal(&mb) {
 		d.add(path, "attributes %q, copy %q", xa, xb)
+	}
+	return nil
+}
+
+// allocation compares what a file and its copy take on disk. The blocks of a copy are blockSize bytes: it may have
+// each whole of which the original has a part.
+func (d *differ) allocation(path string, original, copied int64) error {
+	if copied <= original*5/4+allocationSlack {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(d.a, path))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var touched int64
+	for pos := int64(0); ; pos = (pos/blockSize + 1) * blockSize {
+		if pos, err = unix.Seek(int(f.Fd()), pos, unix.SEEK_DATA); err == unix.ENXIO {
+			break
+		} else if err != nil {
+			return err
+		}
+		touched += blockSize
+	}
+	if copied > touched*5/4+allocationSlack {
+		d.add(path, "takes %d bytes on disk in %d bytes of blocks, copy %d", original, touched, copied)
 	}
 	return nil
 }

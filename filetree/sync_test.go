@@ -92,6 +92,14 @@ func TestEveryKindOfChangeOfAnOverlayArrives(t *testing.T) {
 	}
 	must(t, sparse.Truncate(1<<30))
 	must(t, sparse.Close())
+	// A page in each block: the copy has the whole blocks.
+	scattered, err := os.Create(p("scattered"))
+	must(t, err)
+	for at := int64(0); at < 8*blockSize; at += blockSize {
+		_, err := scattered.WriteAt([]byte("abc"), at)
+		must(t, err)
+	}
+	must(t, scattered.Close())
 	must(t, os.WriteFile(p("big"), randomBytes(3<<20+77), 0o644))
 	must(t, os.WriteFile(p("zeros"), make([]byte, 1<<20), 0o644))
 	must(t, os.MkdirAll(p("a/b/c/d"), 0o700))

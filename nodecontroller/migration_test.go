@@ -17,6 +17,8 @@ import (
 // settled waits until neither node has anything of a migration left.
 func (c *testCluster) settled() {
 	c.t.Helper()
+	c.a.restarts.Wait()
+	c.b.restarts.Wait()
 	deadline := time.Now().Add(45 * time.Second)
 	for {
 		left := append(c.a.left(), c.b.left()...)
@@ -30,9 +32,15 @@ func (c *testCluster) settled() {
 	}
 }
 
-// left is what migrations left on the node: records, admissions, stores, mounts.
+// left is what migrations left on the node: records, admissions, stores, mounts, and
+// what the daemon is still at (its record goes before it says that it has ended).
 func (n *testNode) left() []string {
 	var left []string
+	for _, m := range n.daemon.migrations() {
+		if m.EndedUnixNano == 0 {
+			left = append(left, n.name+" "+m.Id+" "+m.Detail)
+		}
+	}
 	for _, dir := range []string{"migrations", "admit", "store", "images"} {
 		entries, _ := os.ReadDir(filepath.Join(n.state, dir))
 		for _, e := range entries {

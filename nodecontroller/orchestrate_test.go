@@ -160,8 +160,6 @@ func breakKubelet(t *testing.T, f fault) {
 	}
 	<-c.struck
 	<-o.Done()
-	c.a.restarts.Wait()
-	c.b.restarts.Wait()
 	c.settled()
 	source.mu.Lock()
 	committed := source.state == shimv1.State_STATE_COMMITTED
