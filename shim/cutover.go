@@ -124,7 +124,7 @@ func (s *source) freeze(ctx context.Context) error {
 	var all errgroup.Group
 	for _, c := range s.containers {
 		all.Go(func() error {
-			if err := c.freezer.freeze(ctx); err != nil {
+			if err := c.freezer.freezeAtRest(ctx); err != nil {
 				return fmt.Errorf("container %s: %w", c.id, err)
 			}
 			return nil

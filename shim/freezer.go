@@ -126,6 +126,13 @@ func (f *freezer) freeze(ctx context.Context) error {
 		if err != nil || frozen {
 			return err
 		}
+		if !f.unified {
+			// A thread that was asked on its way into a wait for an exec sleeps on unfrozen, until it is asked again
+			// (kernel: kernel/fork.c, wait_for_vfork_done; kernel/freezer.c, freeze_task).
+			if err := os.WriteFile(f.control(), []byte(word), 0); err != nil {
+				return fmt.Errorf("freeze: %w", err)
+			}
+		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("freeze %s: not all processes stopped within %v; one may be stuck in the kernel: %w",
 				f.dir, freezeLimit, ctx.Err())
