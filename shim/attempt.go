@@ -27,16 +27,16 @@ type attempt struct {
 	number  int // from 1
 	restore *criu.Restore
 	fill    *fill
-	// over is done when its runc has ended.
+	// over is done, with the reason, when it has come to nothing, or its runc has ended.
 	over context.Context
-	end  context.CancelFunc
+	end  context.CancelCauseFunc
 	// seen is done when nobody sees it through any more.
 	seen sync.WaitGroup
 }
 
 func newAttempt(number int, restore *criu.Restore, fill *fill) *attempt {
 	t := &attempt{number: number, restore: restore, fill: fill}
-	t.over, t.end = context.WithCancel(context.Background())
+	t.over, t.end = context.WithCancelCause(context.Background())
 	return t
 }
 
@@ -121,13 +121,11 @@ func (d *destination) letGo(a *arrival, t *attempt) {
 	if err == nil {
 		err = t.restore.Answer(criu.Go)
 	}
-	if err == nil || t.over.Err() != nil {
+	if err == nil || t.ended() {
 		return // who waits for runc knows how it ended
 	}
-	d.log.Error("a restore does not end, it is killed", "container", a.container.id, "attempt", t.number, "error", err)
-	d.mu.Lock()
-	a.trouble = err
-	d.mu.Unlock()
+	d.log.Error("a restore does not come to its end, it is killed", "container", a.container.id, "attempt", t.number, "error", err)
+	t.end(err)
 	d.killAttempt(a)
 }
 
@@ -143,6 +141,12 @@ func (t *attempt) reachEnd(ctx context.Context) error {
 	}
 	return t.restore.Resuming(ctx)
 }
+
+// errRuncEnded is why an attempt is over whose runc has ended.
+var errRuncEnded = errors.New("runc has ended")
+
+// ended says whether the attempt's runc has ended.
+func (t *attempt) ended() bool { return errors.Is(context.Cause(t.over), errRuncEnded) }
 
 // run makes a committed container a running one.
 func (d *destination) run(a *arrival) error {
@@ -164,14 +168,11 @@ func (d *destination) restoreEnded(a *arrival, failure error) bool {
 		return false
 	}
 	t.seen.Wait()
-	why := t.restore.WithLog(failure)
-	d.mu.Lock()
-	if a.trouble == nil {
-		a.trouble = why
+	why := context.Cause(t.over)
+	if t.ended() {
+		why = failure
 	}
-	why = a.trouble // that it hung, rather than that it was killed for that
-	d.mu.Unlock()
-	return d.repeat(a, t, why)
+	return d.repeat(a, t, t.restore.WithLog(why))
 }
 
 // takeEnd decides what becomes of a container, and moves it there, in one step.
@@ -179,11 +180,10 @@ func (d *destination) takeEnd(a *arrival, failure error) (*attempt, attemptEnd) 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	t := a.attempt
-	t.end()
+	t.end(errRuncEnded)
 	end := decideAttempt(a.state, failure == nil)
 	switch {
 	case end == attemptAgain:
-		a.trouble = nil
 		_ = d.moveLocked(a, arrivalRepeating)
 	case end == attemptLost && a.state == arrivalRunning:
 		d.endLocked(a, fmt.Errorf("%w: %w", errHasRun, failure))
@@ -201,9 +201,9 @@ func (d *destination) takeEnd(a *arrival, failure error) (*attempt, attemptEnd) 
 func (d *destination) repeat(a *arrival, t *attempt, why error) bool {
 	for number := t.number + 1; ; number++ {
 		delay := attemptDelay(number)
-		d.log.Error("the restore of a committed container failed, it is restored again from the store",
+		d.log.Error("the restore of a committed container came to nothing, it is restored again from the store",
 			"container", a.container.id, "attempt", number, "after", delay, "error", why)
-		d.note(a, why)
+		d.note(a, fmt.Errorf("container %s is restored again from the store: attempt %d: %w", a.container.id, number-1, why))
 		if why = d.tryAgain(a, t, number, delay); why == nil {
 			return true
 		}
@@ -214,10 +214,10 @@ func (d *destination) repeat(a *arrival, t *attempt, why error) bool {
 }
 
 // note keeps why a container is restored again.
-func (d *destination) note(a *arrival, why error) {
+func (d *destination) note(a *arrival, trouble error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	a.trouble = why
+	a.trouble = trouble
 	d.changed.signal()
 }
 

@@ -184,7 +184,7 @@ func (d *destination) newFill(ctx context.Context, a *arrival) (*fill, error) {
 		return nil, err
 	}
 	return startFill(ctx, d.log, fillConfig{
-		work: work, changed: d.changed.signal, lost: func(err error) { d.endContainer(a, err) },
+		work: work, changed: d.changed.signal, lost: func(err error) { d.memoryLost(a, err) },
 	})
 }
 
@@ -354,11 +354,8 @@ func (d *destination) trouble() error {
 
 // troubleLocked is trouble with mu held.
 func (d *destination) troubleLocked() (err error) {
-	for id, a := range d.arrivals {
-		if a.trouble != nil {
-			err = errors.Join(err, fmt.Errorf("container %s is restored again from the store, attempt %d ended with: %w",
-				id, a.attempt.number, a.trouble))
-		}
+	for _, a := range d.arrivals {
+		err = errors.Join(err, a.trouble)
 	}
 	return err
 }
@@ -418,6 +415,9 @@ func (d *destination) abandonUncommitted(a *arrival, cause error) {
 	}
 }
 
+// stopLimit is how long CRIU may take to undo a restore that it holds.
+const stopLimit = 5 * time.Second
+
 // abandon ends one container that does not run, whatever it is doing.
 func (d *destination) abandon(a *arrival, cause error) {
 	d.mu.Lock()
@@ -435,6 +435,7 @@ func (d *destination) abandon(a *arrival, cause error) {
 	switch state {
 	case arrivalHeld:
 		t.restore.Answer(criu.Stop)
+		defer time.AfterFunc(stopLimit, func() { d.killAttempt(a) }).Stop()
 	case arrivalRestoring, arrivalCommitted:
 		d.killAttempt(a)
 	}
@@ -448,20 +449,26 @@ func (d *destination) abandon(a *arrival, cause error) {
 	}
 }
 
-// endContainer kills a running container whose memory cannot be completed: it
-// must not go on with zeros where its data was.
-func (d *destination) endContainer(a *arrival, cause error) {
+// memoryLost is told that the fault server of a container cannot go on. A running
+// container is killed: it must not go on with zeros where its data was. One that does
+// not run yet has lost its CRIU, or needs another fault server, and with it another
+// restore.
+func (d *destination) memoryLost(a *arrival, cause error) {
 	d.mu.Lock()
-	running := a.state == arrivalRunning
+	state, t := a.state, a.attempt
 	d.mu.Unlock()
-	if !running {
-		return // its restore has failed, and says so itself
+	switch state {
+	case arrivalCommitted:
+		t.end(cause)
+	case arrivalHeld:
+		go d.abandon(a, cause) // which waits for who calls; the start waits for it
+	case arrivalRunning:
+		d.log.Error("container is killed: its memory is lost", "container", a.container.id, "error", cause)
+		if pid, err := a.container.pid(); err == nil {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		d.finish(a, cause)
 	}
-	d.log.Error("container is killed: its memory is lost", "container", a.container.id, "error", cause)
-	if pid, err := a.container.pid(); err == nil {
-		unix.Kill(pid, unix.SIGKILL)
-	}
-	d.finish(a, cause)
 }
 
 // find returns the arrival of a container, if it is one.

@@ -24,8 +24,8 @@ echo $((n+1)) >%[2]s
 `
 
 // breakRestores has restores on a node broken at a stage that comes after the commit, so
-// many times. The returned function says how often that has happened.
-func breakRestores(t *testing.T, n *lab.Node, stage, how string, times int) (broken func() int) {
+// many times. broken says how often that has happened, mend ends it.
+func breakRestores(t *testing.T, n *lab.Node, stage, how string, times int) (broken func() int, mend func()) {
 	t.Helper()
 	const script, conf, count = "/usr/local/sbin/break-restore", "/etc/criu/runc.conf", "/root/broken-restores"
 	text := fmt.Sprintf(restoreBreaker, stage, count, times, how)
@@ -37,22 +37,27 @@ func breakRestores(t *testing.T, n *lab.Node, stage, how string, times int) (bro
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() {
+	mend = func() {
 		for _, path := range []string{script, conf, count} {
 			_ = os.Remove(n.Path(path))
 		}
-	})
+	}
+	t.Cleanup(mend)
 	return func() int {
 		b, _ := os.ReadFile(n.Path(count))
 		times, _ := strconv.Atoi(strings.TrimSpace(string(b)))
 		return times
-	}
+	}, mend
 }
 
 // A committed pod has no other place to run: a restore that hangs or fails after the
 // commit is done again from the store, and the pod has everything it had.
 func TestARestoreThatFailsAfterTheCommitIsDoneAgain(t *testing.T) {
 	const afterCommit = "network-unlock"
+	s := newScene(t)
+	s.slack, s.ctx = maps.Clone(idle), within(t, 5*time.Minute)
+	s.w.follow(s.p, s.to) // b has what such a pod needs
+	s.w.follow(s.p, s.from)
 	for _, c := range []struct {
 		name, how string
 		times     int
@@ -62,20 +67,17 @@ func TestARestoreThatFailsAfterTheCommitIsDoneAgain(t *testing.T) {
 		{"the restored process is killed", "kill -KILL $CRTOOLS_INIT_PID", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a, b := nodes(t)
-			explain(t, a, b)
-			before := settled(t, a, b)
-			s := newScene(t)
-			s.ctx = within(t, 3*time.Minute)
-			broken := breakRestores(t, s.to, afterCommit, c.how, c.times)
+			explain(t, s.from, s.to)
+			s.t, s.p.t, s.w.t = t, t, t
+			before := settled(t, s.from, s.to)
+			broken, mend := breakRestores(t, s.to, afterCommit, c.how, c.times)
 			s.w.awaitWrites(100)
 			s.start()
 			s.await("created")
 			s.addressIfMoved()
-			trouble := s.awaitFunc(func(e move.Event) bool {
+			t.Log(s.awaitFunc(func(e move.Event) bool {
 				return e.Kind == "note" && strings.Contains(e.Message, "restored again")
-			})
-			t.Log(trouble.Message)
+			}).Message)
 			if !s.endedUnder(nil) {
 				t.Fatal("the pod did not move")
 			}
@@ -85,9 +87,11 @@ func TestARestoreThatFailsAfterTheCommitIsDoneAgain(t *testing.T) {
 			s.undone()
 			s.w.awaitWrites(writeRate / 4)
 			s.runsOnce()
-			s.w.verify()
-			removePod(s.ctx, t, s.p.name)
-			noMore(t, before, maps.Clone(idle), a, b)
+			s.w.verifyAndGoOn()
+			mend()
+			s.w.follow(s.p, s.from)
+			s.w.verifyAndGoOn()
+			noMore(t, before, s.slack, s.from, s.to)
 		})
 	}
 }
