@@ -22,71 +22,14 @@ type startFunc func(context.Context) (*taskAPI.StartResponse, error)
 // errAborted fails the starts of a migration that was called off.
 var errAborted = errors.New("the migration was aborted")
 
-// arrivalState is where one container of a destination stands.
-type arrivalState int
-
-const (
-	// arrivalExpected: asked about, but its start has not come.
-	arrivalExpected arrivalState = iota
-	// arrivalParked: its start waits for the order to restore.
-	arrivalParked
-	// arrivalRestoring: CRIU is at work.
-	arrivalRestoring
-	// arrivalHeld: its processes exist and wait for the commit.
-	arrivalHeld
-	// arrivalRunning: let go.
-	arrivalRunning
-	// arrivalEnded: failed, aborted or deleted.
-	arrivalEnded
-)
-
-// arrivalMoves are the legal moves; every other is an error.
-var arrivalMoves = map[arrivalState][]arrivalState{
-	arrivalExpected:  {arrivalParked, arrivalEnded},
-	arrivalParked:    {arrivalRestoring, arrivalEnded},
-	arrivalRestoring: {arrivalHeld, arrivalEnded},
-	arrivalHeld:      {arrivalRunning, arrivalEnded},
-	arrivalRunning:   {arrivalEnded},
-}
-
-func (s arrivalState) String() string {
-	return [...]string{"expected", "parked", "restoring", "held", "running", "ended"}[s]
-}
-
-// arrival is one container of the destination.
-type arrival struct {
-	container *container
-	state     arrivalState
-	// answeredBy is the process that stands for the container if its start is
-	// answered early, else 0. It is set before parked is closed.
-	answeredBy uint32
-	// parked is closed when the start has come, or never will.
-	parked chan struct{}
-	// order has the stock start run.
-	order chan struct{}
-	// ended is done, with a cause, when there will be no running container.
-	ended context.Context
-	end   context.CancelCauseFunc
-	// started is closed when the stock start has returned.
-	started chan struct{}
-	// failed is closed when the container is known never to run: no process of
-	// it exists or ever did.
-	failed   chan struct{}
-	failedAt time.Time // set before failed is closed
-	// filling starts fill once; fillErr is how that failed.
-	filling sync.Once
-	fillErr error
-	fill    *fill // guarded by the destination's mu until it is told what to serve
-	// restore exists from the order to restore on.
-	restore *criu.Restore
-}
-
 // destination is the receiving side of a migration in the new pod's shim.
 type destination struct {
 	id  string
 	log *slog.Logger
 	// placeholder is the process that stands for an answered container.
 	placeholder func() uint32
+	// monitor runs the restores.
+	monitor *restoreMonitor
 
 	mu       sync.Mutex
 	arrivals map[string]*arrival // by container id, guarded by mu
@@ -96,9 +39,9 @@ type destination struct {
 	changed *broadcast
 }
 
-func newDestination(id string, placeholder func() uint32, log *slog.Logger) *destination {
+func newDestination(id string, placeholder func() uint32, monitor *restoreMonitor, log *slog.Logger) *destination {
 	return &destination{
-		id: id, placeholder: placeholder, log: log.With("migration", id),
+		id: id, placeholder: placeholder, monitor: monitor, log: log.With("migration", id),
 		arrivals: map[string]*arrival{}, changed: newBroadcast(),
 	}
 }
@@ -110,8 +53,7 @@ func (d *destination) arrival(id string) *arrival {
 	defer d.mu.Unlock()
 	a, ok := d.arrivals[id]
 	if !ok {
-		a = &arrival{parked: make(chan struct{}), order: make(chan struct{}), started: make(chan struct{}), failed: make(chan struct{})}
-		a.ended, a.end = context.WithCancelCause(context.Background())
+		a = newArrival()
 		d.arrivals[id] = a
 	}
 	return a
@@ -188,7 +130,8 @@ func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error
 	return resp, nil
 }
 
-// parkAndRun is the start of a parked container without its end.
+// parkAndRun is the start of a parked container without its end. When the restore is
+// ordered, the end of ctx breaks it off before the commit only.
 func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
 	// Asked for and started now, while nobody waits; what fails, prepare says.
 	_, _ = installedCRIU.get(ctx)
@@ -203,26 +146,28 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 		fill.stop()
 		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
-	resp, err := run(ctx)
+	defer d.monitor.supervise(a.container.id, func(failure error) bool { return d.restoreEnded(a, failure) })()
+	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
+	resp, err := run(context.WithoutCancel(ctx))
 	if err != nil {
-		err = a.restore.WithLog(err)
+		err = d.latest(a).restore.WithLog(err)
 		d.finish(a, err)
 	}
 	return resp, err
+}
+
+// latest is the latest attempt at a container, which there is from the order on.
+func (d *destination) latest(a *arrival) *attempt {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return a.attempt
 }
 
 // startFill starts the fault server of a parked container, once. Whoever waits
 // for the order to restore stops it if that never comes.
 func (d *destination) startFill(ctx context.Context, a *arrival) (*fill, error) {
 	a.filling.Do(func() {
-		work, err := restoreWorkDir(a.container)
-		if err != nil {
-			a.fillErr = err
-			return
-		}
-		f, err := startFill(ctx, d.log, fillConfig{
-			work: work, changed: d.changed.signal, lost: func(err error) { d.endContainer(a, err) },
-		})
+		f, err := d.newFill(ctx, a)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		a.fill, a.fillErr = f, err
@@ -232,14 +177,29 @@ func (d *destination) startFill(ctx context.Context, a *arrival) (*fill, error) 
 	return a.fill, a.fillErr
 }
 
+// newFill starts a fault server for a container.
+func (d *destination) newFill(ctx context.Context, a *arrival) (*fill, error) {
+	work, err := restoreWorkDir(a.container)
+	if err != nil {
+		return nil, err
+	}
+	return startFill(ctx, d.log, fillConfig{
+		work: work, changed: d.changed.signal, lost: func(err error) { d.memoryLost(a, err) },
+	})
+}
+
 // finish ends a container's arrival.
 func (d *destination) finish(a *arrival, cause error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.moveLocked(a, arrivalEnded) != nil {
-		return
+	d.endLocked(a, cause)
+}
+
+// endLocked is finish with mu held.
+func (d *destination) endLocked(a *arrival, cause error) {
+	if d.moveLocked(a, arrivalEnded) == nil {
+		a.end(cause)
 	}
-	a.end(cause)
 }
 
 // waitParked returns the root file system of a container whose start is parked.
@@ -261,7 +221,9 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 	if err := d.move(a, arrivalRestoring); err != nil {
 		return err
 	}
-	if err := d.prepare(ctx, a, r); err != nil {
+	a.request = r
+	t, err := d.equipFirst(ctx, a)
+	if err != nil {
 		d.finish(a, err)
 		return err
 	}
@@ -270,61 +232,79 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 	defer cancel(nil)
 	stop := context.AfterFunc(a.ended, func() { cancel(context.Cause(a.ended)) })
 	defer stop()
-	if err := a.restore.Held(both); err != nil {
+	pid, err := t.restore.Held(both)
+	if err != nil {
 		d.abandon(a, err)
 		return err
 	}
-	return d.move(a, arrivalHeld)
+	return d.hold(a, pid)
 }
 
-// prepare sets everything that a container's restore needs: the link to its
-// images, the gate, and what the fault server serves. After an error the parked
-// start stops the server.
-func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.RestoreRequest) error {
-	c := a.container
+// hold notes that a container is held, and where its processes are.
+func (d *destination) hold(a *arrival, criuPID int) error {
+	cgroup, err := cgroupOf(a.container.id, criuPID)
+	if err != nil {
+		d.log.Warn("a restore that hangs cannot be ended by its cgroup", "container", a.container.id, "error", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a.cgroup = cgroup
+	return d.moveLocked(a, arrivalHeld)
+}
+
+// equipFirst is equip for the restore that is ordered. After an error the parked start
+// stops the fault server.
+func (d *destination) equipFirst(ctx context.Context, a *arrival) (*attempt, error) {
+	fill, err := d.startFill(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return d.equip(ctx, a, 1, fill)
+}
+
+// equip sets everything that an attempt at a container's restore needs: the link to its
+// images, the gate, and what the fault server serves.
+func (d *destination) equip(ctx context.Context, a *arrival, number int, fill *fill) (*attempt, error) {
+	c, r := a.container, a.request
 	link := checkpointLink(c)
 	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove old link to images: %w", err)
+		return nil, fmt.Errorf("remove old link to images: %w", err)
 	}
 	if err := os.Symlink(r.GetImagesDir(), link); err != nil {
-		return fmt.Errorf("link images: %w", err)
+		return nil, fmt.Errorf("link images: %w", err)
 	}
 	gate, err := workDir(c, "restore")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	work, err := restoreWorkDir(c)
 	if err != nil {
-		return err
-	}
-	fill, err := d.startFill(ctx, a)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	version, err := installedCRIU.get(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	restore, err := criu.PrepareRestore(criu.RestoreConfig{
 		ID: c.id, Version: version, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if a.state != arrivalRestoring {
+	if a.ended.Err() != nil {
 		restore.Close()
-		return context.Cause(a.ended)
+		return nil, context.Cause(a.ended)
 	}
-	a.restore = restore
-	fill.serve(fillOrder{Store: r.GetStoreDir(), Container: uint16(r.GetIndex())})
-	return nil
+	a.attempt, a.fill = newAttempt(number, restore, fill), fill
+	fill.serve(orderOf(r, number))
+	return a.attempt, nil
 }
 
-// resume lets all held containers run. It is the destination's side of the
-// commit and may be asked again: it says that the pod runs only when every
-// container does.
+// resume lets all held containers run, and returns when the last of them did. It is
+// the destination's side of the commit and may be asked again: it says that the pod
+// runs only when every container does.
 func (d *destination) resume(ctx context.Context) (time.Time, error) {
 	all, first, err := d.release()
 	if err != nil {
@@ -332,27 +312,56 @@ func (d *destination) resume(ctx context.Context) (time.Time, error) {
 	}
 	if first {
 		for _, a := range all {
-			err = errors.Join(err, a.restore.Answer(criu.Go))
+			t := d.latest(a)
+			if err := t.restore.Answer(criu.Go); err != nil {
+				d.log.Error("CRIU cannot be told to go on", "container", a.container.id, "error", err)
+			}
+			go d.letGo(a, t)
 		}
 	}
 	for _, a := range all {
 		select {
 		case <-a.started:
 		case <-ctx.Done():
-			return time.Time{}, errors.Join(err, fmt.Errorf("wait for resumed containers: %w", ctx.Err()))
+			return time.Time{}, errors.Join(fmt.Errorf("wait for resumed containers: %w", ctx.Err()), d.trouble())
 		}
-		if first && a.ended.Err() != nil { // later, it may have run and ended
-			err = errors.Join(err, context.Cause(a.ended))
-		}
-		a.restore.Close()
+		d.latest(a).restore.Close()
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.resumed, err
+	return d.allRan(all)
 }
 
-// release marks all held containers as running, in one step: either all of the
-// pod is let go or none of it. It returns them, and whether it did so now.
+// allRan returns when the last of the pod's containers began to run.
+func (d *destination) allRan(all []*arrival) (last time.Time, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range all {
+		if a.ran.IsZero() {
+			err = errors.Join(err, context.Cause(a.ended))
+		}
+		if a.ran.After(last) {
+			last = a.ran
+		}
+	}
+	return last, err
+}
+
+// trouble is what has gone wrong with restores since the commit; nil if nothing has.
+func (d *destination) trouble() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.troubleLocked()
+}
+
+// troubleLocked is trouble with mu held.
+func (d *destination) troubleLocked() (err error) {
+	for _, a := range d.arrivals {
+		err = errors.Join(err, a.trouble)
+	}
+	return err
+}
+
+// release marks all held containers as committed, in one step: either all of the
+// pod is to run or none of it. It returns them, and whether it did so now.
 func (d *destination) release() (all []*arrival, first bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -361,7 +370,7 @@ func (d *destination) release() (all []*arrival, first bool, err error) {
 		if first && a.state != arrivalHeld {
 			return nil, false, fmt.Errorf("container %s is %v, not held", id, a.state)
 		}
-		if a.restore != nil {
+		if a.attempt != nil {
 			all = append(all, a)
 		}
 	}
@@ -369,9 +378,10 @@ func (d *destination) release() (all []*arrival, first bool, err error) {
 		return all, false, nil
 	}
 	for _, a := range all {
-		if err := d.moveLocked(a, arrivalRunning); err != nil {
+		if err := d.moveLocked(a, arrivalCommitted); err != nil {
 			return nil, false, err
 		}
+		a.attempt.seen.Add(1)
 	}
 	d.resumed = time.Now()
 	return all, true, nil
@@ -398,7 +408,17 @@ func (d *destination) abort(reason string) error {
 	return nil
 }
 
-// abandon ends one container, whatever it is doing.
+// abandonUncommitted is abandon if there has been no commit.
+func (d *destination) abandonUncommitted(a *arrival, cause error) {
+	if !d.committed() {
+		d.abandon(a, cause)
+	}
+}
+
+// stopLimit is how long CRIU may take to undo a restore that it holds.
+const stopLimit = 5 * time.Second
+
+// abandon ends one container that does not run, whatever it is doing.
 func (d *destination) abandon(a *arrival, cause error) {
 	d.mu.Lock()
 	state := a.state
@@ -406,40 +426,49 @@ func (d *destination) abandon(a *arrival, cause error) {
 		d.mu.Unlock()
 		return
 	}
-	d.moveLocked(a, arrivalEnded)
-	restore, fill := a.restore, a.fill
+	d.endLocked(a, cause)
+	t := a.attempt
 	d.mu.Unlock()
-	a.end(cause)
-	if restore == nil {
+	if t == nil {
 		return
 	}
-	restore.Answer(criu.Stop)
-	if state == arrivalRestoring {
-		killRestore(a.container.id)
+	switch state {
+	case arrivalHeld:
+		t.restore.Answer(criu.Stop)
+		defer time.AfterFunc(stopLimit, func() { d.killAttempt(a) }).Stop()
+	case arrivalRestoring, arrivalCommitted:
+		d.killAttempt(a)
 	}
 	<-a.started
-	restore.Close()
-	fill.stop()
+	t = d.latest(a) // a start that was being repeated may have begun another
+	t.restore.Close()
+	t.fill.stop()
 	if runc, err := a.container.runtime(); err == nil {
 		clearRestoreRoot(runc.Root, a.container.id)
 		clearCgroups(a.container.bundle)
 	}
 }
 
-// endContainer kills a running container whose memory cannot be completed: it
-// must not go on with zeros where its data was.
-func (d *destination) endContainer(a *arrival, cause error) {
+// memoryLost is told that the fault server of a container cannot go on. A running
+// container is killed: it must not go on with zeros where its data was. One that does
+// not run yet has lost its CRIU, or needs another fault server, and with it another
+// restore.
+func (d *destination) memoryLost(a *arrival, cause error) {
 	d.mu.Lock()
-	running := a.state == arrivalRunning
+	state, t := a.state, a.attempt
 	d.mu.Unlock()
-	if !running {
-		return // its restore has failed, and says so itself
+	switch state {
+	case arrivalCommitted:
+		t.end(cause)
+	case arrivalHeld:
+		go d.abandon(a, cause) // which waits for who calls; the start waits for it
+	case arrivalRunning:
+		d.log.Error("container is killed: its memory is lost", "container", a.container.id, "error", cause)
+		if pid, err := a.container.pid(); err == nil {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		d.finish(a, cause)
 	}
-	d.log.Error("container is killed: its memory is lost", "container", a.container.id, "error", cause)
-	if pid, err := a.container.pid(); err == nil {
-		unix.Kill(pid, unix.SIGKILL)
-	}
-	d.finish(a, cause)
 }
 
 // find returns the arrival of a container, if it is one.
@@ -512,6 +541,7 @@ func (d *destination) progress() *shimv1.Progress {
 			p.State = shimv1.State_STATE_RESTORING
 		}
 		held = held && a.state == arrivalHeld
+		filled = filled && a.state != arrivalCommitted && a.state != arrivalRepeating
 		if a.fill != nil {
 			s := a.fill.stats()
 			p.FilledPages += s.filled
@@ -519,6 +549,9 @@ func (d *destination) progress() *shimv1.Progress {
 			p.Faults += s.faults
 			filled = filled && s.done
 		}
+	}
+	if err := d.troubleLocked(); err != nil {
+		p.Trouble = err.Error()
 	}
 	switch {
 	case !d.resumed.IsZero() && filled:

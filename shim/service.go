@@ -151,7 +151,11 @@ func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.
 	if err != nil {
 		return nil, refuse(d.id, err)
 	}
-	return &shimv1.ResumeResponse{ResumedUnixNano: at.UnixNano()}, nil
+	r2 := &shimv1.ResumeResponse{ResumedUnixNano: at.UnixNano()}
+	if trouble := d.trouble(); trouble != nil {
+		r2.Trouble = trouble.Error()
+	}
+	return r2, nil
 }
 
 // refuse names the migration in an error for the daemon.

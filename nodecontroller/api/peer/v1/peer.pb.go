@@ -1032,8 +1032,10 @@ type CommitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Wall clock of the destination when the tasks ran, unix nanoseconds.
 	ResumedUnixNano int64 `protobuf:"varint,1,opt,name=resumed_unix_nano,json=resumedUnixNano,proto3" json:"resumed_unix_nano,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Why containers had to be restored more than once; empty if none had.
+	Trouble       string `protobuf:"bytes,2,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommitResponse) Reset() {
@@ -1071,6 +1073,13 @@ func (x *CommitResponse) GetResumedUnixNano() int64 {
 		return x.ResumedUnixNano
 	}
 	return 0
+}
+
+func (x *CommitResponse) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
 }
 
 type AbortRequest struct {
@@ -1413,9 +1422,10 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"restore_us\x18\x02 \x01(\x04R\trestoreUs\"-\n" +
 	"\rCommitRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"<\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eCommitResponse\x12*\n" +
-	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\"D\n" +
+	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x18\n" +
+	"\atrouble\x18\x02 \x01(\tR\atrouble\"D\n" +
 	"\fAbortRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0f\n" +

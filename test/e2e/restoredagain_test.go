@@ -1,0 +1,97 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/test/e2e/move"
+	"godwit.dev/godwit/test/lab"
+)
+
+// restoreBreaker is an action script of a test's own, for CRIU to call beside ours. At a
+// stage it does something to the restore, so many times in all.
+const restoreBreaker = `#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = %s ] || exit 0
+n=$(cat %[2]s 2>/dev/null || echo 0)
+[ "$n" -lt %[3]d ] || exit 0
+echo $((n+1)) >%[2]s
+%[4]s
+`
+
+// breakRestores has restores on a node broken at a stage that comes after the commit, so
+// many times. broken says how often that has happened, mend ends it.
+func breakRestores(t *testing.T, n *lab.Node, stage, how string, times int) (broken func() int, mend func()) {
+	t.Helper()
+	const script, conf, count = "/usr/local/sbin/break-restore", "/etc/criu/runc.conf", "/root/broken-restores"
+	text := fmt.Sprintf(restoreBreaker, stage, count, times, how)
+	if _, err := n.Exec(t.Context(), "mkdir", "-p", "/etc/criu"); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{script: text, conf: "action-script " + script + "\n"} {
+		if err := os.WriteFile(n.Path(path), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mend = func() {
+		for _, path := range []string{script, conf, count} {
+			_ = os.Remove(n.Path(path))
+		}
+	}
+	t.Cleanup(mend)
+	return func() int {
+		b, _ := os.ReadFile(n.Path(count))
+		times, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+		return times
+	}, mend
+}
+
+// A committed pod has no other place to run: a restore that hangs or fails after the
+// commit is done again from the store, and the pod has everything it had.
+func TestARestoreThatFailsAfterTheCommitIsDoneAgain(t *testing.T) {
+	const afterCommit = "network-unlock"
+	s := newScene(t)
+	s.slack, s.ctx = maps.Clone(idle), within(t, 5*time.Minute)
+	s.w.follow(s.p, s.to) // b has what such a pod needs
+	s.w.follow(s.p, s.from)
+	for _, c := range []struct {
+		name, how string
+		times     int
+	}{
+		{"CRIU is killed", "kill -KILL $PPID", 2},
+		{"CRIU hangs", "kill -STOP $PPID", 1},
+		{"the restored process is killed", "kill -KILL $CRTOOLS_INIT_PID", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			explain(t, s.from, s.to)
+			s.t, s.p.t, s.w.t = t, t, t
+			before := settled(t, s.from, s.to)
+			broken, mend := breakRestores(t, s.to, afterCommit, c.how, c.times)
+			s.w.awaitWrites(100)
+			s.start()
+			s.await("created")
+			s.addressIfMoved()
+			t.Log(s.awaitFunc(func(e move.Event) bool {
+				return e.Kind == "note" && strings.Contains(e.Message, "restored again")
+			}).Message)
+			if !s.endedUnder(nil) {
+				t.Fatal("the pod did not move")
+			}
+			if got := broken(); got != c.times {
+				t.Errorf("%d restores were broken, not %d", got, c.times)
+			}
+			s.undone()
+			s.w.awaitWrites(writeRate / 4)
+			s.runsOnce()
+			s.w.verifyAndGoOn()
+			mend()
+			s.w.follow(s.p, s.from)
+			s.w.verifyAndGoOn()
+			noMore(t, before, s.slack, s.from, s.to)
+		})
+	}
+}
