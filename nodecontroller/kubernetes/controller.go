@@ -44,6 +44,7 @@ type Controller struct {
 
 	mu       sync.Mutex
 	sessions map[types.UID]*session // of running migrations, guarded by mu
+	claims   unmadeClaims           // guarded by mu
 }
 
 // Preflight is what must hold before anything is done for a migration.
@@ -98,6 +99,10 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 	if what == actLose {
 		return ctrl.Result{}, c.end(ctx, m, v1alpha1.PhaseFailed, fmt.Sprintf("node %s owned the pod, and has lost it: %s", m.Status.DestinationNode, v.lost))
 	}
+	if what == actNothing && v.followed {
+		return c.reopen(ctx, m)
+	}
+	c.claimSeen(m.UID)
 	return c.act(ctx, what, m, pod)
 }
 

@@ -150,7 +150,7 @@ func (cl *Cluster) newController(ctx context.Context) (*Controller, error) {
 	c := &Controller{
 		client: cl.manager.GetClient(), reader: cl.manager.GetAPIReader(), node: o.Node, engine: o.Engine,
 		record: recorder{cl.manager.GetEventRecorder("godwit-node")}, log: o.Log, most: o.Moves, life: ctx,
-		sessions: make(map[types.UID]*session),
+		sessions: make(map[types.UID]*session), claims: make(unmadeClaims),
 	}
 	if c.most <= 0 {
 		c.most = DefaultMoves
