@@ -43,7 +43,8 @@ func testController(t *testing.T, objects ...client.Object) (*Controller, client
 		t.Fatal(err)
 	}
 	api := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.PodMigration{}).WithObjects(objects...).
-		WithIndex(&corev1.Pod{}, "spec.nodeName", func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} }).Build()
+		WithIndex(&corev1.Pod{}, "spec.nodeName", func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} }).
+		WithIndex(&v1alpha1.PodMigration{}, unfinishedOf, podOfUnfinished).Build()
 	said := new(told)
 	return &Controller{
 		client: api, reader: api, node: "a", engine: idle{}, record: said, log: slog.New(slog.DiscardHandler), most: 1, life: t.Context(),
