@@ -52,6 +52,8 @@ const (
 	ConditionConverged = "Converged"
 	// ConditionCommitted: the destination owns the pod.
 	ConditionCommitted = "Committed"
+	// ConditionRestored: the pod runs on the destination.
+	ConditionRestored = "Restored"
 	// ConditionCleaned: nothing of the migration is left but this object.
 	ConditionCleaned = "Cleaned"
 )
