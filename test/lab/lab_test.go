@@ -128,7 +128,7 @@ func wantNoTrace(t *testing.T, o Options) {
 			t.Errorf("%s is left", dir)
 		}
 	}
-	for _, loop := range loopDevices(t, l) {
+	for _, loop := range orphanedLoops(t) {
 		t.Errorf("loop device %s is left", loop)
 	}
 }
