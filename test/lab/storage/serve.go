@@ -28,13 +28,15 @@ func ServeController(ctx context.Context, log *slog.Logger) error {
 	return serve(ctx, server, listener)
 }
 
-// ServeNode is the side of a node, until ctx ends. kubelet finds it, now or when it starts.
+// ServeNode is the side of a node, until ctx ends, or until kubelet does not take the driver: it does not ask a second time, unless
+// it finds a new socket. kubelet finds it, now or when it starts.
 func ServeNode(ctx context.Context, name string, log *slog.Logger) error {
 	server := newServer(log)
 	csi.RegisterIdentityServer(server, identity{})
 	csi.RegisterNodeServer(server, node{pool: Open(Dir), name: name})
 	door := newServer(log)
-	registration.RegisterRegistrationServer(door, registrar{log: log})
+	refused := make(chan error, 1)
+	registration.RegisterRegistrationServer(door, registrar{log: log, refused: refused})
 
 	listener, err := listen(ctx, nodeSocket)
 	if err != nil {
@@ -48,6 +50,14 @@ func ServeNode(ctx context.Context, name string, log *slog.Logger) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serve(ctx, server, listener) })
 	g.Go(func() error { return serve(ctx, door, announced) })
+	g.Go(func() error {
+		select {
+		case err := <-refused:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	return g.Wait()
 }
 
@@ -92,7 +102,8 @@ func serve(ctx context.Context, server *grpc.Server, listener net.Listener) erro
 // registrar tells kubelet of the driver.
 type registrar struct {
 	registration.UnimplementedRegistrationServer
-	log *slog.Logger
+	log     *slog.Logger
+	refused chan<- error // takes the first refusal
 }
 
 func (registrar) GetInfo(context.Context, *registration.InfoRequest) (*registration.PluginInfo, error) {
@@ -102,8 +113,11 @@ func (registrar) GetInfo(context.Context, *registration.InfoRequest) (*registrat
 func (r registrar) NotifyRegistrationStatus(_ context.Context, s *registration.RegistrationStatus) (*registration.RegistrationStatusResponse, error) {
 	if s.GetPluginRegistered() {
 		r.log.Info("kubelet has the driver")
-	} else {
-		r.log.Error("kubelet does not take the driver", "error", s.GetError())
+		return &registration.RegistrationStatusResponse{}, nil
+	}
+	select {
+	case r.refused <- fmt.Errorf("kubelet does not take the driver: %s", s.GetError()):
+	default:
 	}
 	return &registration.RegistrationStatusResponse{}, nil
 }
