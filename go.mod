@@ -11,6 +11,7 @@ tool (
 
 require (
 	github.com/checkpoint-restore/go-criu/v7 v7.2.0
+	github.com/container-storage-interface/spec v1.13.0
 	github.com/containerd/cgroups/v3 v3.0.5
 	github.com/containerd/containerd/api v1.9.0
 	github.com/containerd/containerd/v2 v2.1.9
@@ -45,6 +46,7 @@ require (
 	k8s.io/apimachinery v0.37.0
 	k8s.io/client-go v0.37.0
 	k8s.io/cri-api v0.34.4
+	k8s.io/kubelet v0.34.4
 	sigs.k8s.io/controller-runtime v0.25.2
 )
 

@@ -192,7 +192,7 @@ func (l *Lab) spec(s nodeState, all []nodeState, root string) (nodeinit.Spec, er
 		Links: map[string]string{"/etc/resolv.conf": "/run/godwit-lab/resolv.conf"},
 	}
 	if s.Role == roleControl {
-		return spec, l.addControlPlane(&spec)
+		return spec, l.addControlPlane(&spec, s)
 	}
 	l.addRuntime(&spec, s, all)
 	if l.kubernetes == "" {
@@ -237,7 +237,7 @@ func (l *Lab) addRuntime(spec *nodeinit.Spec, s nodeState, all []nodeState) {
 // logTails gives the ends of a node's logs, for the error of a node that did not start.
 func (l layout) logTails(node string) string {
 	var b strings.Builder
-	for _, name := range []string{"init", "containerd", "kubelet", "etcd", "kube-apiserver", "kube-controller-manager"} {
+	for _, name := range []string{"init", "containerd", "kubelet", "storage", "etcd", "kube-apiserver", "kube-controller-manager"} {
 		content, err := os.ReadFile(filepath.Join(l.logDir(node), name+".log"))
 		if err != nil || len(content) == 0 {
 			continue

@@ -22,8 +22,9 @@ type Cached struct {
 	Machine string
 	// Layers are the directories with layers of images, relative to Dir.
 	Layers []string
-	// Kubernetes is the directory with its programs, relative to Dir; empty unless the options ask for it.
-	Kubernetes string
+	// Kubernetes is the directory with its programs, and Attacher that with csi-attacher, relative to Dir; empty unless the
+	// options ask for it.
+	Kubernetes, Attacher string
 }
 
 // FillCache makes everything that nodes and images of the given sets of Debian packages are made of, and a root file system
@@ -59,6 +60,13 @@ func FillCache(ctx context.Context, o Options, images [][]string, more ...string
 			return Cached{}, err
 		}
 		if c.Kubernetes, err = l.inCache(bin); err != nil {
+			return Cached{}, err
+		}
+		attacher, err := l.attacherBin(ctx)
+		if err != nil {
+			return Cached{}, err
+		}
+		if c.Attacher, err = l.inCache(attacher); err != nil {
 			return Cached{}, err
 		}
 	}

@@ -234,13 +234,16 @@ func Setup(ctx context.Context, o Options) error {
 	if _, err := l.pauseImage(ctx); err != nil || !o.Kubernetes {
 		return err
 	}
-	_, err = l.kubernetesBin(ctx)
+	if _, err := l.kubernetesBin(ctx); err != nil {
+		return err
+	}
+	_, err = l.attacherBin(ctx)
 	return err
 }
 
 // tools are the programs that a lab runs on the host, with the Debian package of each.
 var tools = map[string]string{
-	"debootstrap": "debootstrap", "nsenter": "util-linux", "unshare": "util-linux", "cc": "gcc", "cp": "coreutils",
+	"debootstrap": "debootstrap", "nsenter": "util-linux", "unshare": "util-linux", "cc": "gcc", "cp": "coreutils", "mke2fs": "e2fsprogs",
 }
 
 func (l *Lab) installTools(ctx context.Context) error {

@@ -16,6 +16,7 @@ import (
 
 	"godwit.dev/godwit/contrib/kubernetes/crd"
 	"godwit.dev/godwit/test/lab/nodeinit"
+	"godwit.dev/godwit/test/lab/storage"
 	"godwit.dev/godwit/test/pace"
 )
 
@@ -97,6 +98,9 @@ func (l *Lab) prepareCluster() error {
 	if err := os.MkdirAll(l.etcdDir(), 0o700); err != nil {
 		return fmt.Errorf("disk of etcd: %w", err)
 	}
+	if err := os.MkdirAll(l.storageDir(), 0o755); err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
 	if _, err := os.Stat(l.kubeconfigFile()); err == nil {
 		return nil
 	}
@@ -136,12 +140,13 @@ func (l *Lab) addPrograms(spec *nodeinit.Spec) {
 }
 
 // addControlPlane makes a machine that of the control plane.
-func (l *Lab) addControlPlane(spec *nodeinit.Spec) error {
+func (l *Lab) addControlPlane(spec *nodeinit.Spec, s nodeState) error {
 	l.addPrograms(spec)
 	files, err := l.controlFiles()
 	spec.Files = append(spec.Files, files...)
 	spec.Binds = append(spec.Binds, nodeinit.Bind{Host: l.etcdDir(), Node: "/var/lib/etcd"})
 	spec.Services = l.controlServices()
+	l.addStorage(spec, s)
 	return err
 }
 
@@ -157,6 +162,7 @@ func (l *Lab) addKubelet(spec *nodeinit.Spec, s nodeState) error {
 	files, err := l.workerFiles(s)
 	spec.Files = append(spec.Files, files...)
 	spec.Services = append(spec.Services, l.workerServices(s)...)
+	l.addStorage(spec, s)
 	return err
 }
 
@@ -204,10 +210,16 @@ func (l *Lab) awaitCluster(ctx context.Context, nodes []nodeState) error {
 		}
 		return api.apply(gctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+crd.PodMigrationsName, crd.PodMigrations)
 	})
+	g.Go(func() error {
+		return api.apply(gctx, "/apis/storage.k8s.io/v1/csidrivers/"+storage.DriverName, []byte(csiDriver))
+	})
 	for _, s := range nodes {
 		g.Go(func() error {
 			if err := until(gctx, func() error { return api.nodeReady(gctx, s) }); err != nil {
 				return fmt.Errorf("node %s is not Ready: %w%s", s.Name, err, l.logTails(s.Name))
+			}
+			if err := until(gctx, func() error { return api.hasDriver(gctx, s.Name) }); err != nil {
+				return fmt.Errorf("storage of node %s: %w%s", s.Name, err, l.logTails(s.Name))
 			}
 			return nil
 		})

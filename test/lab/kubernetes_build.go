@@ -102,9 +102,14 @@ func (l layout) kubernetesCache() string { return filepath.Join(l.cache, "kubern
 
 // newestKubernetes is the build that was made last.
 func (l layout) newestKubernetes() (string, error) {
-	entries, err := os.ReadDir(l.kubernetesCache())
+	return newestBuild(l.kubernetesCache(), "Kubernetes")
+}
+
+// newestBuild is the directory of a cache of builds that was made last.
+func newestBuild(cache, of string) (string, error) {
+	entries, err := os.ReadDir(cache)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("builds of Kubernetes: %w", err)
+		return "", fmt.Errorf("builds of %s: %w", of, err)
 	}
 	newest, made := "", int64(0)
 	for _, e := range entries {
@@ -113,11 +118,11 @@ func (l layout) newestKubernetes() (string, error) {
 			continue
 		}
 		if at := info.ModTime().UnixNano(); at > made {
-			newest, made = filepath.Join(l.kubernetesCache(), e.Name()), at
+			newest, made = filepath.Join(cache, e.Name()), at
 		}
 	}
 	if newest == "" {
-		return "", fmt.Errorf("the cache has no build of Kubernetes, and %w", errNoSource)
+		return "", fmt.Errorf("the cache has no build of %s, and %w", of, errNoSource)
 	}
 	return newest, nil
 }

@@ -52,6 +52,7 @@ type Lab struct {
 
 	bare       bool
 	kubernetes string     // directory with its programs, empty for a lab without
+	attacher   string     // directory with csi-attacher, of a lab with Kubernetes
 	authority  *authority // of the cluster, while up builds it
 	control    *Node      // the machine of the control plane, if it runs
 }
@@ -61,8 +62,9 @@ type config struct {
 	Rate  uint64        `json:"rate_bits_per_second"`
 	Delay time.Duration `json:"delay_ns"`
 	Bin   string        `json:"bin"`
-	// Kubernetes is the directory with its programs, or empty.
+	// Kubernetes is the directory with its programs, or empty, and Attacher that with csi-attacher.
 	Kubernetes string `json:"kubernetes,omitempty"`
+	Attacher   string `json:"attacher,omitempty"`
 	Bare       bool   `json:"bare,omitempty"`
 }
 
@@ -128,6 +130,9 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		if l.kubernetes, err = l.kubernetesBin(ctx); err != nil {
 			return nil, err
 		}
+		if l.attacher, err = l.attacherBin(ctx); err != nil {
+			return nil, err
+		}
 	}
 	release, err := flock(ctx, l.lockFile())
 	if err != nil {
@@ -152,13 +157,17 @@ func (l *Lab) up(ctx context.Context, o Options, root string, pause imageRecord)
 	if err := readJSON(l.configFile(), &before); err == nil && before.Bin != l.bin && len(kept) > 0 {
 		return fmt.Errorf("the nodes that run see the binaries in %s, not %s; take the lab down first", before.Bin, l.bin)
 	}
-	if l.kubernetes, err = planKubernetes(l.kubernetes, before, len(kept)); err != nil {
+	planned, err := planKubernetes(l.kubernetes, before, len(kept))
+	if err != nil {
 		return err
+	}
+	if planned != l.kubernetes {
+		l.kubernetes, l.attacher = planned, before.Attacher
 	}
 	if l.bare = o.Bare; len(kept) > 0 {
 		l.bare = before.Bare
 	}
-	c := config{Rate: l.shape.Rate, Delay: l.shape.Delay, Bin: l.bin, Kubernetes: l.kubernetes, Bare: l.bare}
+	c := config{Rate: l.shape.Rate, Delay: l.shape.Delay, Bin: l.bin, Kubernetes: l.kubernetes, Attacher: l.attacher, Bare: l.bare}
 	if err := writeJSON(l.configFile(), c); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}

@@ -128,6 +128,9 @@ func wantNoTrace(t *testing.T, o Options) {
 			t.Errorf("%s is left", dir)
 		}
 	}
+	for _, loop := range orphanedLoops(t) {
+		t.Errorf("loop device %s is left", loop)
+	}
 }
 
 // addEcho gives the nodes the image "echo": one static program.

@@ -23,6 +23,8 @@ const (
 	arg0Launch = arg0Prefix + "launch" // joins cgroups, starts one of the others detached, and ends
 	arg0Node   = arg0Prefix + "node"   // PID 1 of a node
 	arg0Delay  = arg0Prefix + "delay"  // a delay line
+	// arg0Storage is a side of the storage's driver, which PID 1 of a machine starts.
+	arg0Storage = arg0Prefix + "storage"
 )
 
 // Descriptors of the processes above: pipes to and from the process that waits for them to be ready.
@@ -43,6 +45,8 @@ func init() {
 		}
 	case arg0Delay:
 		run = delayed
+	case arg0Storage:
+		run = stored
 	default:
 		return
 	}

@@ -158,7 +158,7 @@ func (l layout) down() error {
 	}
 	errs = append(errs, l.removeLinks())
 	errs = append(errs, endCgroup(l.cgroup()))
-	errs = append(errs, removeTree(l.state), removeTree(l.data))
+	errs = append(errs, l.releaseStorage(), removeTree(l.state), removeTree(l.data))
 	if l.id != "0" {
 		_ = os.Remove(filepath.Dir(l.state)) // the lab's own directory, if nothing else is in it
 	}

@@ -47,7 +47,9 @@ type CgroupMount struct {
 // Service is a program that PID 1 keeps running.
 type Service struct {
 	Name string   `json:"name"`
-	Args []string `json:"args"` // Args[0] is the binary's absolute path
+	Args []string `json:"args"` // Args[0] is the binary's absolute path, unless Program is
+	// Program is the binary's absolute path if Args[0] is but a name.
+	Program string `json:"program,omitempty"`
 	// Notify: the service tells with systemd's protocol that it is ready, and the node is not up before.
 	Notify bool `json:"notify,omitempty"`
 	// Optional: the binary may be missing, now or for ever.

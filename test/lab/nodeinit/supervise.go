@@ -98,7 +98,11 @@ func (s *service) awaits(services []*service) bool {
 
 // start runs the service. It is called from the loop that also reaps, so the child cannot be reaped before it is known.
 func (s *service) start(now time.Time) {
-	if _, err := os.Stat(s.spec.Args[0]); err != nil && s.spec.Optional {
+	program := s.spec.Args[0]
+	if s.spec.Program != "" {
+		program = s.spec.Program
+	}
+	if _, err := os.Stat(program); err != nil && s.spec.Optional {
 		// There is no event to wait for: the directory is a bind of the host's, where a build replaces it.
 		s.State, s.due = Missing, now.Add(2*RestartAfter)
 		return
@@ -120,7 +124,7 @@ func (s *service) start(now time.Time) {
 		env = append(env, "NOTIFY_SOCKET="+notifySocket)
 	}
 	// Not os/exec: its Wait and our reaping of everything would race for the exit status.
-	pid, err := syscall.ForkExec(s.spec.Args[0], s.spec.Args, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(program, s.spec.Args, &syscall.ProcAttr{
 		Dir: "/", Env: env, Files: []uintptr{null.Fd(), log.Fd(), log.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {

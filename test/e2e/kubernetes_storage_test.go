@@ -1,0 +1,263 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
+)
+
+// volume makes one and removes it when the test ends, after the pods that used it.
+func (k *kube) volume(v lab.VolumeSpec) {
+	k.t.Helper()
+	if err := k.AddVolume(within(k.t, time.Minute), v); err != nil {
+		k.t.Fatal(err)
+	}
+	k.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		defer cancel()
+		if err := k.RemoveVolume(ctx, v); err != nil {
+			k.t.Error(err)
+		}
+	})
+}
+
+// attached waits until a volume is attached to these nodes and mounted on no other.
+func (k *kube) attached(volume string, nodes ...*lab.Node) {
+	k.t.Helper()
+	var want []string
+	for _, n := range nodes {
+		want = append(want, n.Name)
+	}
+	k.until(fmt.Sprintf("volume %s attached to %v alone", volume, want), func() bool {
+		now, err := k.Attachments(volume)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		return slices.Equal(now, want)
+	})
+	for _, n := range []*lab.Node{k.a, k.b} {
+		mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", n.PID()))
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		if mounted := strings.Contains(string(mounts), "/pv/"+volume+"/") || strings.Contains(string(mounts), "~csi/"+volume+"/mount"); mounted != slices.Contains(want, n.Name) {
+			k.t.Errorf("node %s has volume %s mounted: %t", n.Name, volume, mounted)
+		}
+	}
+}
+
+// readsWhatItWrites is a program that counts as ticksOf's does, and into a file of a volume by a descriptor that it keeps;
+// by a second one it reads what it wrote, where it left off the last time, and it says in a file named wrong what it should not
+// have read. A third is that of a file without a name.
+func readsWhatItWrites(app string) string {
+	const kept = `echo $i >&3; read -r line <&4; [ "$line" = $i ] || echo "$line for $i" >> /shared/wrong; `
+	const nameless = `echo $i >&5; `
+	return "exec 3>>/shared/kept 4</shared/kept 5>/shared/nameless; rm /shared/nameless; cd /shared/below; " +
+		strings.Replace(ticksOf(app), "sleep 0.2", kept+nameless+"echo $i >> here; sleep 0.2", 1)
+}
+
+// library is a pod with volumes of all kinds that are not copied: one that all nodes share, and the pod's own.
+func library(node string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: ConfigMap
+metadata: {name: library}
+data: {greeting: hello}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: library, labels: {app: library}}
+spec:
+  nodeName: %[2]s
+  runtimeClassName: godwit
+  terminationGracePeriodSeconds: 0
+  volumes:
+  - {name: disk, emptyDir: {}}
+  - {name: memory, emptyDir: {medium: Memory}}
+  - {name: shared, persistentVolumeClaim: {claimName: books}}
+  - {name: own, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}, {path: uid, fieldRef: {fieldPath: metadata.uid}}]}}
+  - name: several
+    projected:
+      sources:
+      - {configMap: {name: library}}
+      - {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
+  initContainers:
+  - name: setup
+    image: %[1]q
+    imagePullPolicy: Never
+    command: [mkdir, -p, /shared/below]
+    volumeMounts: [{name: shared, mountPath: /shared}]
+  containers:
+  - name: redis
+    image: %[1]q
+    imagePullPolicy: Never
+    command: [%[3]s]
+    volumeMounts: [{name: shared, mountPath: /books, subPath: below, readOnly: true}]
+  - name: ticks
+    image: %[1]q
+    imagePullPolicy: Never
+    command: [sh, -c, %[4]q]
+    volumeMounts:
+    - {name: disk, mountPath: /data}
+    - {name: disk, mountPath: /part, subPath: part}
+    - {name: memory, mountPath: /memory}
+    - {name: shared, mountPath: /shared}
+    - {name: own, mountPath: /api}
+    - {name: several, mountPath: /several}
+`, theCluster.image, node, redisCommand, readsWhatItWrites("library"))
+}
+
+// A volume that all nodes can have is not copied: both nodes have it for a moment, open files on it go on where they were, and
+// the source's node lets go of it.
+func TestKubernetesPodMigrationsWithASharedVolume(t *testing.T) {
+	k := newKube(t)
+	k.volume(lab.VolumeSpec{Name: "books", Shared: true})
+	v := k.travellerOf(library(k.a.Name), "library", k.a, smallLoad)
+	t.Cleanup(func() {
+		if _, err := k.Kubectl(context.Background(), "", "delete", "configmap/library"); err != nil {
+			t.Error(err)
+		}
+	})
+	k.attached("books", k.a)
+	for _, c := range []struct {
+		name   string
+		change func(*v1alpha1.PodMigration)
+		want   v1alpha1.Phase
+	}{
+		{"there", func(*v1alpha1.PodMigration) {}, v1alpha1.PhaseSucceeded},
+		{"and back", func(*v1alpha1.PodMigration) {}, v1alpha1.PhaseSucceeded},
+		{"cold", func(m *v1alpha1.PodMigration) { m.Spec.Mode = v1alpha1.ModeCold }, v1alpha1.PhaseSucceeded},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := v.in(t).sharedFiles()
+			m := v.settled(v.ask(c.change))
+			if m.Status.Phase != c.want {
+				t.Fatalf("it is %s: %s", m.Status.Phase, m.Status.Message)
+			}
+			v.k.attached("books", v.node)
+			v.sharedFilesGrow(before)
+			v.hasItsOwn()
+		})
+	}
+	t.Run("cancelled", func(t *testing.T) {
+		v.in(t)
+		before := v.sharedFiles()
+		m := v.await(v.ask(slowMove), "the rounds", inRounds)
+		v.cancel(m)
+		if end := v.settled(m); end.Status.Phase != v1alpha1.PhaseCancelled {
+			t.Fatalf("it is %s: %s", end.Status.Phase, end.Status.Message)
+		}
+		v.k.attached("books", v.node)
+		v.sharedFilesGrow(before)
+	})
+	v.in(t).verify()
+	v.k.nothingLeft()
+}
+
+// sharedFiles counts the lines of the files on the shared volume, which must be the numbers from one on.
+func (v *traveller) sharedFiles() map[string]int {
+	v.t.Helper()
+	dir := v.k.Shared("books")
+	pids := v.processes(v.node)
+	if len(pids) != 1 {
+		v.t.Fatalf("%d processes of pod %s count on node %s", len(pids), v.pod, v.node.Name)
+	}
+	counts := map[string]int{}
+	for name, file := range map[string]string{
+		"kept": filepath.Join(dir, "kept"), "here": filepath.Join(dir, "below", "here"), "nameless": fmt.Sprintf("/proc/%d/fd/5", pids[0]),
+	} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		lines := strings.Split(string(content), "\n")
+		for i, line := range lines[:len(lines)-1] {
+			if line != strconv.Itoa(i+1) {
+				v.t.Fatalf("line %d of %s on the shared volume is %q", i+1, name, line)
+			}
+		}
+		counts[name] = len(lines) - 1
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != "kept" && e.Name() != "below" {
+			content, _ := os.ReadFile(filepath.Join(dir, e.Name()))
+			v.t.Errorf("there is %s on the shared volume: %.200s", e.Name(), content)
+		}
+	}
+	return counts
+}
+
+func (v *traveller) sharedFilesGrow(before map[string]int) {
+	v.t.Helper()
+	v.k.until("the files of the shared volume growing", func() bool {
+		now := v.sharedFiles()
+		return now["kept"] > before["kept"] && now["here"] > before["here"] && now["nameless"] > before["nameless"]
+	})
+	// The other container sees a part of it, and only reads.
+	if got := v.exec("redis", "test -s /books/here && ! touch /books/mine 2>&1"); !strings.Contains(got, "Read-only") {
+		v.t.Errorf("the container that only reads says %q", got)
+	}
+}
+
+// hasItsOwn sees that what a pod is told of itself is told of the pod that it is now.
+func (v *traveller) hasItsOwn() {
+	v.t.Helper()
+	for file, want := range map[string]string{
+		"/api/name": v.pod, "/api/uid": string(v.get().UID), "/several/name": v.pod, "/several/greeting": "hello",
+	} {
+		if got := v.exec("ticks", "cat "+file); got != want {
+			v.t.Errorf("%s has %q, want %q", file, got, want)
+		}
+	}
+}
+
+// locked is a pod that holds locks of files on volumes of the kinds in which a file is, or may be, the same on both nodes.
+func locked(name, node, volume, script string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Pod
+metadata: {name: %[1]s, labels: {app: %[1]s}}
+spec:
+  nodeName: %[3]s
+  runtimeClassName: godwit
+  terminationGracePeriodSeconds: 0
+  volumes:
+  - {name: disk, emptyDir: {}}
+  - {name: memory, emptyDir: {medium: Memory}}
+  - {name: shared, %[4]s}
+  containers:
+  - name: redis
+    image: %[2]q
+    imagePullPolicy: Never
+    command: [%[5]s]
+  - name: ticks
+    image: %[2]q
+    imagePullPolicy: Never
+    command: [sh, -c, %[6]q]
+    volumeMounts:
+    - {name: disk, mountPath: /data}
+    - {name: disk, mountPath: /part, subPath: part}
+    - {name: memory, mountPath: /memory}
+    - {name: shared, mountPath: /shared}
+`, name, theCluster.image, node, volume, redisCommand, script)
+}
+
+func TestKubernetesLocks(t *testing.T) {
+	k := newKube(t)
+	k.volume(lab.VolumeSpec{Name: "locks", Shared: true})
+	v := k.travellerOf(locked("locks", k.a.Name, "persistentVolumeClaim: {claimName: locks}", "exec 3>>/shared/kept; flock 3; "+ticksOf("locks")), "locks", k.a, smallLoad)
+	m := v.settled(v.ask())
+	t.Logf("%+v", m.Status)
+}
