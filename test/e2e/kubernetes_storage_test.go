@@ -13,6 +13,7 @@ import (
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/lab/storage"
 	"godwit.dev/godwit/test/pace"
 )
 
@@ -39,7 +40,7 @@ func (k *kube) attached(volume string, nodes ...*lab.Node) {
 		want = append(want, n.Name)
 	}
 	k.until(fmt.Sprintf("volume %s attached to %v alone", volume, want), func() bool {
-		now, err := k.Attachments(volume)
+		now, err := k.Storage().Attachments(volume)
 		if err != nil {
 			k.t.Fatal(err)
 		}
@@ -166,7 +167,7 @@ func TestKubernetesPodMigrationsWithASharedVolume(t *testing.T) {
 // sharedFiles counts the lines of the files on the shared volume, which must be the numbers from one on.
 func (v *traveller) sharedFiles() map[string]int {
 	v.t.Helper()
-	dir := v.k.Shared("books")
+	dir := v.k.Storage().Content("books")
 	pids := v.processes(v.node)
 	if len(pids) != 1 {
 		v.t.Fatalf("%d processes of pod %s count on node %s", len(pids), v.pod, v.node.Name)
@@ -224,11 +225,11 @@ func (v *traveller) hasItsOwn() {
 	}
 }
 
-// locked is a pod that holds locks of files on volumes of the kinds in which a file is, or may be, the same on both nodes.
-func locked(name, node, volume, script string) string {
+// counting is a pod with what a traveller has, and one more volume, at /shared; script is what it runs beside redis.
+func counting(name, node, annotations, volume, script string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Pod
-metadata: {name: %[1]s, labels: {app: %[1]s}}
+metadata: {name: %[1]s, labels: {app: %[1]s}, annotations: {%[7]s}}
 spec:
   nodeName: %[3]s
   runtimeClassName: godwit
@@ -251,13 +252,51 @@ spec:
     - {name: disk, mountPath: /part, subPath: part}
     - {name: memory, mountPath: /memory}
     - {name: shared, mountPath: /shared}
-`, name, theCluster.image, node, volume, redisCommand, script)
+`, name, theCluster.image, node, volume, redisCommand, script, annotations)
 }
 
-func TestKubernetesLocks(t *testing.T) {
+// refused asks for a move and sees that it is refused in words, with nothing done.
+func (v *traveller) refused(want string) {
+	v.t.Helper()
+	end := v.settled(v.ask())
+	if end.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(end.Status.Message, want) {
+		v.t.Errorf("it is %s: %q, want %q", end.Status.Phase, end.Status.Message, want)
+	}
+	if end.Status.DestinationPod != nil {
+		v.t.Errorf("a pod was made: %+v", end.Status.DestinationPod)
+	}
+}
+
+// A directory of the node is nobody's but the node's, unless the user says otherwise: then the pod moves, and goes on with it.
+func TestKubernetesPodMigrationsWithAHostPath(t *testing.T) {
 	k := newKube(t)
-	k.volume(lab.VolumeSpec{Name: "locks", Shared: true})
-	v := k.travellerOf(locked("locks", k.a.Name, "persistentVolumeClaim: {claimName: locks}", "exec 3>>/shared/kept; flock 3; "+ticksOf("locks")), "locks", k.a, smallLoad)
+	common := storage.Open(storage.Dir).Content("common")
+	// The storage is a directory that is the same on every node.
+	if err := k.Storage().Create(t.Context(), "common", storage.Share, 0); err != nil {
+		t.Fatal(err)
+	}
+	v := k.travellerOf(counting("common", k.a.Name, "", "hostPath: {path: "+common+", type: Directory}",
+		"exec 3>>/shared/kept; "+strings.Replace(ticksOf("common"), "sleep 0.2", "echo $i >&3; sleep 0.2", 1)), "common", k.a, smallLoad)
+	v.refused("volume shared is the directory " + common + " of its node: set the pod's annotation godwit.dev/hostpath-shared")
+	k.kubectl("", "annotate", "pod", v.pod, "godwit.dev/hostpath-shared=true")
+	if m := v.settled(v.ask()); m.Status.Phase != v1alpha1.PhaseSucceeded {
+		t.Fatalf("it is %s: %s", m.Status.Phase, m.Status.Message)
+	}
+	v.k.until("the file of the directory growing", func() bool {
+		content, err := os.ReadFile(filepath.Join(k.Storage().Content("common"), "kept"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(content), "\n") >= v.counts["/own"]
+	})
+	v.verify()
+	v.k.nothingLeft()
+}
+
+func TestKubernetesOpenOwn(t *testing.T) {
+	k := newKube(t)
+	k.kubectl("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\ndata: {greeting: hello}\n", "apply", "-f", "-")
+	v := k.travellerOf(counting("words", k.a.Name, "", "configMap: {name: words}", "exec 6</shared/greeting; "+ticksOf("words")), "words", k.a, smallLoad)
 	m := v.settled(v.ask())
 	t.Logf("%+v", m.Status)
 }
