@@ -228,7 +228,7 @@ func (d *Daemon) breakOffAll() {
 
 // sweep removes the mounts and files of migrations that no record names.
 func (d *Daemon) sweep() error {
-	for _, sub := range []string{"store", "images"} {
+	for _, sub := range []string{"store", "images", spoolDir} {
 		dir := filepath.Join(d.config.StateDir, sub)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("state directory: %w", err)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"godwit.dev/godwit/cri"
+	"godwit.dev/godwit/filetree"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/nodecontroller/obstacle"
@@ -192,8 +194,30 @@ func (p *testPod) CutOver(ctx context.Context, _ *shimv1.CutOverRequest) (*shimv
 			return errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "state %s", p.state)
 		}
 		p.set(shimv1.State_STATE_CUT_OVER, false)
-		return errors.Join(p.session.Flush(ctx), p.session.Close())
+		files, err := lastFiles()
+		if err != nil {
+			return err
+		}
+		return errors.Join(p.session.Stream(0).Blob(shimv1.Channel(0, shimv1.TreeRootfs), files), p.session.Flush(ctx), p.session.Close())
 	})
+}
+
+// movedDir is in the root file system of a pod that has moved.
+const movedDir = "moved"
+
+// lastFiles are what a shim sends of the root file system.
+func lastFiles() ([]byte, error) {
+	var b []byte
+	for _, r := range []filetree.Record{
+		{Type: filetree.TypeDir, Path: movedDir, Meta: filetree.Meta{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Mode: 0o700}},
+		{Type: filetree.TypeEnd, Sync: 1, Count: 1, Frozen: true},
+	} {
+		var err error
+		if b, err = filetree.AppendRecord(b, r); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
 }
 
 func (p *testPod) Commit(context.Context, *shimv1.CommitRequest) (*shimv1.CommitResponse, error) {
@@ -327,6 +351,8 @@ type testCluster struct {
 
 	features track.Features // what trackers find on both nodes; set before a pod moves
 	slowFill bool           // a restored pod has its memory in when the test says so; set before it moves
+	// remakes: a kubelet makes the sandbox of a destination's pod again.
+	remakes atomic.Bool
 	// orchestrator is known to daemons that start after it was set.
 	orchestrator Orchestrator
 
@@ -604,6 +630,9 @@ func (n *testNode) Remove(_ context.Context, id string) error {
 	n.mu.Lock()
 	delete(n.pods, id)
 	n.mu.Unlock()
+	if p.parked != nil && n.cluster.remakes.Load() {
+		n.newDestination(p.migration)
+	}
 	return nil
 }
 

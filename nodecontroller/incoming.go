@@ -42,6 +42,7 @@ type incoming struct {
 	memory      uint64   // what is reserved for the store, bytes
 	storeDir    string
 	kubelet     bool // it makes the pod, and has it removed
+	late        bool // and does so after the commit only
 	started     time.Time
 	log         *slog.Logger
 	done        chan struct{} // closed when nothing of it is left to do
@@ -53,7 +54,8 @@ type incoming struct {
 
 	// busy is held by the one call, or end, that is at work.
 	busy sync.Mutex
-	// What the calls have got so far, guarded by busy.
+	// What the calls have got so far, guarded by busy; run's alone from the stage
+	// awaiting on.
 	store    *store.Store
 	made     cri.Made
 	podIP    string
@@ -66,11 +68,18 @@ type incoming struct {
 	detail string    // guarded by mu
 	doubt  bool      // held, and the source cannot be asked; guarded by mu
 	ended  time.Time // guarded by mu
+	gone   error     // why a late pod can never be restored; guarded by mu
 
 	// verdict takes the word of the source, or in doubt of an operator.
 	verdict chan peerv1.Outcome
 	ran     chan struct{} // closed by committed
 	ranOnce sync.Once
+	// owned is closed by own: the pod is this node's, and comes late.
+	owned     chan struct{}
+	ownedOnce sync.Once
+	// told is closed when the source has heard that a late pod is lost.
+	told     chan struct{}
+	toldOnce sync.Once
 }
 
 func (m *incoming) stage() stage {
@@ -168,9 +177,9 @@ func (m *incoming) ping(ctx context.Context) *peerv1.PingResponse {
 		r.Error = context.Cause(m.alive).Error()
 	}
 	switch stage {
-	case destinationCommitted:
+	case destinationCommitted, destinationAwaiting:
 		r.Stage = peerv1.Stage_STAGE_COMMITTED
-	case destinationHeld:
+	case destinationHeld, destinationSealed:
 		r.Stage = peerv1.Stage_STAGE_HELD
 	case destinationAborting:
 		r.Stage = peerv1.Stage_STAGE_UNKNOWN
@@ -188,7 +197,7 @@ func (m *incoming) run(ctx context.Context) {
 	defer m.d.forgetIncoming(m)
 	tick := time.NewTicker(heartbeatInterval)
 	defer tick.Stop()
-	failed := m.alive.Done()
+	failed, owned := m.alive.Done(), m.owned
 	for {
 		var word peerv1.Outcome
 		select {
@@ -197,6 +206,12 @@ func (m *incoming) run(ctx context.Context) {
 		case <-m.ran:
 			m.follow(ctx)
 			return
+		case <-owned:
+			owned = nil
+			if m.bringUp(ctx) {
+				return
+			}
+			continue
 		case word = <-m.verdict:
 		case <-failed:
 			failed = nil // from here on at each tick
@@ -236,7 +251,7 @@ func (m *incoming) status() *nodev1.Migration {
 // failure is why it failed here; nil if it is committed, or was left to the next
 // daemon.
 func (m *incoming) failure() error {
-	if m.stage() == destinationCommitted {
+	if s := m.stage(); s == destinationCommitted || s == destinationAwaiting {
 		return nil
 	}
 	return context.Cause(m.alive)
@@ -251,6 +266,8 @@ func phaseOf(s stage, ended bool) nodev1.Phase {
 		if ended {
 			return nodev1.Phase_PHASE_SUCCEEDED
 		}
+		return nodev1.Phase_PHASE_MIGRATION_COMPLETE
+	case destinationAwaiting:
 		return nodev1.Phase_PHASE_MIGRATION_COMPLETE
 	case destinationAborting:
 		return nodev1.Phase_PHASE_FAILED

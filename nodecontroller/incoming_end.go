@@ -21,7 +21,7 @@ func (m *incoming) committed() { m.ranOnce.Do(func() { close(m.ran) }) }
 // drop takes the source's word that the source runs on, and waits until nothing
 // of the migration is left here.
 func (m *incoming) drop(ctx context.Context, reason string) error {
-	if m.stage() == destinationCommitted {
+	if s := m.stage(); s == destinationCommitted || s == destinationAwaiting {
 		return fmt.Errorf("migration %s: %w", m.id, ErrCommitted)
 	}
 	m.fail(fmt.Errorf("%w: %s", errSourceBrokeOff, reason))
@@ -68,13 +68,16 @@ func (m *incoming) settle(ctx context.Context, word peerv1.Outcome) bool {
 	default:
 	}
 	r := m.current()
-	shim, err := m.d.askShim(ctx, r.Sandbox, m.id)
-	if err != nil {
-		m.log.Warn("the shim hangs, asking again", "error", err)
-		return false
+	var shim shimAnswer
+	if r.Stage != destinationSealed { // there is none yet
+		var err error
+		if shim, err = m.d.askShim(ctx, r.Sandbox, m.id); err != nil {
+			m.log.Warn("the shim hangs, asking again", "error", err)
+			return false
+		}
 	}
 	source := word
-	if r.Stage == destinationHeld && source == peerv1.Outcome_OUTCOME_UNSPECIFIED {
+	if (r.Stage == destinationHeld || r.Stage == destinationSealed) && source == peerv1.Outcome_OUTCOME_UNSPECIFIED {
 		source = m.d.askOutcome(ctx, r.Peer, m.d.addressOf(r), m.id)
 	}
 	return m.act(ctx, decideDestination(r.Stage, shim, source), source)
@@ -89,8 +92,13 @@ func (m *incoming) act(ctx context.Context, action destinationAction, source pee
 	switch action {
 	case destinationHold:
 		if doubt {
-			m.say("IN DOUBT: the pod is held, and its source cannot be asked whether it committed; " +
+			m.say("IN DOUBT: the pod is held here, and its source cannot be asked whether it committed; " +
 				"it is asked again. If the source node will never run again: godwitctl resolve " + m.id + " --source-is-gone")
+		}
+		return false
+	case destinationAwait:
+		if err := m.takeOver(throughReboot); err != nil {
+			m.log.Error("the commit is not in the journal", "error", err)
 		}
 		return false
 	case destinationAbandon:
@@ -167,7 +175,7 @@ func (m *incoming) awaitFilled(ctx context.Context) error {
 // clean removes what a committed migration needs no more; the pod stays.
 func (m *incoming) clean(ctx context.Context) {
 	m.until(ctx, func() error {
-		return errors.Join(m.closeStore(), os.RemoveAll(m.d.imageDir(m.id)), m.d.journal.remove(m.id))
+		return errors.Join(m.closeStore(), m.removeSpool(), os.RemoveAll(m.d.imageDir(m.id)), m.d.journal.remove(m.id))
 	})
 }
 
@@ -220,7 +228,7 @@ func (m *incoming) remove(ctx context.Context, why error) error {
 	if err := removePod(ctx, r, why); err != nil {
 		return err
 	}
-	if err := errors.Join(m.closeStore(), os.RemoveAll(m.d.imageDir(m.id))); err != nil {
+	if err := errors.Join(m.closeStore(), m.removeSpool(), os.RemoveAll(m.d.imageDir(m.id))); err != nil {
 		return err
 	}
 	if r.Kubelet && len(r.Images) > 0 {

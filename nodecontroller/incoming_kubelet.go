@@ -30,7 +30,7 @@ func (m *incoming) awaitPod(ctx context.Context) error {
 	defer cancel()
 	err := m.findPod(ctx)
 	if err == nil {
-		err = m.parkFound(ctx)
+		err = m.parkFound(ctx, m.startEnded)
 	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -57,8 +57,9 @@ func (m *incoming) findPod(ctx context.Context) error {
 }
 
 // parkFound waits until the starts of the pod's containers have reached the shim,
-// and watches from the first of them on whether all wait there.
-func (m *incoming) parkFound(ctx context.Context) error {
+// and watches from the first of them on whether all wait there: ended hears of it
+// when the starts have come to an end.
+func (m *incoming) parkFound(ctx context.Context, ended func(error)) error {
 	var err error
 	if m.podIP, err = m.d.cri.IP(ctx, m.made.Sandbox); err != nil {
 		return err
@@ -72,7 +73,7 @@ func (m *incoming) parkFound(ctx context.Context) error {
 		return fmt.Errorf("container %s is not parked: %w", m.description.Containers[0].Name(), plain(err))
 	}
 	m.starts = m.d.watchStarts(m.made.Sandbox, m.id)
-	m.starts.whenOneEnds(m.startEnded)
+	m.starts.whenOneEnds(ended)
 	if err := m.park(ctx); err != nil {
 		return err
 	}

@@ -43,6 +43,9 @@ func (d *Daemon) newIncoming(ctx context.Context, req *peerv1.PrepareRequest, pe
 	if len(req.Volumes) > maxVolumes || len(req.Volumes) > 0 && !req.Kubelet {
 		return nil, invalid(fmt.Errorf("%d volumes: a pod that kubelet makes has %d at most, any other none", len(req.Volumes), maxVolumes))
 	}
+	if req.LatePod && !req.Kubelet {
+		return nil, invalid(errors.New("only kubelet's pod can come late"))
+	}
 	pod := description.Sandbox.Metadata.Namespace + "/" + description.Sandbox.Metadata.Name
 	m := d.blankIncoming(record{
 		Migration:   req.Migration,
@@ -53,10 +56,12 @@ func (d *Daemon) newIncoming(ctx context.Context, req *peerv1.PrepareRequest, pe
 		Started:     time.Now(),
 		Description: req.Description,
 		Kubelet:     req.Kubelet,
+		LatePod:     req.LatePod,
+		Volumes:     req.Volumes,
 		Admission:   admissionOf(req, description),
 	}, d.log.With("migration", req.Migration, "pod", pod, "from", peer))
 	m.source, m.token = req.Source, [tokenSize]byte(req.Token)
-	m.description, m.images, m.volumes = description, images, req.Volumes
+	m.description, m.images = description, images
 	m.hear()
 	return m, nil
 }
@@ -98,6 +103,9 @@ func (d *Daemon) blankIncoming(r record, log *slog.Logger) *incoming {
 		id:       r.Migration,
 		storeDir: d.storePath(r.Migration),
 		kubelet:  r.Kubelet,
+		late:     r.LatePod,
+		volumes:  r.Volumes,
+		memory:   r.Memory,
 		started:  r.Started,
 		log:      log,
 		done:     make(chan struct{}),
@@ -105,20 +113,27 @@ func (d *Daemon) blankIncoming(r record, log *slog.Logger) *incoming {
 		record:   r,
 		verdict:  make(chan peerv1.Outcome, 1),
 		ran:      make(chan struct{}),
+		owned:    make(chan struct{}),
+		told:     make(chan struct{}),
 	}
 	m.alive, m.fail = context.WithCancelCause(d.life)
 	return m
 }
 
 // resumeIncoming carries on with a destination's part that an earlier daemon
-// left: no call of the source gets through to it any more but the decision.
+// left: no call of the source gets through to it any more but the decision. One that
+// waits for its pod goes on to do so.
 func (d *Daemon) resumeIncoming(r record, log *slog.Logger) {
 	m := d.blankIncoming(r, log)
 	m.source = &peerv1.Node{Name: r.Peer, Address: r.Address}
 	if description, err := cri.DecodeDescription(r.Description); err == nil {
 		m.description = description
 	}
-	m.fail(errors.New("the destination's daemon restarted"))
+	if r.Stage == destinationAwaiting {
+		m.own()
+	} else {
+		m.fail(errors.New("the destination's daemon restarted"))
+	}
 	d.mu.Lock()
 	d.incoming[m.id] = m
 	d.mu.Unlock()

@@ -28,6 +28,11 @@ func (m *incoming) prepare(ctx context.Context) ([]string, error) {
 	}
 	m.store = s
 	m.receiver = newReceiver(s, len(m.description.Containers), int64(m.memory))
+	if m.late {
+		if m.receiver.spool, err = m.newSpool(); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.receiver.openImages(); err != nil {
 		return nil, err
 	}

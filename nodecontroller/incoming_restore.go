@@ -48,6 +48,11 @@ func (m *incoming) seal() error {
 	if err := m.receiver.close(); err != nil {
 		return fmt.Errorf("files of the pod: %w", err)
 	}
+	if s := m.receiver.spool; s != nil {
+		if err := s.Complete(m.requiredTrees()...); err != nil {
+			return fmt.Errorf("files of the pod: %w", err)
+		}
+	}
 	for i, c := range m.description.Containers {
 		missing, err := m.store.Complete(uint16(i))
 		if err != nil {
@@ -94,8 +99,8 @@ func (m *incoming) restoreContainers(ctx context.Context) error {
 				Migration: m.id,
 				Container: container,
 				Index:     uint32(i),
-				ImagesDir: m.store.ImagesDir(uint16(i)),
-				StoreDir:  m.store.Dir(),
+				ImagesDir: store.ImagesDir(m.storeDir, uint16(i)),
+				StoreDir:  m.storeDir,
 			})
 			if err != nil {
 				return fmt.Errorf("restore container %s: %w", m.description.Containers[i].Name(), plain(err))
@@ -106,13 +111,16 @@ func (m *incoming) restoreContainers(ctx context.Context) error {
 	return group.Wait()
 }
 
-// commit carries the decision out: the pod runs. Being told again is harmless.
+// commit carries the decision out: the pod runs, or will when it has come; then the
+// answer is nil. Being told again is harmless.
 func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 	m.hear()
 	m.busy.Lock()
 	defer m.busy.Unlock()
 	switch m.stage() {
 	case destinationCommitted:
+	case destinationSealed, destinationAwaiting:
+		return nil, m.takeOver(throughCrash)
 	case destinationHeld:
 		if err := m.advance(destinationCommitted, throughCrash); err != nil {
 			return nil, err
@@ -129,7 +137,8 @@ func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 	}
 	m.say("committed: the pod runs, its memory is filled in")
 	m.committed()
-	return &peerv1.CommitResponse{ResumedUnixNano: resumed}, nil
+	r := m.current()
+	return &peerv1.CommitResponse{ResumedUnixNano: resumed, Sandbox: r.Sandbox, PodIp: m.podIP}, nil
 }
 
 // notResumed says whether telling the commit again can help.

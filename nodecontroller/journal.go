@@ -40,6 +40,12 @@ type record struct {
 	Description json.RawMessage `json:"description,omitempty"`
 	// Kubelet: a cluster makes the destination's pod, and removes the source's.
 	Kubelet bool `json:"kubelet,omitempty"`
+	// LatePod: and it does so after the commit only, when the source's pod is gone.
+	LatePod bool `json:"late_pod,omitempty"`
+	// Volumes are the names of those that come with a late pod, in the order of the
+	// wire, and Memory is what its store may take, bytes: at the destination.
+	Volumes []string `json:"volumes,omitempty"`
+	Memory  uint64   `json:"memory,omitempty"`
 	// Caller: it is whoever asked this source's daemon on its socket that has the
 	// cluster do so, and no Orchestrator.
 	Caller bool `json:"caller,omitempty"`

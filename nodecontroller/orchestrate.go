@@ -18,7 +18,8 @@ import (
 type Orchestrator interface {
 	// MakePod has the cluster make the destination's pod, annotated with the
 	// migration's id; it returns when that is asked for. Called once the destination
-	// is prepared and the first copy is nearly done.
+	// is prepared and the first copy is nearly done, or, if the request says that the
+	// pod comes late, after the commit and before RemoveSource.
 	MakePod(ctx context.Context, migration string) error
 	// Await returns when the cluster is there to agree, with an error if it would not:
 	// the pod is frozen after that, and should not be for a cluster that is away.
@@ -255,6 +256,11 @@ func (d *Daemon) bury(ctx context.Context, r record, o Orchestrator) error {
 	defer cancel()
 	if err := agreed(o.Agree(actx, r.Migration)); err != nil {
 		return fmt.Errorf("%w: %w", errDisagreed, err)
+	}
+	if r.LatePod {
+		if err := o.MakePod(ctx, r.Migration); err != nil {
+			return err
+		}
 	}
 	if err := o.RemoveSource(ctx, r.Migration); err != nil {
 		return err

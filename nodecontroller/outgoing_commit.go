@@ -39,7 +39,7 @@ func (m *outgoing) commit(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, commitDeadline)
 	r, err := m.peer.Commit(cctx, &peerv1.CommitRequest{Migration: m.id})
 	cancel()
-	if err == nil {
+	if err == nil && r.ResumedUnixNano != 0 {
 		m.measure(r)
 		m.downtime.CommitUs = uint64(decided.Sub(asked).Microseconds())
 		m.downtime.ResumeUs = uint64(time.Since(decided).Microseconds())
@@ -111,6 +111,10 @@ func (m *outgoing) measure(r *peerv1.CommitResponse) {
 // nothing of the pod is left here.
 func (m *outgoing) finish(ctx context.Context) {
 	defer m.release()
+	if m.request.LatePod {
+		m.finishLate(ctx)
+		return
+	}
 	if m.downtime == nil {
 		r, err := m.d.tellCommit(ctx, m.current(), m.log)
 		switch {

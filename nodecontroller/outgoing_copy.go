@@ -20,20 +20,25 @@ const watchInterval = 250
 func (m *outgoing) copyMemory() error {
 	m.move(nodev1.Phase_PHASE_STARTED, "started", "asking the pod's shim to track its memory")
 	ctx := m.undecided
-	if err := m.begin(ctx); err != nil {
+	err := m.begin(ctx)
+	if err != nil {
 		return m.fail(err)
 	}
 	m.move(nodev1.Phase_PHASE_MIGRATING, "tracking", fmt.Sprintf("engine %s: %s", m.engine, m.engineReason))
-	if m.orchestrator != nil {
-		if err := m.copyAndPlace(ctx); err != nil {
-			return m.fail(err)
-		}
-		return m.fail(agreed(m.orchestrator.Await(ctx, m.id)))
-	}
-	if m.mode() == modeCold {
+	switch {
+	case m.orchestrator == nil && m.mode() == modeCold:
 		return nil
+	case m.orchestrator == nil:
+		return m.awaitConverged(ctx)
+	case m.request.LatePod:
+		err = m.awaitConverged(ctx)
+	default:
+		err = m.copyAndPlace(ctx)
 	}
-	return m.awaitConverged(ctx)
+	if err != nil {
+		return m.fail(err)
+	}
+	return m.fail(agreed(m.orchestrator.Await(ctx, m.id)))
 }
 
 // copyAndPlace waits for the end of the rounds, which comes after that of placing
@@ -100,7 +105,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,
 		Bandwidth:   m.request.Bandwidth,
-		FilesLater:  m.orchestrator != nil,
+		FilesLater:  m.orchestrator != nil && !m.request.LatePod,
 		Volumes:     volumesForShim(m.volumes),
 	}
 	for _, c := range m.description.Containers {
@@ -165,8 +170,9 @@ func (m *outgoing) stopReason() string {
 	return m.progress.GetStopReason()
 }
 
-// cutOver freezes the pod, sends the rest and has the destination restore it.
-// When it returns nil both sides hold a frozen pod and wait for the decision.
+// cutOver freezes the pod, sends the rest and has the destination restore it, or
+// keep it where the pod comes late. When it returns nil both sides have the frozen
+// pod and wait for the decision.
 func (m *outgoing) cutOver() error {
 	// From here on a dead daemon may have asked the shim to commit.
 	if err := m.save(sourceDeciding, throughReboot); err != nil {
@@ -183,6 +189,9 @@ func (m *outgoing) cutOver() error {
 		cut.FrozenUnixNano = asked.UnixNano()
 	}
 	m.cut = cut
+	if m.request.LatePod {
+		return m.sealPeer(ctx)
+	}
 	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id}); err != nil {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
 	}

@@ -155,6 +155,7 @@ func (m *outgoing) askToPrepare(ctx context.Context, images []cri.Image) (map[st
 		Description: description,
 		Memory:      m.memory,
 		Kubelet:     m.orchestrator != nil,
+		LatePod:     m.request.LatePod,
 	}
 	for _, v := range m.volumes {
 		req.Volumes = append(req.Volumes, v.Name)

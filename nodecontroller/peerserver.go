@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
@@ -203,8 +204,21 @@ func (p *peerServer) Commit(ctx context.Context, req *peerv1.CommitRequest) (*pe
 	if err != nil {
 		return nil, err
 	}
-	r, err := m.commit(ctx)
+	r, err := m.commitWithin(ctx, time.Duration(req.WaitMs)*time.Millisecond)
 	return r, answer(err)
+}
+
+func (p *peerServer) Seal(ctx context.Context, req *peerv1.SealRequest) (*peerv1.SealResponse, error) {
+	m, err := p.migration(req.Migration)
+	if err != nil {
+		return nil, err
+	}
+	var r *peerv1.SealResponse
+	err = m.step(ctx, destinationPrepared, func(ctx context.Context) (err error) {
+		r, err = m.keepAll(ctx)
+		return err
+	})
+	return r, err
 }
 
 func (p *peerServer) Abort(ctx context.Context, req *peerv1.AbortRequest) (*peerv1.AbortResponse, error) {

@@ -14,13 +14,14 @@ var ErrIllegalMove = errors.New("illegal move")
 
 // phaseMoves are the moves of a migration as its operator sees it. Up to
 // Migrating a migration can fail or be cancelled; MigrationComplete is the
-// commit, from where there is one way only.
+// commit, from where there is one way: but for a destination that is lost before a
+// pod that comes late was restored there.
 var phaseMoves = map[nodev1.Phase][]nodev1.Phase{
 	nodev1.Phase_PHASE_PENDING:            {nodev1.Phase_PHASE_PREPARING, nodev1.Phase_PHASE_FAILED, nodev1.Phase_PHASE_CANCELLED},
 	nodev1.Phase_PHASE_PREPARING:          {nodev1.Phase_PHASE_STARTED, nodev1.Phase_PHASE_FAILED, nodev1.Phase_PHASE_CANCELLED},
 	nodev1.Phase_PHASE_STARTED:            {nodev1.Phase_PHASE_MIGRATING, nodev1.Phase_PHASE_FAILED, nodev1.Phase_PHASE_CANCELLED},
 	nodev1.Phase_PHASE_MIGRATING:          {nodev1.Phase_PHASE_MIGRATION_COMPLETE, nodev1.Phase_PHASE_FAILED, nodev1.Phase_PHASE_CANCELLED},
-	nodev1.Phase_PHASE_MIGRATION_COMPLETE: {nodev1.Phase_PHASE_SUCCEEDED},
+	nodev1.Phase_PHASE_MIGRATION_COMPLETE: {nodev1.Phase_PHASE_SUCCEEDED, nodev1.Phase_PHASE_FAILED},
 	nodev1.Phase_PHASE_SUCCEEDED:          nil,
 	nodev1.Phase_PHASE_FAILED:             nil,
 	nodev1.Phase_PHASE_CANCELLED:          nil,
@@ -75,6 +76,12 @@ const (
 	destinationRestoring stage = "destination-restoring"
 	// Destination: voted. The pod is held until the source's decision is known.
 	destinationHeld stage = "destination-held"
+	// Destination, where the pod comes late: voted. Everything of it is here, and is
+	// kept until the source's decision is known.
+	destinationSealed stage = "destination-sealed"
+	// Destination, where the pod comes late: owns it, and restores it as soon as
+	// kubelet has made it.
+	destinationAwaiting stage = "destination-awaiting"
 	// Destination: owns the pod, which runs; its memory is filled in.
 	destinationCommitted stage = "destination-committed"
 	// Destination: everything is being removed.
@@ -82,17 +89,19 @@ const (
 )
 
 // stageMoves are the moves of a node's part. The end of a part is the end of
-// its record. Held is left on the source's or an operator's word only.
+// its record. Held and sealed are left on the source's or an operator's word only.
 var stageMoves = map[stage][]stage{
 	sourcePreparing: {sourceDeciding},
 	sourceDeciding:  {sourceCommitted},
 	sourceCommitted: nil,
 
 	destinationPreparing: {destinationPrepared, destinationParked, destinationAborting},
-	destinationPrepared:  {destinationParked, destinationAborting},
+	destinationPrepared:  {destinationParked, destinationSealed, destinationAborting},
 	destinationParked:    {destinationRestoring, destinationAborting},
 	destinationRestoring: {destinationHeld, destinationAborting},
 	destinationHeld:      {destinationCommitted, destinationAborting},
+	destinationSealed:    {destinationAwaiting, destinationAborting},
+	destinationAwaiting:  {destinationCommitted},
 	destinationCommitted: nil,
 	destinationAborting:  nil,
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"godwit.dev/godwit/filetree"
+	"godwit.dev/godwit/nodecontroller/spool"
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/store"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
@@ -27,6 +28,8 @@ type receiver struct {
 	store      *store.Store
 	containers int
 	memory     int64 // that the pod's /dev/shm may take, bytes
+	// spool takes the records of trees that are not open; nil if there is none.
+	spool *spool.Spool
 
 	mu     sync.Mutex
 	trees  map[uint32]*receivedTree // by channel, guarded by mu
@@ -105,15 +108,18 @@ func (r *receiver) check(space pagestream.Space) error {
 	return nil
 }
 
-// Blob applies records of files; see wire.Receiver.
+// Blob applies records of files, or spools them; see wire.Receiver.
 func (r *receiver) Blob(channel uint32, payload []byte) error {
 	r.mu.Lock()
 	tree := r.trees[channel]
 	r.mu.Unlock()
-	if tree == nil {
-		return r.keep(fmt.Errorf("channel %d: %w", channel, errChannel))
+	switch {
+	case tree != nil:
+		return r.keep(tree.apply(payload))
+	case r.spool != nil:
+		return r.keep(r.spool.Append(channel, payload))
 	}
-	return r.keep(tree.apply(payload))
+	return r.keep(fmt.Errorf("channel %d: %w", channel, errChannel))
 }
 
 func (t *receivedTree) apply(payload []byte) error {
@@ -172,6 +178,9 @@ func (r *receiver) close() error {
 		t.mu.Lock()
 		err = errors.Join(err, t.applier.Close())
 		t.mu.Unlock()
+	}
+	if r.spool != nil {
+		err = errors.Join(err, r.spool.Close())
 	}
 	return err
 }

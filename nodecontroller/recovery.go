@@ -138,6 +138,8 @@ const (
 	// destinationForget: the pod was committed and is gone; only what the
 	// migration left is removed.
 	destinationForget
+	// destinationAwait: the pod is owned, and restored when kubelet has made it.
+	destinationAwait
 )
 
 // decideDestination says what a destination does: by its record, by what its
@@ -147,6 +149,10 @@ func decideDestination(s stage, shim shimAnswer, source peerv1.Outcome) destinat
 	switch s {
 	case destinationHeld:
 		return decideHeld(shim, source)
+	case destinationSealed:
+		return decideSealed(source)
+	case destinationAwaiting:
+		return destinationAwait
 	case destinationCommitted:
 		return decideCommitted(shim)
 	}
@@ -164,6 +170,17 @@ func decideHeld(shim shimAnswer, source peerv1.Outcome) destinationAction {
 	switch source {
 	case peerv1.Outcome_OUTCOME_COMMITTED:
 		return destinationResume
+	case peerv1.Outcome_OUTCOME_ABORTED:
+		return destinationAbandon
+	}
+	return destinationHold
+}
+
+// decideSealed is decideHeld where no pod is here yet.
+func decideSealed(source peerv1.Outcome) destinationAction {
+	switch source {
+	case peerv1.Outcome_OUTCOME_COMMITTED:
+		return destinationAwait
 	case peerv1.Outcome_OUTCOME_ABORTED:
 		return destinationAbandon
 	}

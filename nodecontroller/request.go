@@ -29,6 +29,9 @@ func checkRequest(r *nodev1.MigrateRequest) error {
 	case !slices.Contains([]string{"auto", "none", "lz4", "zstd"}, r.Compression):
 		return fmt.Errorf("compression %q is none of auto, none, lz4, zstd: %w", r.Compression, errdefs.ErrInvalidArgument)
 	}
+	if r.LatePod && !r.Kubelet {
+		return fmt.Errorf("only a pod that kubelet makes can come late: %w", errdefs.ErrInvalidArgument)
+	}
 	if r.Migration != "" && !migrationID.MatchString(r.Migration) {
 		return fmt.Errorf("migration id %q: at most 63 of a to z, 0 to 9 and -, the first no -: %w", r.Migration, errdefs.ErrInvalidArgument)
 	}

@@ -138,12 +138,18 @@ func (d *Daemon) tellAbort(ctx context.Context, r record, reason string) error {
 // the destination had finished before: a destination that voted drops the pod
 // only on this node's word, or an operator's.
 func (d *Daemon) tellCommit(ctx context.Context, r record, log *slog.Logger) (*peerv1.CommitResponse, error) {
+	return d.tellCommitWaiting(ctx, r, 0, log)
+}
+
+// tellCommitWaiting is tellCommit of a destination that may wait with its answer for
+// a pod that comes late.
+func (d *Daemon) tellCommitWaiting(ctx context.Context, r record, wait time.Duration, log *slog.Logger) (*peerv1.CommitResponse, error) {
 	for {
 		p, err := d.dialPeer(ctx, r.Peer, d.addressOf(r))
 		if err == nil {
 			var resp *peerv1.CommitResponse
 			cctx, cancel := context.WithTimeout(ctx, commitDeadline)
-			resp, err = p.Commit(cctx, &peerv1.CommitRequest{Migration: r.Migration})
+			resp, err = p.Commit(cctx, &peerv1.CommitRequest{Migration: r.Migration, WaitMs: uint32(wait.Milliseconds())})
 			cancel()
 			p.close()
 			switch {
@@ -205,6 +211,10 @@ func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) 
 	d.mu.Lock()
 	d.recovering[r.Migration] = r
 	d.mu.Unlock()
+	if r.LatePod {
+		_, err := d.carryLate(ctx, r, o, log, func(_, message string) { log.Info(message) })
+		return true, err
+	}
 	if _, err := d.tellCommit(ctx, r, log); err != nil && !errors.Is(err, errDestinationLost) {
 		return true, err
 	}

@@ -120,6 +120,7 @@ func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address st
 		Sandbox:   pod.ID,
 		Started:   m.started,
 		Kubelet:   req.Kubelet,
+		LatePod:   req.LatePod,
 		Caller:    callers,
 	}
 	timeout := time.Duration(req.TimeoutMs) * time.Millisecond
@@ -194,7 +195,7 @@ func (d *Daemon) admitMigration(ctx context.Context, req *peerv1.PrepareRequest,
 	if err != nil {
 		return nil, err
 	}
-	m.memory = limit
+	m.memory, m.record.Memory = limit, limit
 	if err := d.journal.save(m.record, throughReboot); err != nil {
 		return nil, err
 	}

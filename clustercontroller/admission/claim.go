@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
@@ -58,11 +59,11 @@ func offers(m *v1alpha1.PodMigration) bool {
 }
 
 // mayClaimAgain says whether a claim that is taken can be given once more: to a
-// StatefulSet's pod, of whose name there is one at most. If it is created
-// again, then the first time came to nothing, and what it would start from
-// scratch has its state in the migration.
+// StatefulSet's pod, of whose name there is one at most. If it is created again
+// before it was restored, then the time before came to nothing, and what it would
+// start from scratch has its state in the migration.
 func mayClaimAgain(m *v1alpha1.PodMigration) bool {
-	return m.Status.Owner.Kind == kindStatefulSet && m.Status.DestinationPod == nil
+	return m.Status.Owner.Kind == kindStatefulSet && !meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionRestored)
 }
 
 // takesPlaceOf says whether the pod is another of the source's, not one of the

@@ -63,33 +63,38 @@ func TestWhichMigrationAPodClaims(t *testing.T) {
 	taken := func(m *v1alpha1.PodMigration) { m.Status.Claim = v1alpha1.ClaimTaken }
 	cancelled := func(m *v1alpha1.PodMigration) { m.Spec.Cancel = true }
 	deleted := func(m *v1alpha1.PodMigration) { m.DeletionTimestamp = &metav1.Time{Time: start} }
+	there := func(m *v1alpha1.PodMigration) {
+		m.Status.DestinationPod = &v1alpha1.PodReference{Name: "web-0", UID: "q"}
+	}
+	restored := func(m *v1alpha1.PodMigration) {
+		m.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionRestored, Status: metav1.ConditionTrue}}
+	}
 	committed := func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseMigrationComplete }
 	for name, c := range map[string]struct {
 		pod  *corev1.Pod
 		all  []v1alpha1.PodMigration
 		want string
 	}{
-		"none there":                               {newPod("ReplicaSet"), nil, ""},
-		"the oldest":                               {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 1), open("b", "ReplicaSet", time.Hour)}, "b"},
-		"of one age the first":                     {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("b", "ReplicaSet", 0), open("a", "ReplicaSet", 0)}, "a"},
-		"without a controller none":                {newPod("ReplicaSet", func(p *corev1.Pod) { p.OwnerReferences[0].Controller = nil }), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0)}, ""},
-		"of another owner none":                    {newPod("ReplicaSet", func(p *corev1.Pod) { p.OwnerReferences[0].UID = "v" }), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0)}, ""},
-		"of another class none":                    {newPod("ReplicaSet", func(p *corev1.Pod) { *p.Spec.RuntimeClassName = "runc" }), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0)}, ""},
-		"of no class none":                         {newPod("ReplicaSet", func(p *corev1.Pod) { p.Spec.RuntimeClassName = nil }), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0)}, ""},
-		"not a taken one":                          {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 9, taken), open("b", "ReplicaSet", 0)}, "b"},
-		"not one without a claim":                  {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 9, func(m *v1alpha1.PodMigration) { m.Status.Claim = "" })}, ""},
-		"not one that has ended":                   {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 9, func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseFailed })}, ""},
-		"not one without a node":                   {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 9, func(m *v1alpha1.PodMigration) { m.Status.DestinationNode = "" })}, ""},
-		"not a cancelled one":                      {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0, cancelled)}, ""},
-		"not a deleted one":                        {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0, deleted)}, ""},
-		"a committed one, whatever is asked of it": {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, committed, cancelled, deleted, from("web-0"))}, "a"},
-		"a set's pod that of its name":             {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 9, from("web-1")), open("b", "StatefulSet", 0, from("web-0"))}, "b"},
-		"a set's pod its own again":                {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, taken, from("web-0"))}, "a"},
-		"not when the pod was there": {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, taken, from("web-0"), func(m *v1alpha1.PodMigration) {
-			m.Status.DestinationPod = &v1alpha1.PodReference{Name: "web-0", UID: "q"}
-		})}, ""},
-		"a job's pod":                 {newPod("Job"), []v1alpha1.PodMigration{open("a", "Job", 0)}, "a"},
-		"an index that of its number": {newPod("Job", pods(index)), []v1alpha1.PodMigration{open("a", "Job", 9, from("web-11-abcde")), open("b", "Job", 8, from("web-1-1-abcde")), open("c", "Job", 0, from("web-1-abcde"))}, "c"},
+		"none there":                                     {newPod("ReplicaSet"), nil, ""},
+		"the oldest":                                     {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 1), open("b", "ReplicaSet", time.Hour)}, "b"},
+		"of one age the first":                           {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("b", "ReplicaSet", 0), open("a", "ReplicaSet", 0)}, "a"},
+		"without a controller none":                      {newPod("ReplicaSet", func(p *corev1.Pod) { p.OwnerReferences[0].Controller = nil }), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0)}, ""},
+		"of another owner none":                          {newPod("ReplicaSet", func(p *corev1.Pod) { p.OwnerReferences[0].UID = "v" }), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0)}, ""},
+		"of another class none":                          {newPod("ReplicaSet", func(p *corev1.Pod) { *p.Spec.RuntimeClassName = "runc" }), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0)}, ""},
+		"of no class none":                               {newPod("ReplicaSet", func(p *corev1.Pod) { p.Spec.RuntimeClassName = nil }), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0)}, ""},
+		"not a taken one":                                {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 9, taken), open("b", "ReplicaSet", 0)}, "b"},
+		"not one without a claim":                        {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 9, func(m *v1alpha1.PodMigration) { m.Status.Claim = "" })}, ""},
+		"not one that has ended":                         {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 9, func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseFailed })}, ""},
+		"not one without a node":                         {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 9, func(m *v1alpha1.PodMigration) { m.Status.DestinationNode = "" })}, ""},
+		"not a cancelled one":                            {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0, cancelled)}, ""},
+		"not a deleted one":                              {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0, deleted)}, ""},
+		"a committed one, whatever is asked of it":       {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, committed, cancelled, deleted, from("web-0"))}, "a"},
+		"a set's pod that of its name":                   {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 9, from("web-1")), open("b", "StatefulSet", 0, from("web-0"))}, "b"},
+		"a set's pod its own again":                      {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, taken, from("web-0"))}, "a"},
+		"again, when the pod was there and not restored": {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, committed, taken, from("web-0"), there)}, "a"},
+		"not when it was restored":                       {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, committed, taken, from("web-0"), there, restored)}, ""},
+		"a job's pod":                                    {newPod("Job"), []v1alpha1.PodMigration{open("a", "Job", 0)}, "a"},
+		"an index that of its number":                    {newPod("Job", pods(index)), []v1alpha1.PodMigration{open("a", "Job", 9, from("web-11-abcde")), open("b", "Job", 8, from("web-1-1-abcde")), open("c", "Job", 0, from("web-1-abcde"))}, "c"},
 	} {
 		got := ""
 		if m := claimable(c.pod, c.all); m != nil {

@@ -108,7 +108,7 @@ func arrival(pod *corev1.Pod, m *v1alpha1.PodMigration, hostname string) ([]json
 	}
 	adapted := pod.DeepCopy()
 	destination.Adapt(adapted, destination.Arrival{
-		Migration: m.Status.Migration, PodMigration: m.Name, Node: m.Status.DestinationNode, Hostname: hostname,
+		Migration: m.Status.Migration, PodMigration: m.Name, Node: m.Status.DestinationNode, Hostname: hostname, Images: imagesOf(m),
 	})
 	after, err := json.Marshal(adapted)
 	if err != nil {
@@ -119,6 +119,16 @@ func arrival(pod *corev1.Pod, m *v1alpha1.PodMigration, hostname string) ([]json
 		return nil, fmt.Errorf("pod: %w", err)
 	}
 	return patches, nil
+}
+
+// imagesOf are the source's own, which the destination has: what the owner's template
+// names may be another image by now.
+func imagesOf(m *v1alpha1.PodMigration) map[string]string {
+	images := make(map[string]string, len(m.Status.Containers))
+	for _, c := range m.Status.Containers {
+		images[c.Name] = c.Image
+	}
+	return images
 }
 
 func nameOf(pod *corev1.Pod) string {

@@ -2,7 +2,6 @@ package kubernetes
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,10 +37,6 @@ func (c *Controller) begin(ctx context.Context, m *v1alpha1.PodMigration, pod *c
 	c.work.Go(s.follow)
 	return ctrl.Result{}, nil
 }
-
-// errLatePod refuses what would need the source's pod gone before the destination's
-// is made.
-var errLatePod = errors.New("the destination's pod could be made only when the source's is gone (it is a StatefulSet's, or has a ReadWriteOnce volume): that cannot be done yet")
 
 // other is a PodMigration that came before and moves the same pod, if there is
 // one.
@@ -94,15 +89,12 @@ func (c *Controller) startSession(ctx context.Context, m *v1alpha1.PodMigration,
 	if err != nil {
 		return nil, err
 	}
-	if plan.LatePod {
-		return nil, errLatePod
-	}
 	if plan.Images, err = c.engine.PinnedImages(ctx, pod.Namespace+"/"+pod.Name); err != nil {
 		return nil, fmt.Errorf("images of pod %s: %w", pod.Name, err)
 	}
 	s := newSession(c, m, pod, plan)
 	err = s.update(ctx, func(m *v1alpha1.PodMigration) error {
-		m.Status.DestinationNode = plan.Node
+		m.Status.DestinationNode, m.Status.LatePod = plan.Node, plan.LatePod
 		for i := range m.Status.Containers {
 			m.Status.Containers[i].Image = plan.Images[m.Status.Containers[i].Name]
 		}
@@ -115,6 +107,7 @@ func (c *Controller) startSession(ctx context.Context, m *v1alpha1.PodMigration,
 		return nil, err
 	}
 	request := requestOf(m, pod.Namespace+"/"+pod.Name, plan.Node)
+	request.LatePod = plan.LatePod
 	if s.move, err = c.engine.Begin(ctx, idOf(m), request, s); err != nil {
 		return nil, err
 	}

@@ -44,6 +44,15 @@ type move struct{ *nodecontroller.Orchestrated }
 // Follow implements Move.
 func (m move) Follow(ctx context.Context, f func(*nodev1.Event) error) error { return m.Events(ctx, f) }
 
+// recoveredPlan is how a pod is moved by a migration that was begun.
+func recoveredPlan(m *v1alpha1.PodMigration) Plan {
+	p := Plan{Node: m.Status.DestinationNode, LatePod: m.Status.LatePod, Images: map[string]string{}}
+	for _, c := range m.Status.Containers {
+		p.Images[c.Name] = c.Image
+	}
+	return p
+}
+
 // recovered is the cluster's part in a migration that an earlier daemon began, nil
 // if no PodMigration is known that asked for it: it may only not be read yet.
 func (c *Controller) recovered(id string) nodecontroller.Orchestrator {
@@ -57,7 +66,7 @@ func (c *Controller) recovered(id string) nodecontroller.Orchestrator {
 			continue
 		}
 		source := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Status.SourcePod.Name, UID: m.Status.SourcePod.UID}}
-		return newSession(c, m, source, Plan{Node: m.Status.DestinationNode})
+		return newSession(c, m, source, recoveredPlan(m))
 	}
 	return nil
 }

@@ -19,7 +19,35 @@ import (
 // owner's pod the next one that the owner's controller makes. Asked again it does
 // what is left. It implements nodecontroller's Orchestrator.
 func (s *session) MakePod(ctx context.Context, _ string) error {
+	if s.plan.LatePod {
+		return s.patiently(ctx, s.makeLatePod)
+	}
 	return s.patiently(ctx, s.makePod)
+}
+
+// makeLatePod is makePod where the destination's pod has to wait for something that
+// the source's has: its name, or a volume. The source's pod is there still, and is
+// removed only after this: that it is gone means that this was done.
+func (s *session) makeLatePod(ctx context.Context) error {
+	source := new(corev1.Pod)
+	err := s.call(ctx, func(ctx context.Context) error {
+		return s.c.reader.Get(ctx, client.ObjectKeyFromObject(s.source), source)
+	})
+	switch {
+	case apierrors.IsNotFound(err), err == nil && source.UID != s.source.UID:
+		return nil
+	case err != nil:
+		return fmt.Errorf("pod %s: %w", s.source.Name, err)
+	}
+	s.source = source // an earlier daemon's session has its name only
+	m, err := s.current(ctx)
+	if err != nil {
+		return err
+	}
+	if o := m.Status.Owner; o != nil && o.Kind == kindStatefulSet {
+		return nil // the commit has opened the claim
+	}
+	return s.makePod(ctx)
 }
 
 func (s *session) makePod(ctx context.Context) error {
@@ -80,7 +108,7 @@ func (s *session) checkMade(ctx context.Context, want *corev1.Pod) error {
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", want.Name, err)
 	}
-	if pod.Annotations[v1alpha1.AnnotationMigration] != s.id {
+	if pod.Annotations[v1alpha1.AnnotationMigration] != s.id && pod.Annotations[v1alpha1.AnnotationMovedBy] != want.Annotations[v1alpha1.AnnotationMovedBy] {
 		return fmt.Errorf("another pod is called %s: delete it, and migrate again", want.Name)
 	}
 	return nil

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"net/http"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,7 @@ func mapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	m.Add(appsv1.SchemeGroupVersion.WithKind(kindReplicaSet), meta.RESTScopeNamespace)
 	m.Add(appsv1.SchemeGroupVersion.WithKind(kindStatefulSet), meta.RESTScopeNamespace)
 	m.Add(batchv1.SchemeGroupVersion.WithKind(kindJob), meta.RESTScopeNamespace)
+	m.Add(admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingWebhookConfiguration"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("PodMigration"), meta.RESTScopeNamespace)
 	return m, nil
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -32,6 +35,13 @@ func (p *preflight) Check(ctx context.Context, m *v1alpha1.PodMigration, pod *co
 	result := podcheck.OfPod(pod, storage)
 	plan := Plan{Node: m.Spec.TargetNode, LatePod: result.LatePod}
 	findings := result.Findings
+	if result.LatePod {
+		found, err := p.late(ctx, pod)
+		if err != nil {
+			return plan, err
+		}
+		findings = append(findings, found...)
+	}
 	switch {
 	case plan.Node != "":
 		found, err := p.target(ctx, pod, plan.Node, storage)
@@ -48,6 +58,27 @@ func (p *preflight) Check(ctx context.Context, m *v1alpha1.PodMigration, pod *co
 		plan.Warnings = append(plan.Warnings, w.Text)
 	}
 	return plan, obstacle.Error(pod.Namespace+"/"+pod.Name, plan.Node, findings)
+}
+
+// late judges whether the pod will be made again as it is, when the source's is gone.
+func (p *preflight) late(ctx context.Context, pod *corev1.Pod) ([]obstacle.Finding, error) {
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil {
+		return nil, nil // this program makes it
+	}
+	hooks := new(admissionregistrationv1.MutatingWebhookConfiguration)
+	err := p.reader.Get(ctx, client.ObjectKey{Name: v1alpha1.WebhookConfiguration}, hooks)
+	if client.IgnoreNotFound(err) != nil {
+		return nil, fmt.Errorf("webhook %s: %w", v1alpha1.WebhookClaim, err)
+	}
+	var set *appsv1.StatefulSet
+	if owner.Kind == kindStatefulSet {
+		set = new(appsv1.StatefulSet)
+		if err := p.reader.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: owner.Name}, set); err != nil {
+			return nil, fmt.Errorf("%s %s, which owns pod %s: %w", owner.Kind, owner.Name, pod.Name, err)
+		}
+	}
+	return podcheck.OfLateOwner(pod, hooks.Webhooks, set), nil
 }
 
 // target judges the node that was asked for.

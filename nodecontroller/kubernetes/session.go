@@ -228,7 +228,33 @@ func (s *session) patiently(ctx context.Context, f func(context.Context) error) 
 
 // Await implements nodecontroller's Orchestrator.
 func (s *session) Await(ctx context.Context, _ string) error {
+	if s.plan.LatePod {
+		return s.patiently(ctx, s.checkWanted)
+	}
 	return s.patiently(ctx, s.checkArrival)
+}
+
+// checkWanted sees that the migration is, by the API server's word.
+func (s *session) checkWanted(ctx context.Context) error {
+	if err := s.take(ctx); err != nil {
+		return err
+	}
+	defer s.give()
+	if err := s.refresh(ctx); err != nil {
+		return err
+	}
+	return wanted(s.object)
+}
+
+// wanted is why a migration must not commit, nil if it may.
+func wanted(m *v1alpha1.PodMigration) error {
+	switch {
+	case m.Spec.Cancel, !m.DeletionTimestamp.IsZero():
+		return nodecontroller.ErrCancelled
+	case m.Status.Phase.Over():
+		return fmt.Errorf("the PodMigration is %s already: %s", m.Status.Phase, m.Status.Message)
+	}
+	return nil
 }
 
 // errPodGone: the destination's pod was deleted before the commit.
@@ -238,16 +264,24 @@ var errPodGone = errors.New("the destination's pod was deleted")
 // status, which loses against a cancellation, a deletion, and whoever ended the
 // migration. It implements nodecontroller's Orchestrator.
 func (s *session) Agree(ctx context.Context, _ string) error {
-	if err := s.checkArrival(ctx); err != nil {
-		return err
+	if !s.plan.LatePod {
+		if err := s.checkArrival(ctx); err != nil {
+			return err
+		}
 	}
 	return s.update(ctx, func(m *v1alpha1.PodMigration) error {
-		switch {
-		case m.Spec.Cancel, !m.DeletionTimestamp.IsZero():
-			return nodecontroller.ErrCancelled
-		case m.Status.Phase.Over():
-			return fmt.Errorf("the PodMigration is %s already: %s", m.Status.Phase, m.Status.Message)
-		case m.Status.Phase != v1alpha1.PhaseMigrating: // its event is not written yet
+		if m.Status.Phase == v1alpha1.PhaseMigrationComplete {
+			return nil // it did so before
+		}
+		if err := wanted(m); err != nil {
+			return err
+		}
+		if s.plan.LatePod && m.Status.Owner != nil && m.Status.Owner.Kind == kindStatefulSet {
+			// From here on whoever removes the source's pod has its owner make the
+			// destination's.
+			m.Status.Claim = v1alpha1.ClaimOpen
+		}
+		if m.Status.Phase != v1alpha1.PhaseMigrating { // its event is not written yet
 			if err := movePhase(m.Status.Phase, v1alpha1.PhaseMigrating); err != nil {
 				return err
 			}

@@ -58,6 +58,8 @@ func conditionsOf(e *nodev1.Event) []metav1.Condition {
 		return condition(v1alpha1.ConditionConverged, "RoundsEnded")
 	case "committed":
 		return condition(v1alpha1.ConditionCommitted, "Decided")
+	case "resumed":
+		return condition(v1alpha1.ConditionRestored, "Runs")
 	}
 	return nil
 }

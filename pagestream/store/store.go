@@ -122,6 +122,10 @@ func (s *Store) ImagesDir(container uint16) string {
 	return dir
 }
 
+// ImagesDir is where the store in dir has CRIU's images of a container, whichever
+// process made it.
+func ImagesDir(dir string, container uint16) string { return imagesPath(dir, container) }
+
 func imagesPath(dir string, container uint16) string {
 	return filepath.Join(dir, imagesDir, strconv.Itoa(int(container)))
 }

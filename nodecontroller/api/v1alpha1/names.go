@@ -34,6 +34,10 @@ const (
 	Finalizer = "godwit.dev/migration"
 	// RuntimeClass is the class of pods that can be moved.
 	RuntimeClass = "godwit"
+	// WebhookConfiguration is the object by which WebhookClaim is called.
+	WebhookConfiguration = "godwit"
+	// WebhookClaim is the webhook that makes an owner's pod a migration's destination.
+	WebhookClaim = "claim.godwit.dev"
 	// SignerPeer is the signer of the certificates by which nodes know each other.
 	SignerPeer = "godwit.dev/peer"
 	// NodeServiceAccount is whom the node daemons are to the API server.
@@ -52,6 +56,8 @@ const (
 	ConditionConverged = "Converged"
 	// ConditionCommitted: the destination owns the pod.
 	ConditionCommitted = "Committed"
+	// ConditionRestored: the pod runs on the destination.
+	ConditionRestored = "Restored"
 	// ConditionCleaned: nothing of the migration is left but this object.
 	ConditionCleaned = "Cleaned"
 )

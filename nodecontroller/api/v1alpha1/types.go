@@ -285,6 +285,12 @@ type PodMigrationStatus struct {
 	// +optional
 	Claim Claim `json:"claim,omitempty"`
 
+	// LatePod says that the destination's pod can be made only when the source's is
+	// gone, so after the commit: the pod stands still meanwhile.
+	//
+	// +optional
+	LatePod bool `json:"latePod,omitempty"`
+
 	// Engine is what finds dirty pages: WriteProtect, SoftDirty or None.
 	//
 	// +optional

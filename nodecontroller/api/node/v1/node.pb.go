@@ -480,7 +480,11 @@ type MigrateRequest struct {
 	Migration string `protobuf:"bytes,12,opt,name=migration,proto3" json:"migration,omitempty"`
 	// The caller has the destination's kubelet make the pod, when the event "place"
 	// asks for it, and removes the source's pod after the event "committed".
-	Kubelet       bool `protobuf:"varint,13,opt,name=kubelet,proto3" json:"kubelet,omitempty"`
+	Kubelet bool `protobuf:"varint,13,opt,name=kubelet,proto3" json:"kubelet,omitempty"`
+	// With kubelet: the destination's pod can be made only when the source's is gone.
+	// Everything is brought to the destination first and kept there; the pod is asked
+	// for after the commit.
+	LatePod       bool `protobuf:"varint,14,opt,name=late_pod,json=latePod,proto3" json:"late_pod,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -602,6 +606,13 @@ func (x *MigrateRequest) GetMigration() string {
 func (x *MigrateRequest) GetKubelet() bool {
 	if x != nil {
 		return x.Kubelet
+	}
+	return false
+}
+
+func (x *MigrateRequest) GetLatePod() bool {
+	if x != nil {
+		return x.LatePod
 	}
 	return false
 }
@@ -1977,7 +1988,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xf1\x02\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\x8c\x03\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -1995,7 +2006,8 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\x04R\tbandwidth\x12\x18\n" +
 	"\atracker\x18\v \x01(\tR\atracker\x12\x1c\n" +
 	"\tmigration\x18\f \x01(\tR\tmigration\x12\x18\n" +
-	"\akubelet\x18\r \x01(\bR\akubelet\"\xca\x01\n" +
+	"\akubelet\x18\r \x01(\bR\akubelet\x12\x19\n" +
+	"\blate_pod\x18\x0e \x01(\bR\alatePod\"\xca\x01\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +

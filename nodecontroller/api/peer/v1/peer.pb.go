@@ -437,7 +437,9 @@ type PrepareRequest struct {
 	// migration in its annotation. Memory comes in before that.
 	Kubelet bool `protobuf:"varint,7,opt,name=kubelet,proto3" json:"kubelet,omitempty"`
 	// The names of the volumes that come with the pod, in the order of the wire.
-	Volumes       []string `protobuf:"bytes,8,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Volumes []string `protobuf:"bytes,8,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// The pod is made after the commit only: files are kept in a spool until then.
+	LatePod       bool `protobuf:"varint,9,opt,name=late_pod,json=latePod,proto3" json:"late_pod,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -526,6 +528,13 @@ func (x *PrepareRequest) GetVolumes() []string {
 		return x.Volumes
 	}
 	return nil
+}
+
+func (x *PrepareRequest) GetLatePod() bool {
+	if x != nil {
+		return x.LatePod
+	}
+	return false
 }
 
 type PrepareResponse struct {
@@ -984,16 +993,106 @@ func (x *RestoreResponse) GetRestoreUs() uint64 {
 	return 0
 }
 
-type CommitRequest struct {
+type SealRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *SealRequest) Reset() {
+	*x = SealRequest{}
+	mi := &file_peer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealRequest) ProtoMessage() {}
+
+func (x *SealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealRequest.ProtoReflect.Descriptor instead.
+func (*SealRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SealRequest) GetMigration() string {
+	if x != nil {
+		return x.Migration
+	}
+	return ""
+}
+
+type SealResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SealUs        uint64                 `protobuf:"varint,1,opt,name=seal_us,json=sealUs,proto3" json:"seal_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealResponse) Reset() {
+	*x = SealResponse{}
+	mi := &file_peer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealResponse) ProtoMessage() {}
+
+func (x *SealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealResponse.ProtoReflect.Descriptor instead.
+func (*SealResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SealResponse) GetSealUs() uint64 {
+	if x != nil {
+		return x.SealUs
+	}
+	return 0
+}
+
+type CommitRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	// How long a pod that comes late may be waited for, milliseconds.
+	WaitMs        uint32 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1104,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1117,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CommitRequest) GetMigration() string {
@@ -1028,17 +1127,30 @@ func (x *CommitRequest) GetMigration() string {
 	return ""
 }
 
+func (x *CommitRequest) GetWaitMs() uint32 {
+	if x != nil {
+		return x.WaitMs
+	}
+	return 0
+}
+
 type CommitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Wall clock of the destination when the tasks ran, unix nanoseconds.
+	// Wall clock of the destination when the tasks ran, unix nanoseconds; 0 if the
+	// pod comes late and does not run yet.
 	ResumedUnixNano int64 `protobuf:"varint,1,opt,name=resumed_unix_nano,json=resumedUnixNano,proto3" json:"resumed_unix_nano,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// What a pod that does not run yet waits for.
+	WaitsFor string `protobuf:"bytes,2,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	// The pod, where it has come late.
+	Sandbox       string `protobuf:"bytes,3,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	PodIp         string `protobuf:"bytes,4,opt,name=pod_ip,json=podIp,proto3" json:"pod_ip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1162,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1175,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CommitResponse) GetResumedUnixNano() int64 {
@@ -1071,6 +1183,27 @@ func (x *CommitResponse) GetResumedUnixNano() int64 {
 		return x.ResumedUnixNano
 	}
 	return 0
+}
+
+func (x *CommitResponse) GetWaitsFor() string {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return ""
+}
+
+func (x *CommitResponse) GetSandbox() string {
+	if x != nil {
+		return x.Sandbox
+	}
+	return ""
+}
+
+func (x *CommitResponse) GetPodIp() string {
+	if x != nil {
+		return x.PodIp
+	}
+	return ""
 }
 
 type AbortRequest struct {
@@ -1083,7 +1216,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1228,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1241,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AbortRequest) GetMigration() string {
@@ -1133,7 +1266,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1278,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1291,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_proto_rawDescGZIP(), []int{19}
 }
 
 type PingRequest struct {
@@ -1170,7 +1303,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1315,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1328,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PingRequest) GetMigration() string {
@@ -1216,7 +1349,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1361,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1374,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{19}
+	return file_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PingResponse) GetError() string {
@@ -1267,7 +1400,7 @@ type OutcomeRequest struct {
 
 func (x *OutcomeRequest) Reset() {
 	*x = OutcomeRequest{}
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1412,7 @@ func (x *OutcomeRequest) String() string {
 func (*OutcomeRequest) ProtoMessage() {}
 
 func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1425,7 @@ func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeRequest.ProtoReflect.Descriptor instead.
 func (*OutcomeRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{20}
+	return file_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OutcomeRequest) GetMigration() string {
@@ -1311,7 +1444,7 @@ type OutcomeResponse struct {
 
 func (x *OutcomeResponse) Reset() {
 	*x = OutcomeResponse{}
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1456,7 @@ func (x *OutcomeResponse) String() string {
 func (*OutcomeResponse) ProtoMessage() {}
 
 func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1469,7 @@ func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeResponse.ProtoReflect.Descriptor instead.
 func (*OutcomeResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{21}
+	return file_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OutcomeResponse) GetOutcome() Outcome {
@@ -1374,7 +1507,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
 	"\x05names\x18\x03 \x03(\tR\x05names\x12!\n" +
-	"\frepo_digests\x18\x04 \x03(\tR\vrepoDigests\"\x8f\x02\n" +
+	"\frepo_digests\x18\x04 \x03(\tR\vrepoDigests\"\xaa\x02\n" +
 	"\x0ePrepareRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x12,\n" +
@@ -1383,7 +1516,8 @@ const file_peer_proto_rawDesc = "" +
 	"\x06images\x18\x05 \x03(\v2\x15.godwit.peer.v1.ImageR\x06images\x12\x16\n" +
 	"\x06memory\x18\x06 \x01(\x04R\x06memory\x12\x18\n" +
 	"\akubelet\x18\a \x01(\bR\akubelet\x12\x18\n" +
-	"\avolumes\x18\b \x03(\tR\avolumes\"b\n" +
+	"\avolumes\x18\b \x03(\tR\avolumes\x12\x19\n" +
+	"\blate_pod\x18\t \x01(\bR\alatePod\"b\n" +
 	"\x0fPrepareResponse\x12%\n" +
 	"\x0emissing_images\x18\x01 \x03(\tR\rmissingImages\x12(\n" +
 	"\x04node\x18\x02 \x01(\v2\x14.godwit.peer.v1.NodeR\x04node\"q\n" +
@@ -1411,11 +1545,19 @@ const file_peer_proto_rawDesc = "" +
 	"\x0fRestoreResponse\x12\x17\n" +
 	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x02 \x01(\x04R\trestoreUs\"-\n" +
+	"restore_us\x18\x02 \x01(\x04R\trestoreUs\"+\n" +
+	"\vSealRequest\x12\x1c\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\"'\n" +
+	"\fSealResponse\x12\x17\n" +
+	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\"F\n" +
 	"\rCommitRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"<\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x17\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"\x8a\x01\n" +
 	"\x0eCommitResponse\x12*\n" +
-	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\"D\n" +
+	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x1b\n" +
+	"\twaits_for\x18\x02 \x01(\tR\bwaitsFor\x12\x18\n" +
+	"\asandbox\x18\x03 \x01(\tR\asandbox\x12\x15\n" +
+	"\x06pod_ip\x18\x04 \x01(\tR\x05podIp\"D\n" +
 	"\fAbortRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0f\n" +
@@ -1439,14 +1581,15 @@ const file_peer_proto_rawDesc = "" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_PENDING\x10\x01\x12\x15\n" +
 	"\x11OUTCOME_COMMITTED\x10\x02\x12\x13\n" +
-	"\x0fOUTCOME_ABORTED\x10\x032\xfb\x05\n" +
+	"\x0fOUTCOME_ABORTED\x10\x032\xbe\x06\n" +
 	"\x04Peer\x12M\n" +
 	"\bDescribe\x12\x1f.godwit.peer.v1.DescribeRequest\x1a .godwit.peer.v1.DescribeResponse\x12J\n" +
 	"\aPrepare\x12\x1e.godwit.peer.v1.PrepareRequest\x1a\x1f.godwit.peer.v1.PrepareResponse\x12M\n" +
 	"\bPutImage\x12\x1f.godwit.peer.v1.PutImageRequest\x1a .godwit.peer.v1.PutImageResponse\x12V\n" +
 	"\vImportImage\x12\".godwit.peer.v1.ImportImageRequest\x1a#.godwit.peer.v1.ImportImageResponse\x12G\n" +
 	"\x06Create\x12\x1d.godwit.peer.v1.CreateRequest\x1a\x1e.godwit.peer.v1.CreateResponse\x12J\n" +
-	"\aRestore\x12\x1e.godwit.peer.v1.RestoreRequest\x1a\x1f.godwit.peer.v1.RestoreResponse\x12G\n" +
+	"\aRestore\x12\x1e.godwit.peer.v1.RestoreRequest\x1a\x1f.godwit.peer.v1.RestoreResponse\x12A\n" +
+	"\x04Seal\x12\x1b.godwit.peer.v1.SealRequest\x1a\x1c.godwit.peer.v1.SealResponse\x12G\n" +
 	"\x06Commit\x12\x1d.godwit.peer.v1.CommitRequest\x1a\x1e.godwit.peer.v1.CommitResponse\x12D\n" +
 	"\x05Abort\x12\x1c.godwit.peer.v1.AbortRequest\x1a\x1d.godwit.peer.v1.AbortResponse\x12A\n" +
 	"\x04Ping\x12\x1b.godwit.peer.v1.PingRequest\x1a\x1c.godwit.peer.v1.PingResponse\x12J\n" +
@@ -1465,7 +1608,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_peer_proto_goTypes = []any{
 	(Stage)(0),                  // 0: godwit.peer.v1.Stage
 	(Outcome)(0),                // 1: godwit.peer.v1.Outcome
@@ -1483,14 +1626,16 @@ var file_peer_proto_goTypes = []any{
 	(*CreateResponse)(nil),      // 13: godwit.peer.v1.CreateResponse
 	(*RestoreRequest)(nil),      // 14: godwit.peer.v1.RestoreRequest
 	(*RestoreResponse)(nil),     // 15: godwit.peer.v1.RestoreResponse
-	(*CommitRequest)(nil),       // 16: godwit.peer.v1.CommitRequest
-	(*CommitResponse)(nil),      // 17: godwit.peer.v1.CommitResponse
-	(*AbortRequest)(nil),        // 18: godwit.peer.v1.AbortRequest
-	(*AbortResponse)(nil),       // 19: godwit.peer.v1.AbortResponse
-	(*PingRequest)(nil),         // 20: godwit.peer.v1.PingRequest
-	(*PingResponse)(nil),        // 21: godwit.peer.v1.PingResponse
-	(*OutcomeRequest)(nil),      // 22: godwit.peer.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),     // 23: godwit.peer.v1.OutcomeResponse
+	(*SealRequest)(nil),         // 16: godwit.peer.v1.SealRequest
+	(*SealResponse)(nil),        // 17: godwit.peer.v1.SealResponse
+	(*CommitRequest)(nil),       // 18: godwit.peer.v1.CommitRequest
+	(*CommitResponse)(nil),      // 19: godwit.peer.v1.CommitResponse
+	(*AbortRequest)(nil),        // 20: godwit.peer.v1.AbortRequest
+	(*AbortResponse)(nil),       // 21: godwit.peer.v1.AbortResponse
+	(*PingRequest)(nil),         // 22: godwit.peer.v1.PingRequest
+	(*PingResponse)(nil),        // 23: godwit.peer.v1.PingResponse
+	(*OutcomeRequest)(nil),      // 24: godwit.peer.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),     // 25: godwit.peer.v1.OutcomeResponse
 }
 var file_peer_proto_depIdxs = []int32{
 	2,  // 0: godwit.peer.v1.DescribeResponse.node:type_name -> godwit.peer.v1.Node
@@ -1505,22 +1650,24 @@ var file_peer_proto_depIdxs = []int32{
 	10, // 9: godwit.peer.v1.Peer.ImportImage:input_type -> godwit.peer.v1.ImportImageRequest
 	12, // 10: godwit.peer.v1.Peer.Create:input_type -> godwit.peer.v1.CreateRequest
 	14, // 11: godwit.peer.v1.Peer.Restore:input_type -> godwit.peer.v1.RestoreRequest
-	16, // 12: godwit.peer.v1.Peer.Commit:input_type -> godwit.peer.v1.CommitRequest
-	18, // 13: godwit.peer.v1.Peer.Abort:input_type -> godwit.peer.v1.AbortRequest
-	20, // 14: godwit.peer.v1.Peer.Ping:input_type -> godwit.peer.v1.PingRequest
-	22, // 15: godwit.peer.v1.Peer.Outcome:input_type -> godwit.peer.v1.OutcomeRequest
-	4,  // 16: godwit.peer.v1.Peer.Describe:output_type -> godwit.peer.v1.DescribeResponse
-	7,  // 17: godwit.peer.v1.Peer.Prepare:output_type -> godwit.peer.v1.PrepareResponse
-	9,  // 18: godwit.peer.v1.Peer.PutImage:output_type -> godwit.peer.v1.PutImageResponse
-	11, // 19: godwit.peer.v1.Peer.ImportImage:output_type -> godwit.peer.v1.ImportImageResponse
-	13, // 20: godwit.peer.v1.Peer.Create:output_type -> godwit.peer.v1.CreateResponse
-	15, // 21: godwit.peer.v1.Peer.Restore:output_type -> godwit.peer.v1.RestoreResponse
-	17, // 22: godwit.peer.v1.Peer.Commit:output_type -> godwit.peer.v1.CommitResponse
-	19, // 23: godwit.peer.v1.Peer.Abort:output_type -> godwit.peer.v1.AbortResponse
-	21, // 24: godwit.peer.v1.Peer.Ping:output_type -> godwit.peer.v1.PingResponse
-	23, // 25: godwit.peer.v1.Peer.Outcome:output_type -> godwit.peer.v1.OutcomeResponse
-	16, // [16:26] is the sub-list for method output_type
-	6,  // [6:16] is the sub-list for method input_type
+	16, // 12: godwit.peer.v1.Peer.Seal:input_type -> godwit.peer.v1.SealRequest
+	18, // 13: godwit.peer.v1.Peer.Commit:input_type -> godwit.peer.v1.CommitRequest
+	20, // 14: godwit.peer.v1.Peer.Abort:input_type -> godwit.peer.v1.AbortRequest
+	22, // 15: godwit.peer.v1.Peer.Ping:input_type -> godwit.peer.v1.PingRequest
+	24, // 16: godwit.peer.v1.Peer.Outcome:input_type -> godwit.peer.v1.OutcomeRequest
+	4,  // 17: godwit.peer.v1.Peer.Describe:output_type -> godwit.peer.v1.DescribeResponse
+	7,  // 18: godwit.peer.v1.Peer.Prepare:output_type -> godwit.peer.v1.PrepareResponse
+	9,  // 19: godwit.peer.v1.Peer.PutImage:output_type -> godwit.peer.v1.PutImageResponse
+	11, // 20: godwit.peer.v1.Peer.ImportImage:output_type -> godwit.peer.v1.ImportImageResponse
+	13, // 21: godwit.peer.v1.Peer.Create:output_type -> godwit.peer.v1.CreateResponse
+	15, // 22: godwit.peer.v1.Peer.Restore:output_type -> godwit.peer.v1.RestoreResponse
+	17, // 23: godwit.peer.v1.Peer.Seal:output_type -> godwit.peer.v1.SealResponse
+	19, // 24: godwit.peer.v1.Peer.Commit:output_type -> godwit.peer.v1.CommitResponse
+	21, // 25: godwit.peer.v1.Peer.Abort:output_type -> godwit.peer.v1.AbortResponse
+	23, // 26: godwit.peer.v1.Peer.Ping:output_type -> godwit.peer.v1.PingResponse
+	25, // 27: godwit.peer.v1.Peer.Outcome:output_type -> godwit.peer.v1.OutcomeResponse
+	17, // [17:28] is the sub-list for method output_type
+	6,  // [6:17] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -1537,7 +1684,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -14,6 +14,7 @@ type PeerService interface {
 	ImportImage(context.Context, *ImportImageRequest) (*ImportImageResponse, error)
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
+	Seal(context.Context, *SealRequest) (*SealResponse, error)
 	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
 	Abort(context.Context, *AbortRequest) (*AbortResponse, error)
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
@@ -64,6 +65,13 @@ func RegisterPeerService(srv *ttrpc.Server, svc PeerService) {
 					return nil, err
 				}
 				return svc.Restore(ctx, &req)
+			},
+			"Seal": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SealRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Seal(ctx, &req)
 			},
 			"Commit": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req CommitRequest
@@ -150,6 +158,14 @@ func (c *peerClient) Create(ctx context.Context, req *CreateRequest) (*CreateRes
 func (c *peerClient) Restore(ctx context.Context, req *RestoreRequest) (*RestoreResponse, error) {
 	var resp RestoreResponse
 	if err := c.client.Call(ctx, "godwit.peer.v1.Peer", "Restore", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *peerClient) Seal(ctx context.Context, req *SealRequest) (*SealResponse, error) {
+	var resp SealResponse
+	if err := c.client.Call(ctx, "godwit.peer.v1.Peer", "Seal", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,0 +1,221 @@
+package nodecontroller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/pagestream/store"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
+)
+
+// lateKubernetes is a cluster that has the destination's pod made only when the
+// source's is gone, as a StatefulSet's controller does.
+type lateKubernetes struct{ testKubernetes }
+
+func (k lateKubernetes) MakePod(context.Context, string) error {
+	return k.call("MakePod", func() error { return nil })
+}
+
+func (k lateKubernetes) RemoveSource(ctx context.Context, migration string) error {
+	return k.call("RemoveSource", func() error {
+		if p := k.c.a.only(); p != nil {
+			if err := k.c.a.Remove(ctx, p.id); err != nil {
+				return err
+			}
+		}
+		if k.c.b.only() == nil {
+			k.c.b.newDestination(migration)
+		}
+		return nil
+	})
+}
+
+// newLateKubernetes is a cluster with a StatefulSet's pod on node a.
+func newLateKubernetes(t *testing.T) (*testCluster, *testPod) {
+	c, p := newKubernetes(t)
+	c.orchestrator = lateKubernetes{testKubernetes{c}}
+	c.remakes.Store(true)
+	t.Cleanup(func() { c.remakes.Store(false) })
+	return c, p
+}
+
+func (c *testCluster) orchestrateLate(id string) (*Orchestrated, error) {
+	return c.a.daemon.Orchestrate(context.Background(), &nodev1.MigrateRequest{Pod: "default/p", To: "b", Migration: id, LatePod: true}, c.orchestrator)
+}
+
+func TestPodThatComesLateMoves(t *testing.T) {
+	c, _ := newLateKubernetes(t)
+	o, err := c.orchestrateLate("m-late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	var last *nodev1.Event
+	_ = o.Events(t.Context(), func(e *nodev1.Event) error {
+		if last = e; e.Kind != kindProgress {
+			kinds = append(kinds, e.Kind)
+		}
+		return nil
+	})
+	if r := last.GetResult(); !r.GetSucceeded() || r.GetDestination().GetNode() != "b" || r.GetDowntime().GetMeasuredUs() == 0 {
+		t.Errorf("ended with %v", last)
+	}
+	want := "accepted preparing prepared started tracking converged freezing committed place resumed cleaned ended"
+	if got := strings.Join(kinds, " "); got != want {
+		t.Errorf("events %s\nwant   %s", got, want)
+	}
+	c.settled()
+	c.check(true)
+	c.checkLate(t, true)
+}
+
+// checkLate sees that a late pod has its files, and that no node keeps any.
+func (c *testCluster) checkLate(t *testing.T, committed bool) {
+	t.Helper()
+	for _, n := range []*testNode{c.a, c.b} {
+		if left, _ := filepath.Glob(filepath.Join(n.state, spoolDir, "*")); len(left) > 0 {
+			t.Errorf("node %s keeps %v", n.name, left)
+		}
+	}
+	if !committed {
+		return
+	}
+	if _, err := os.Stat(filepath.Join(c.rootfs(c.b.only().id), movedDir)); err != nil {
+		t.Errorf("its files: %v", err)
+	}
+}
+
+// As TestWhateverBreaksThePodRunsOnceWhereTheDecisionSays, where the pod comes late.
+func TestWhateverBreaksAPodThatComesLateRunsOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("breaks 100 migrations")
+	}
+	calls := []string{
+		"source.Begin", "cluster.Await", "source.CutOver", "cluster.Agree", "source.Commit", "cluster.MakePod", "cluster.RemoveSource",
+		"destination.WaitParked", "destination.Restore", "destination.Resume",
+	}
+	broken := errors.New("broken by the test")
+	kinds := map[string]func(c *testCluster) error{
+		"fails":            func(*testCluster) error { return broken },
+		"source dies":      func(c *testCluster) error { c.a.restart(); return broken },
+		"destination dies": func(c *testCluster) error { c.b.restart(); return broken },
+		"both daemons die": func(c *testCluster) error { c.a.restart(); c.b.restart(); return broken },
+		"operator cancels": func(c *testCluster) error { c.a.cancelAll(); return nil },
+	}
+	for _, call := range calls {
+		for kind, do := range kinds {
+			for _, after := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s %s, after it %v", kind, call, after), func(t *testing.T) {
+					t.Parallel()
+					breakLate(t, fault{call: call, after: after, do: do})
+				})
+			}
+		}
+	}
+}
+
+func breakLate(t *testing.T, f fault) {
+	c, source := newLateKubernetes(t)
+	c.fault = &f
+	o, err := c.orchestrateLate("m-broken")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-c.struck
+	<-o.Done()
+	c.settled()
+	source.mu.Lock()
+	committed := source.state == shimv1.State_STATE_COMMITTED
+	source.mu.Unlock()
+	c.check(committed)
+	c.checkLate(t, committed)
+	if !committed && c.b.only() != nil {
+		t.Error("a pod was made on the destination, and the source runs on")
+	}
+	if m, ok := c.a.daemon.Migration("m-broken"); ok && m.Result.GetSucceeded() != committed {
+		t.Errorf("committed %v, the daemon says %v", committed, m)
+	}
+}
+
+func TestShimOfALatePodsSourceDiesInTheDecision(t *testing.T) {
+	c, source := newLateKubernetes(t)
+	c.fault = &fault{call: "source.Commit", do: func(*testCluster) error {
+		source.kill()
+		return errors.New("killed")
+	}}
+	o, err := c.orchestrateLate("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-o.Done()
+	c.settled()
+	if !o.Migration().Result.GetSucceeded() {
+		t.Errorf("ended with %v", o.Migration().Result)
+	}
+	c.checkLate(t, true)
+}
+
+func TestASealedDestinationDoesAsTheSourceSays(t *testing.T) {
+	for source, want := range map[peerv1.Outcome]destinationAction{
+		peerv1.Outcome_OUTCOME_COMMITTED:   destinationAwait,
+		peerv1.Outcome_OUTCOME_ABORTED:     destinationAbandon,
+		peerv1.Outcome_OUTCOME_PENDING:     destinationHold,
+		peerv1.Outcome_OUTCOME_UNSPECIFIED: destinationHold,
+	} {
+		for shim := shimUnreachable; shim <= shimAborted; shim++ {
+			if got := decideDestination(destinationSealed, shim, source); got != want {
+				t.Errorf("source %v, shim %v: %v, want %v", source, shim, got, want)
+			}
+			if got := decideDestination(destinationAwaiting, shim, source); got != destinationAwait {
+				t.Errorf("awaiting, source %v, shim %v: %v", source, shim, got)
+			}
+		}
+	}
+}
+
+func TestOnlyAPodOfKubeletsComesLate(t *testing.T) {
+	if err := checkRequest(&nodev1.MigrateRequest{Pod: "p", To: "b", LatePod: true}); err == nil {
+		t.Error("a pod that the daemon makes was to come late")
+	}
+}
+
+// A destination that is started again after the commit has lost what it kept in
+// memory: the source hears it, and its cluster makes the pod afresh.
+func TestALatePodWhoseDestinationIsLostIsGivenUp(t *testing.T) {
+	c, _ := newLateKubernetes(t)
+	c.remakes.Store(false)
+	c.fault = &fault{call: "cluster.MakePod", do: func(c *testCluster) error {
+		c.b.restarts.Go(func() {
+			c.b.stop()
+			if err := store.Cleanup(filepath.Join(c.b.state, "store", "m-lost")); err != nil {
+				t.Error(err)
+			}
+			c.b.start()
+		})
+		c.b.restarts.Wait()
+		return nil
+	}}
+	o, err := c.orchestrateLate("m-lost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-o.Done()
+	c.settled()
+	m := o.Migration()
+	if m.Phase != nodev1.Phase_PHASE_FAILED || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {
+		t.Errorf("ended with %v", m)
+	}
+	c.checkLate(t, false)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running["a"] || c.running["b"] {
+		t.Errorf("runs on %v", c.running)
+	}
+}

@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"godwit.dev/godwit/clustercontroller"
+	"godwit.dev/godwit/clustercontroller/admission"
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+)
+
+// controllerPort is where the tests' godwit-controller serves webhooks, on the host.
+const controllerPort = 29443
+
+// claimService leads the API server from the Service that the chart's webhooks name to the test.
+const claimService = `apiVersion: v1
+kind: Namespace
+metadata: {name: godwit-system}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: godwit-controller, namespace: godwit-system}
+spec: {ports: [{port: 443, targetPort: %[2]d}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: godwit-controller, namespace: godwit-system, labels: {kubernetes.io/service-name: godwit-controller}}
+addressType: IPv4
+ports: [{port: %[2]d}]
+endpoints: [{addresses: [%[1]s]}]
+`
+
+// controller runs godwit-controller with the webhook that claims pods, as the chart installs it, until the test ends.
+func (k *kube) controller() {
+	k.t.Helper()
+	webhook := claimWebhook(k.t)
+	host := hostOn(k.t, k.a.Addr())
+	k.kubectl(fmt.Sprintf(claimService, host, controllerPort), "apply", "-f", "-")
+	config, err := clientcmd.BuildConfigFromFlags("", k.Kubeconfig())
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- clustercontroller.Run(ctx, config, clustercontroller.Options{
+			Namespace: "godwit-system", Service: "godwit-controller", WebhookPort: controllerPort, HealthAddress: "0", MetricsAddress: "0",
+			Signer: v1alpha1.SignerPeer, Validity: 24 * time.Hour,
+			Admission: admission.Options{PerNode: 2, Attempts: 3, Pause: time.Second, Keep: time.Hour},
+		}, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	}()
+	k.t.Cleanup(func() {
+		k.kubectl("", "delete", "mutatingwebhookconfiguration", v1alpha1.WebhookConfiguration)
+		stop()
+		if err := <-ended; err != nil {
+			k.t.Error(err)
+		}
+	})
+	k.kubectl(webhook, "apply", "-f", "-")
+	k.until("the webhook called", func() bool {
+		out, err := k.Kubectl(k.t.Context(), claimedPod, "create", "--dry-run=server", "-f", "-")
+		if err != nil {
+			k.t.Logf("the webhook: %v: %s", err, out)
+		}
+		return err == nil
+	})
+}
+
+// claimedPod is one that the webhook is asked about.
+const claimedPod = `apiVersion: v1
+kind: Pod
+metadata:
+  name: asked
+  ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: none, uid: 00000000-0000-0000-0000-000000000000, controller: true}]
+spec:
+  runtimeClassName: godwit
+  containers: [{name: none, image: none}]
+`
+
+// claimWebhook is the chart's object.
+func claimWebhook(t *testing.T) string {
+	t.Helper()
+	manifests, err := os.ReadFile(filepath.Join("..", "..", "contrib", "kubernetes", "godwit.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for object := range strings.SplitSeq(string(manifests), "\n---\n") {
+		if strings.Contains(object, "\nkind: MutatingWebhookConfiguration\n") {
+			return object
+		}
+	}
+	t.Fatal("the manifests have no MutatingWebhookConfiguration")
+	return ""
+}
+
+// hostOn is the address by which a lab's machines reach the host.
+func hostOn(t *testing.T, node netip.Addr) string {
+	t.Helper()
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.Contains(node.AsSlice()) {
+			return n.IP.String()
+		}
+	}
+	t.Fatalf("no address of this machine is on the network of %v", node)
+	return ""
+}

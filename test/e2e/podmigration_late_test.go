@@ -1,0 +1,234 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
+)
+
+// statefulSet is one of a single replica behind a headless Service, whose pod is a traveller's; claims are of its volumeClaimTemplates, and mounts
+// of its counting container.
+func statefulSet(name, claims, mounts, script string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Service
+metadata: {name: %[1]s}
+spec: {clusterIP: None, selector: {app: %[1]s-0}, ports: [{port: 6379}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: %[1]s}
+spec:
+  serviceName: %[1]s
+  replicas: 1
+  selector: {matchLabels: {app: %[1]s-0}}
+  volumeClaimTemplates: [%[5]s]
+  template:
+    metadata: {labels: {app: %[1]s-0}}
+    spec:
+      runtimeClassName: godwit
+      terminationGracePeriodSeconds: 0
+      volumes:
+      - {name: disk, emptyDir: {}}
+      - {name: memory, emptyDir: {medium: Memory}}
+      containers:
+      - name: redis
+        image: %[2]q
+        imagePullPolicy: Never
+        command: [%[3]s]
+        volumeMounts: [{name: disk, mountPath: /work}]
+      - name: ticks
+        image: %[2]q
+        imagePullPolicy: Never
+        command: [sh, -c, %[4]q]
+        volumeMounts:
+        - {name: disk, mountPath: /data}
+        - {name: disk, mountPath: /part, subPath: part}
+        - {name: memory, mountPath: /memory}
+%[6]s`, name, theCluster.image, redisCommand, script, claims, mounts)
+}
+
+// member runs a StatefulSet, and is its pod.
+func (k *kube) member(name, manifest string) *traveller {
+	k.t.Helper()
+	k.kubectl(manifest, "apply", "-f", "-")
+	pod := name + "-0"
+	k.until("pod "+pod, func() bool {
+		_, err := k.Kubectl(k.t.Context(), "", "get", "pod", pod)
+		return err == nil
+	})
+	k.ready(pod)
+	node := k.a
+	if k.kubectl("", "get", "pod", pod, "-o=jsonpath={.spec.nodeName}") == k.b.Name {
+		node = k.b
+	}
+	v := k.travellerOf(manifest, pod, node, smallLoad)
+	k.t.Cleanup(func() { // before the traveller, which would be made again
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		defer cancel()
+		if _, err := k.Kubectl(ctx, "", "delete", "--wait", "statefulset,service", name); err != nil {
+			k.t.Error(err)
+		}
+	})
+	return v
+}
+
+// checkLate sees that a member has moved as one.
+func (v *traveller) checkLate(m *v1alpha1.PodMigration, was string) {
+	v.t.Helper()
+	s := m.Status
+	if m.Status.Phase != v1alpha1.PhaseSucceeded {
+		v.t.Fatalf("it is %s: %s", s.Phase, s.Message)
+	}
+	pod := v.get()
+	if !s.LatePod || s.DestinationPod == nil || s.DestinationPod.Name != pod.Name || s.DestinationPod.UID != pod.UID || string(pod.UID) == was {
+		v.t.Errorf("late %v, destination's pod %+v; it is %s now and was %s", s.LatePod, s.DestinationPod, pod.UID, was)
+	}
+	if !meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionRestored) {
+		v.t.Errorf("conditions %+v", s.Conditions)
+	}
+	if s.Downtime == nil || s.Downtime.Duration <= 0 {
+		v.t.Log("the source's daemon has not seen the end: no downtime")
+	} else {
+		v.t.Logf("downtime %v, total %v", s.Downtime.Duration, s.Total.Duration)
+	}
+}
+
+// A StatefulSet's pod moves under its name: the new one is made when the old one is gone.
+func TestKubernetesPodMigrationsOfAStatefulSet(t *testing.T) {
+	k := newKube(t)
+	v := k.member("late", statefulSet("late", "", "", ticksOf("late-0")))
+	t.Run("refused where nobody would have it restored", func(t *testing.T) {
+		m := v.in(t).settled(v.ask())
+		if m.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(m.Status.Message, "install godwit-controller") {
+			t.Errorf("it is %s: %s", m.Status.Phase, m.Status.Message)
+		}
+	})
+	v.in(t).k.controller()
+	for _, c := range []struct {
+		name   string
+		change func(*v1alpha1.PodMigration)
+	}{
+		{"live", func(*v1alpha1.PodMigration) {}},
+		{"live to a node of its choice", func(m *v1alpha1.PodMigration) { m.Spec.TargetNode = "" }},
+		{"cold", func(m *v1alpha1.PodMigration) { m.Spec.Mode = v1alpha1.ModeCold }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			was := string(v.in(t).get().UID)
+			v.checkLate(v.settled(v.ask(c.change)), was)
+		})
+	}
+	t.Run("cancelled in the rounds", func(t *testing.T) {
+		m := v.in(t).await(v.ask(slowMove), "the rounds", inRounds)
+		v.cancel(m)
+		if end := v.settled(m); end.Status.Phase != v1alpha1.PhaseCancelled {
+			t.Errorf("it is %s: %s", end.Status.Phase, end.Status.Message)
+		}
+	})
+	for _, c := range []struct {
+		name string
+		do   func(v *traveller)
+	}{
+		{"the source's daemon killed", func(v *traveller) { v.killDaemon(v.node) }},
+		{"the destination's daemon killed", func(v *traveller) { v.killDaemon(v.elsewhere()) }},
+		{"both daemons killed", func(v *traveller) { v.killDaemon(v.node); v.killDaemon(v.elsewhere()) }},
+	} {
+		for _, at := range []moment{
+			{"in the rounds", inRounds}, {"frozen", isFrozen}, {"committed", reached(v1alpha1.PhaseMigrationComplete)}, {"claimed", isClaimed},
+		} {
+			t.Run(c.name+" when it is "+at.name, func(t *testing.T) {
+				v.in(t).k.nodesUp()
+				was := string(v.get().UID)
+				m := v.await(v.ask(briskMove), "the migration "+at.name, at.is)
+				c.do(v)
+				end := v.settled(m)
+				if at.name == "committed" || at.name == "claimed" {
+					v.checkLate(end, was)
+				}
+			})
+		}
+	}
+	t.Run("its new pod deleted before it is restored", func(t *testing.T) {
+		v.in(t).k.nodesUp()
+		m := v.await(v.ask(briskMove), "its pod claimed", isClaimed)
+		if _, err := k.Kubectl(t.Context(), "", "delete", "pod", "late-0", "--force", "--grace-period=0", "--wait=false"); err != nil {
+			t.Log(err)
+		}
+		end := v.await(m, "the end", isSettled)
+		t.Logf("it is %s: %s", end.Status.Phase, end.Status.Message)
+		v.find()
+	})
+	v.in(t)
+	v.verify()
+	k.nothingLeft()
+}
+
+func isClaimed(m *v1alpha1.PodMigration) bool {
+	return m.Status.Phase.Over() || m.Status.Claim == v1alpha1.ClaimTaken
+}
+
+// A volume that one node has at a time goes along.
+func TestKubernetesPodMigrationsOfAVolumeOfOneNode(t *testing.T) {
+	k := newKube(t)
+	k.controller()
+	k.volume(lab.VolumeSpec{Name: "one", Claim: "content-keeps-0"})
+	const claims = `{metadata: {name: content}, spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests: {storage: 1Mi}}}}`
+	const mounts = "        - {name: content, mountPath: /content}\n"
+	v := k.member("keeps", statefulSet("keeps", claims, mounts, strings.Replace(ticksOf("keeps-0"), " /own", " /own /content/ticks", 1)))
+	k.attached("one", v.node)
+	for _, name := range []string{"there", "and back"} {
+		t.Run(name, func(t *testing.T) {
+			was := string(v.in(t).get().UID)
+			before := v.linesOf("/content/ticks")
+			v.checkLate(v.settled(v.ask()), was)
+			v.k.attached("one", v.node)
+			if after := v.linesOf("/content/ticks"); after <= before {
+				t.Errorf("%d lines on the volume, there were %d", after, before)
+			}
+		})
+	}
+	v.in(t)
+	v.verify()
+	k.nothingLeft()
+}
+
+// linesOf counts the lines of a file of the pod, which must be the numbers from one on.
+func (v *traveller) linesOf(file string) int {
+	v.t.Helper()
+	lines := strings.Fields(v.k.kubectl("", "exec", v.pod, "-c=ticks", "--", "cat", file))
+	for i, line := range lines {
+		if line != fmt.Sprint(i+1) {
+			v.t.Fatalf("line %d of %s is %q", i+1, file, line)
+		}
+	}
+	return len(lines)
+}
+
+// So does that of a pod that nobody owns: its copy waits until the source's node has let go of the volume.
+func TestKubernetesPodMigrationsOfABarePodWithAVolumeOfOneNode(t *testing.T) {
+	k := newKube(t)
+	k.volume(lab.VolumeSpec{Name: "single"})
+	manifest := strings.Replace(travellerPod("single", k.a.Name), "  - {name: disk, emptyDir: {}}\n",
+		"  - {name: disk, emptyDir: {}}\n  - {name: content, persistentVolumeClaim: {claimName: single}}\n", 1)
+	manifest = strings.Replace(manifest, "    - {name: memory, mountPath: /memory}\n",
+		"    - {name: memory, mountPath: /memory}\n    - {name: content, mountPath: /content}\n", 1)
+	manifest = strings.Replace(manifest, " /own; do", " /own /content/ticks; do", 1)
+	v := k.travellerOf(manifest, "single", k.a, smallLoad)
+	k.attached("single", v.node)
+	was := string(v.get().UID)
+	before := v.linesOf("/content/ticks")
+	v.checkLate(v.settled(v.ask()), was)
+	k.attached("single", v.node)
+	if after := v.linesOf("/content/ticks"); after <= before {
+		t.Errorf("%d lines on the volume, there were %d", after, before)
+	}
+	v.verify()
+	k.nothingLeft()
+}
