@@ -7,13 +7,17 @@ OUT := $(CURDIR)/out
 export CGO_ENABLED = 0
 export GODWIT_BIN = $(BIN)
 
+# Without gRPC's request pages, whose templates may call any method of any type by its name: the linker then keeps them all, which
+# makes each binary half as large again.
+TAGS := grpcnotrace
+
 .PHONY: build
 build: $(notdir $(wildcard cmd/*)) kubectl-godwit
 
 # One target for each directory of cmd/: `make godwit-lab` builds that alone.
 .PHONY: $(notdir $(wildcard cmd/*))
 $(notdir $(wildcard cmd/*)):
-	$(GO) build -trimpath -o $(BIN)/$@ ./cmd/$@
+	$(GO) build -trimpath -tags $(TAGS) -o $(BIN)/$@ ./cmd/$@
 
 # kubectl's plugin is godwitctl under another name.
 .PHONY: kubectl-godwit
@@ -69,6 +73,12 @@ e2e-kubernetes: build setup
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab ./test/e2e
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m ./test/e2e/kubectl
 	GODWIT_KUBERNETES=1 $(GO) test -count=1 -run APIServer ./clustercontroller/admission
+
+# The figures of a cluster, on a Kubernetes of the lab's. The machine must be idle.
+.PHONY: bench-kubernetes
+bench-kubernetes: build setup
+	$(BIN)/godwit-lab setup --kubernetes
+	$(GO) run -tags $(TAGS) ./test/bench/kubernetes -out $(OUT)/bench-kubernetes.json
 
 # In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. Here run the unit
 # tests that this kernel is for, CRIU's rounds by soft-dirty bits among them, and end-to-end tests on two nodes: some with each

@@ -79,5 +79,12 @@ func (d *Daemon) Obstacles(ctx context.Context, pod string) ([]string, error) {
 	return obstacles, nil
 }
 
+// Idle says whether this node has no part in any migration now.
+func (d *Daemon) Idle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.outgoing)+len(d.incoming)+len(d.recovering) == 0
+}
+
 // Config is the daemon's configuration, which must not be changed.
 func (d *Daemon) Config() *Config { return d.config }

@@ -7,11 +7,13 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"godwit.dev/godwit/nodecontroller"
+	"godwit.dev/godwit/nodecontroller/footprint"
 	"godwit.dev/godwit/nodecontroller/identity"
 	"godwit.dev/godwit/nodecontroller/inhost"
 	"godwit.dev/godwit/nodecontroller/kubernetes"
@@ -49,6 +51,11 @@ func Daemon() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			keeping, stopKeepingSmall := context.WithCancel(ctx)
+			var keeper sync.WaitGroup
+			keeper.Go(func() { footprint.Keep(keeping, d.Idle, log) })
+			defer keeper.Wait()
+			defer stopKeepingSmall()
 			return run(ctx, d, log)
 		},
 	}

@@ -382,8 +382,8 @@ func TestDownLeavesNothingOfAKilledCluster(t *testing.T) {
 	kubectl(t, c, singlePod("single", "runc"), "apply", "-f", "-")
 	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=60s")
 	victims := []int{
-		l.Node("a").servicePID("kubelet"), l.Node("b").servicePID("kube-proxy"), l.Node("b").PID(),
-		c.Control().servicePID("etcd"), c.Control().PID(),
+		l.Node("a").ServicePID("kubelet"), l.Node("b").ServicePID("kube-proxy"), l.Node("b").PID(),
+		c.Control().ServicePID("etcd"), c.Control().PID(),
 	}
 	for _, pid := range victims {
 		if pid <= 0 {

@@ -183,16 +183,16 @@ func (n *Node) KillContainerd() bool { return n.killService("containerd") }
 func (n *Node) KillService(name string) bool { return n.killService(name) }
 
 func (n *Node) killService(name string) bool {
-	pid := n.servicePID(name)
+	pid := n.ServicePID(name)
 	if pid > 0 {
 		kill([]int{pid})
 	}
 	return pid > 0
 }
 
-// servicePID is the host's number for a service's process, or 0. The supervisor knows its number in the node: the process
+// ServicePID is the host's number for a service's process, or 0. The supervisor knows its number in the node: the process
 // with that number whose PID namespace is the node's is the one.
-func (n *Node) servicePID(name string) int {
+func (n *Node) ServicePID(name string) int {
 	services, err := n.Services()
 	if err != nil {
 		return 0
@@ -228,7 +228,7 @@ func innerPID(pid int) int {
 
 // staleDaemon says whether godwit-node runs from a binary that has been built anew since.
 func (n *Node) staleDaemon() bool {
-	pid := n.servicePID("godwit-node")
+	pid := n.ServicePID("godwit-node")
 	if pid == 0 {
 		return false
 	}

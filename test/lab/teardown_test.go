@@ -16,7 +16,7 @@ import (
 func TestDownLeavesNothingWhateverWasKilled(t *testing.T) {
 	victims := map[string]func(l *Lab) []int{
 		"PID 1 of a node": func(l *Lab) []int { return []int{l.Node("a").PID()} },
-		"containerd":      func(l *Lab) []int { return []int{l.Node("a").servicePID("containerd")} },
+		"containerd":      func(l *Lab) []int { return []int{l.Node("a").ServicePID("containerd")} },
 		"the delay line":  func(l *Lab) []int { return cgroupPIDs(l.linkCgroup("a")) },
 		"everything of a node but PID 1": func(l *Lab) []int {
 			return slices.DeleteFunc(cgroupPIDs(l.nodeCgroup("a")), func(pid int) bool { return pid == l.Node("a").PID() })

@@ -1,0 +1,112 @@
+// Command kubernetes measures what Godwit promises of a cluster, all of it in one run on the lab's Kubernetes, and fails if a
+// promise is not kept: what moving a pod by a PodMigration costs beside moving it without Kubernetes, pods that move at the
+// same time, and what the node daemon takes while nothing moves. `make bench-kubernetes` runs it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"godwit.dev/godwit/test/figure"
+	"godwit.dev/godwit/test/lab"
+)
+
+// The bench's own labs: the cluster, and beside it nodes without Kubernetes. They are up at the same time, and turns
+// alternate, so that both have the same of whatever else the machine does.
+const (
+	clusterDir = "/var/lib/godwit-bench-kubernetes"
+	plainDir   = "/var/lib/godwit-bench-plain"
+)
+
+// cleanLimit is how long cleaning up may take, also after Ctrl-C.
+const cleanLimit = 2 * time.Minute
+
+func main() {
+	out := flag.String("out", "out/bench-kubernetes.json", "file for the figures")
+	repeat := flag.Int("repeat", 5, "moves of one pod of each kind; the median counts")
+	only := flag.String("only", "", "run only these steps, by name, with commas: "+strings.Join(stepNames(), ", "))
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *out, *repeat, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// step is a part of the bench. All have the same cluster, and leave no pod in it.
+type step struct {
+	name string
+	run  func(*bench, context.Context) error
+}
+
+var steps = []step{
+	{"move", (*bench).compare},
+	{"ten", (*bench).ten},
+	{"idle", (*bench).idle},
+}
+
+func stepNames() []string {
+	var names []string
+	for _, s := range steps {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// choose returns the steps of these names, all of them for none.
+func choose(only string) ([]step, error) {
+	if only == "" {
+		return steps, nil
+	}
+	var chosen []step
+	for _, name := range strings.Split(only, ",") {
+		i := slices.IndexFunc(steps, func(s step) bool { return s.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no step has the name %q: use some of %s", name, strings.Join(stepNames(), ", "))
+		}
+		chosen = append(chosen, steps[i])
+	}
+	return chosen, nil
+}
+
+func run(ctx context.Context, out string, repeat int, only string) (err error) {
+	chosen, err := choose(only)
+	if err != nil {
+		return err
+	}
+	if repeat < 1 {
+		return errors.New("nothing could be judged: use one move at least")
+	}
+	defer func() {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+		defer cancel()
+		err = errors.Join(err, lab.Down(clean, plainDir), lab.Down(clean, clusterDir))
+	}()
+	c, err := startCluster(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.lab.Close()
+	b := &bench{cluster: c, repeat: repeat}
+	for _, s := range chosen {
+		fmt.Printf("%s:\n", s.name)
+		if err := s.run(b, ctx); err != nil {
+			return fmt.Errorf("step %s: %w", s.name, err)
+		}
+	}
+	r := b.report()
+	figure.Print(os.Stdout, r.Figures)
+	if err := figure.WriteReport(out, r); err != nil {
+		return err
+	}
+	return figure.Judge(r.Figures)
+}
