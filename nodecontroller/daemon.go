@@ -50,6 +50,8 @@ type Daemon struct {
 	features func(context.Context) track.Features
 	// observers are fixed before Run.
 	observers []Observer
+	// podLookup is nil without a cluster; fixed before Run.
+	podLookup PodLookup
 	// processes says what of a pod's running processes is in the way of a move.
 	processes func(context.Context, cri.Pod) ([]obstacle.Finding, error)
 
