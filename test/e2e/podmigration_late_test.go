@@ -167,12 +167,12 @@ func TestKubernetesPodMigrationsOfAStatefulSet(t *testing.T) {
 		}
 		goOn := sync.OnceFunc(func() { _ = unix.Kill(daemon, unix.SIGCONT) })
 		t.Cleanup(goOn)
-		k.until("its new pod", func() bool {
-			uid, err := k.Kubectl(t.Context(), "", "get", "pod", "late-0", "-o=jsonpath={.metadata.uid}")
+		v.k.until("its new pod", func() bool {
+			uid, err := v.k.Kubectl(t.Context(), "", "get", "pod", "late-0", "-o=jsonpath={.metadata.uid}")
 			return err == nil && string(uid) != was
 		})
 		claimed := string(v.get().UID)
-		k.kubectl("", "delete", "pod", "late-0", "--force", "--grace-period=0", "--wait=false")
+		v.k.kubectl("", "delete", "pod", "late-0", "--force", "--grace-period=0", "--wait=false")
 		goOn()
 		v.checkLate(v.settled(m), claimed)
 	})
