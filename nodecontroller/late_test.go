@@ -250,7 +250,7 @@ func TestALatePodWhoseDestinationIsLostIsGivenUp(t *testing.T) {
 	<-o.Done()
 	c.settled()
 	m := o.Migration()
-	if m.Phase != nodev1.Phase_PHASE_FAILED || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {
+	if m.Phase != nodev1.Phase_PHASE_FAILED || !m.Result.GetLost() || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {
 		t.Errorf("ended with %v", m)
 	}
 	c.checkLate(t, false)
