@@ -162,6 +162,75 @@ func TestShimOfALatePodsSourceDiesInTheDecision(t *testing.T) {
 	c.checkLate(t, true)
 }
 
+// A StatefulSet's pod that is deleted before it was restored is made again: the
+// migration's copy runs in that.
+func TestADeletedLatePodIsRestoredInTheNext(t *testing.T) {
+	c, _ := newLateKubernetes(t)
+	asked := 0
+	first := ""
+	c.mu.Lock()
+	c.podLookup = func(_ context.Context, namespace, name, uid string) error {
+		if namespace != "default" || name != "p" || uid != "u" {
+			t.Errorf("asked for pod %s/%s of UID %s", namespace, name, uid)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.running["b"] {
+			t.Error("it runs already")
+		}
+		switch asked++; asked {
+		case 1:
+			return errors.New("the API server is away")
+		case 2:
+			first = c.b.only().id
+			return ErrPodGone
+		}
+		return nil
+	}
+	c.mu.Unlock()
+	o, err := c.orchestrateLate("m-deleted")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-o.Done()
+	c.settled()
+	c.check(true)
+	c.checkLate(t, true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if asked != 3 || c.b.only().id == first {
+		t.Errorf("asked %d times, runs in %s, was held in %s", asked, c.b.only().id, first)
+	}
+}
+
+// Nobody makes the pod, and an operator does not want to wait for it any more.
+func TestALatePodIsGivenUpByAnOperator(t *testing.T) {
+	c, _ := newLateKubernetes(t)
+	c.remakes.Store(false)
+	o, err := c.a.daemon.Orchestrate(t.Context(), &nodev1.MigrateRequest{Pod: "default/p", To: "b", Migration: "m-given", LatePod: true}, podless{testKubernetes{c}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = o.Events(t.Context(), func(e *nodev1.Event) error {
+		if e.Kind != "committed" {
+			return nil
+		}
+		_, err := (&nodeServer{d: c.b.daemon}).Resolve(t.Context(), &nodev1.ResolveRequest{Migration: "m-given", Abort: true})
+		return err
+	})
+	<-o.Done()
+	c.settled()
+	if m := o.Migration(); !m.Result.GetLost() || !strings.Contains(m.Result.GetError(), errGivenUp.Error()) {
+		t.Errorf("ended with %v", m)
+	}
+	c.checkLate(t, false)
+}
+
+// podless is a cluster that removes the source's pod and makes none.
+type podless struct{ testKubernetes }
+
+func (k podless) MakePod(context.Context, string) error { return nil }
+
 func TestASealedDestinationDoesAsTheSourceSays(t *testing.T) {
 	for source, want := range map[peerv1.Outcome]destinationAction{
 		peerv1.Outcome_OUTCOME_COMMITTED:   destinationAwait,
@@ -209,7 +278,7 @@ func TestALatePodWhoseDestinationIsLostIsGivenUp(t *testing.T) {
 	<-o.Done()
 	c.settled()
 	m := o.Migration()
-	if m.Phase != nodev1.Phase_PHASE_FAILED || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {
+	if m.Phase != nodev1.Phase_PHASE_FAILED || !m.Result.GetLost() || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {
 		t.Errorf("ended with %v", m)
 	}
 	c.checkLate(t, false)

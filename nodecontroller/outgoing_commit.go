@@ -39,6 +39,7 @@ func (m *outgoing) commit(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, commitDeadline)
 	r, err := m.peer.Commit(cctx, &peerv1.CommitRequest{Migration: m.id})
 	cancel()
+	m.owned = err == nil
 	if err == nil && r.ResumedUnixNano != 0 {
 		m.measure(r)
 		m.downtime.CommitUs = uint64(decided.Sub(asked).Microseconds())
@@ -209,7 +210,7 @@ func (m *outgoing) close(failure error) {
 	r.EngineReason = m.engineReason
 	r.FinalPages, r.FinalBytes, r.ImageBytes = m.cut.GetPages(), m.cut.GetBytes(), m.cut.GetImageBytes()
 	if failure != nil {
-		r.Error = failure.Error()
+		r.Error, r.Lost = failure.Error(), errors.Is(failure, errDestinationLost)
 	}
 	m.result = r
 	m.mu.Unlock()

@@ -61,6 +61,8 @@ func end(p nodev1.Phase, r *nodev1.Result) Event {
 	switch {
 	case r.Succeeded:
 		return Event{Normal, "Succeeded", Summary(r)}
+	case r.Lost:
+		return Event{Warning, "Lost", r.Error}
 	case p == nodev1.Phase_PHASE_CANCELLED:
 		return Event{Normal, "Cancelled", "the pod runs on " + r.From + ": " + r.Error}
 	case p == nodev1.Phase_PHASE_MIGRATION_COMPLETE:

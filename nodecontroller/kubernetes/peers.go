@@ -44,3 +44,18 @@ func (p *Peers) Address(node string) (string, error) {
 	}
 	return "", fmt.Errorf("node %s has no InternalIP in its status", node)
 }
+
+// LookUpPod is the cluster's nodecontroller.PodLookup.
+func (cl *Cluster) LookUpPod(ctx context.Context, namespace, name, uid string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	pod := new(corev1.Pod)
+	err := cl.manager.GetAPIReader().Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, pod)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && (string(pod.UID) != uid || !pod.DeletionTimestamp.IsZero()):
+		return fmt.Errorf("pod %s/%s, UID %s: %w", namespace, name, uid, nodecontroller.ErrPodGone)
+	case err != nil:
+		return fmt.Errorf("pod %s/%s: %w", namespace, name, err)
+	}
+	return nil
+}
