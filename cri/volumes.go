@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -13,9 +14,18 @@ import (
 // Where kubelet keeps the volumes of a pod, below the pod's own directory
 // (pkg/volume/emptydir/empty_dir.go, pkg/volume/util/subpath/subpath_linux.go).
 const (
-	emptyDirs = "/volumes/kubernetes.io~empty-dir/"
-	subPaths  = "/volume-subpaths/"
+	volumeDirs = "/volumes/kubernetes.io~"
+	emptyDirs  = volumeDirs + "empty-dir/"
+	subPaths   = "/volume-subpaths/"
 )
+
+// ownVolumes are the kinds of volumes that are a pod's alone: one that is made anew has
+// them anew.
+var ownVolumes = []string{"empty-dir", "configmap", "secret", "projected", "downward-api"}
+
+// ownFiles are what kubelet makes for each pod and container besides
+// (pkg/kubelet/kubelet_getters.go).
+var ownFiles = regexp.MustCompile(`/pods/[^/]+/(etc-hosts$|containers/)`)
 
 // Volume is a directory that belongs to a pod, on disk or in memory, and is empty
 // at first: an emptyDir.
@@ -93,4 +103,41 @@ func emptyDirAt(path string) (name, dir string, ok bool) {
 	dir = pod + emptyDirs + name
 	info, err := os.Lstat(dir)
 	return name, dir, name != "" && err == nil && info.IsDir()
+}
+
+// Storage are the places in a container of this node at which it has what is not its
+// pod's own: volumes that outlive the pod, or parts of them, and directories of the
+// node.
+func (c *Client) Storage(ctx context.Context, container string) ([]string, error) {
+	info, _, err := c.containerInfo(ctx, container)
+	if err != nil {
+		return nil, err
+	}
+	return storageOf(info.Config), nil
+}
+
+func storageOf(config *runtimev1.ContainerConfig) []string {
+	var paths []string
+	for _, m := range config.GetMounts() {
+		if m.GetHostPath() != "" && !isOwn(m.GetHostPath()) { // an image has none
+			paths = append(paths, filepath.Clean(m.GetContainerPath()))
+		}
+	}
+	return paths
+}
+
+func isOwn(path string) bool {
+	if _, rest, found := strings.Cut(path, volumeDirs); found {
+		kind, _, _ := strings.Cut(rest, "/")
+		return slices.Contains(ownVolumes, kind)
+	}
+	pod, rest, found := strings.Cut(path, subPaths)
+	if !found {
+		return ownFiles.MatchString(path)
+	}
+	name, _, _ := strings.Cut(rest, "/")
+	return slices.ContainsFunc(ownVolumes, func(kind string) bool {
+		_, err := os.Lstat(filepath.Join(pod+volumeDirs+kind, name))
+		return err == nil
+	})
 }

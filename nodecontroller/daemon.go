@@ -51,7 +51,8 @@ type Daemon struct {
 	// observers are fixed before Run.
 	observers []Observer
 	// processes says what of a pod's running processes is in the way of a move.
-	processes func(context.Context, cri.Pod) ([]obstacle.Finding, error)
+	// late says that the destination's pod comes only when they are gone.
+	processes func(ctx context.Context, pod cri.Pod, late bool) ([]obstacle.Finding, error)
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.
@@ -95,8 +96,8 @@ func New(configFile string, log *slog.Logger) (*Daemon, error) {
 	}
 	d := newDaemon(config, creds, client, j, newPeerTable(configFile, config, log), log)
 	d.self = func(ctx context.Context) *peerv1.Node { return describeNode(ctx, config, client) }
-	d.processes = func(ctx context.Context, pod cri.Pod) ([]obstacle.Finding, error) {
-		return lookAtProcesses(ctx, client, pod)
+	d.processes = func(ctx context.Context, pod cri.Pod, late bool) ([]obstacle.Finding, error) {
+		return lookAtProcesses(ctx, client, pod, late)
 	}
 	return d, nil
 }

@@ -471,7 +471,7 @@ func (n *testNode) start() {
 	if o := n.cluster.orchestrator; o != nil {
 		d.SetRecoveredOrchestrator(func(string) Orchestrator { return o })
 	}
-	d.processes = func(context.Context, cri.Pod) ([]obstacle.Finding, error) { return n.findings, nil }
+	d.processes = func(context.Context, cri.Pod, bool) ([]obstacle.Finding, error) { return n.findings, nil }
 	ready := make(chan struct{})
 	ended := make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())

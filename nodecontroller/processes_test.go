@@ -54,7 +54,7 @@ func TestProcessesOfAPodThatMovesAreNotLookedAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := c.a.daemon
-	d.processes = func(context.Context, cri.Pod) ([]obstacle.Finding, error) { return nil, errors.New("looked") }
+	d.processes = func(context.Context, cri.Pod, bool) ([]obstacle.Finding, error) { return nil, errors.New("looked") }
 	d.mu.Lock()
 	d.recovering["m-1"] = record{Migration: "m-1", Sandbox: pod.ID}
 	d.mu.Unlock()

@@ -45,7 +45,7 @@ func (d *Daemon) migrate(ctx context.Context, req *nodev1.MigrateRequest, o Orch
 	if err != nil {
 		return nil, err
 	}
-	warnings, err := d.clearOfProcesses(ctx, pod, req.To)
+	warnings, err := d.clearOfProcesses(ctx, pod, req)
 	if err != nil {
 		return nil, err
 	}

@@ -91,6 +91,6 @@ func (m *outgoing) awaitMemory(ctx context.Context) (cri.Pod, error) {
 	if err := obstruction(pod); err != nil {
 		return cri.Pod{}, err
 	}
-	_, err = m.d.judgeProcesses(ctx, pod, m.request.To)
+	_, err = m.d.judgeProcesses(ctx, pod, m.request)
 	return pod, err
 }

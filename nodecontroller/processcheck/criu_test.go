@@ -196,7 +196,7 @@ func (m *machine) outer(t *testing.T, inside int) int {
 // judge is Check for a process of the node, where containers' first processes have no pid namespaces of their own.
 func judge(t *testing.T, pid int) []obstacle.Finding {
 	t.Helper()
-	s, err := Gather(t.Context(), []Container{{"held", pid}})
+	s, err := Gather(t.Context(), []Container{{Name: "held", PID: pid}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestAListenerOnThePodsOwnAddressIsRefused(t *testing.T) {
 	m := newMachine(t)
 	pid := m.outer(t, m.hold(t, "tcp-listening-local"))
 	for address, refused := range map[string]bool{"127.0.0.1": true, "10.1.2.3": false} {
-		s, err := Gather(t.Context(), []Container{{"held", pid}})
+		s, err := Gather(t.Context(), []Container{{Name: "held", PID: pid}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -260,7 +260,7 @@ func TestContainerThatHasEndedIsAnError(t *testing.T) {
 	if err := ended.Run(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Check(t.Context(), criuversion.Version{}, []Container{{"web", ended.Process.Pid}}, nil); err == nil || !strings.Contains(err.Error(), "container web") {
+	if _, err := Check(t.Context(), Move{Containers: []Container{{Name: "web", PID: ended.Process.Pid}}}); err == nil || !strings.Contains(err.Error(), "container web") {
 		t.Errorf("gathered: %v", err)
 	}
 }
@@ -272,7 +272,7 @@ func TestFindingsNameContainerProcessAndRemedy(t *testing.T) {
 	}
 	defer unix.Close(int(ring))
 	start := time.Now()
-	s, err := Gather(t.Context(), []Container{{"web", os.Getpid()}})
+	s, err := Gather(t.Context(), []Container{{Name: "web", PID: os.Getpid()}})
 	if err != nil {
 		t.Fatal(err)
 	}

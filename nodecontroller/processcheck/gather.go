@@ -42,7 +42,7 @@ type gatherer struct {
 }
 
 func (g *gatherer) container(ctx context.Context, c Container) (ContainerState, error) {
-	state := ContainerState{Name: c.Name}
+	state := ContainerState{Name: c.Name, Storage: c.Storage}
 	tree, err := descendants(c.PID)
 	if err != nil {
 		return state, err
@@ -146,6 +146,9 @@ func (g *gatherer) process(pid int) (Process, error) {
 		p.Namespaces[kind] = name
 	}
 	var err error
+	if p.Dir, err = os.Readlink(proc(pid, "cwd")); err != nil {
+		return p, fmt.Errorf("working directory: %w", err)
+	}
 	if p.Mounts, err = g.mountsOf(&p); err != nil {
 		return p, err
 	}
@@ -199,7 +202,7 @@ func (g *gatherer) mountsOf(p *Process) (map[int]Mount, error) {
 	}
 	mounts := make(map[int]Mount, len(infos))
 	for _, i := range infos {
-		mounts[i.ID] = Mount{Device: Device{uint32(i.Major), uint32(i.Minor)}, Type: i.FSType, Super: i.VFSOptions}
+		mounts[i.ID] = Mount{Device: Device{uint32(i.Major), uint32(i.Minor)}, Type: i.FSType, Super: i.VFSOptions, Point: i.Mountpoint}
 	}
 	g.mounts[p.Namespaces["mnt"]] = mounts
 	return mounts, nil

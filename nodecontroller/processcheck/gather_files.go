@@ -92,6 +92,8 @@ func (f *File) readInfo(pid int) error {
 			f.Mount, err = strconv.Atoi(value)
 		case "flags":
 			f.Flags, err = strconv.ParseUint(value, 8, 64)
+		case "lock":
+			f.Locked = true
 		default:
 			f.Info[key] = value
 		}
@@ -163,7 +165,7 @@ func unusual(path string) bool {
 			return true
 		}
 	}
-	return false
+	return isAnew(path)
 }
 
 // describeArea finds out whether a device is mapped, by the kernel's link to what

@@ -62,6 +62,10 @@ func judgeContainer(s *Snapshot, state *ContainerState) []obstacle.Finding {
 		}
 		for j := range c.process.Files {
 			found = append(found, c.judgeFile(&c.process.Files[j])...)
+			found = append(found, c.judgeVolume(&c.process.Files[j])...)
+		}
+		if isAnew(c.process.Dir + "/") {
+			found = append(found, c.anew("works in "+c.process.Dir))
 		}
 		for _, a := range c.process.Areas {
 			found = append(found, c.judgeArea(a)...)
@@ -130,6 +134,8 @@ func (c *scope) judgeArea(a Area) []obstacle.Finding {
 		// criu/proc_parse.c, handle_vma: only with allow-uprobes, which leaves the probe's
 		// breakpoints in the code.
 		return []obstacle.Finding{c.refuse("is watched by a uprobe", "end the tracing tool, bpftrace or perf for example")}
+	case isAnew(a.Path):
+		return []obstacle.Finding{c.anew("has " + a.Path + " mapped")}
 	case a.Device && a.Special != devZero:
 		// criu/proc_parse.c, handle_vma: "Can't handle non-regular mapping".
 		return c.cannot("the device "+a.Path+" mapped", noDevices)

@@ -19,13 +19,18 @@ type Snapshot struct {
 	// CRIU is the version that would dump them.
 	CRIU criuversion.Version
 	// Addresses are the pod's own, which it does not keep.
-	Addresses  []netip.Addr
-	Containers []ContainerState
+	Addresses []netip.Addr
+	// SourceFirst says that the source's processes are gone before the destination's
+	// are restored.
+	SourceFirst bool
+	Containers  []ContainerState
 }
 
 // ContainerState is what runs in one container.
 type ContainerState struct {
 	Name string
+	// Storage is as in Container.
+	Storage []string
 	// Processes are the first process and its descendants, the first one first:
 	// those that CRIU dumps.
 	Processes []Process
@@ -57,8 +62,10 @@ type Process struct {
 	// Mounts of its mount namespace, by their ids.
 	Mounts map[int]Mount
 	Files  []File
+	// Dir is its working directory.
+	Dir string
 	// Areas are those mapped areas that are neither anonymous nor of an ordinary
-	// file.
+	// file, and those of files that the destination's pod has anew.
 	Areas []Area
 }
 
@@ -67,6 +74,7 @@ type Mount struct {
 	Device Device // of the file system
 	Type   string // of the file system: "overlay"
 	Super  string // options of the file system
+	Point  string // where it is mounted
 }
 
 // Device is a device's number.
@@ -86,6 +94,8 @@ type File struct {
 	Flags      uint64 // of open
 	// Info holds the other lines of fdinfo that have one value each.
 	Info map[string]string
+	// Locked says that a lock is held by it.
+	Locked bool
 	// Watches are the file systems of an inotify's or fanotify's marks.
 	Watches []Device
 	// Socket is set for a socket that could be asked.
