@@ -36,7 +36,7 @@ func (p *preflight) Check(ctx context.Context, m *v1alpha1.PodMigration, pod *co
 	plan := Plan{Node: m.Spec.TargetNode, LatePod: result.LatePod}
 	findings := result.Findings
 	if result.LatePod {
-		found, err := p.late(ctx, pod)
+		found, err := p.late(ctx, pod, storage)
 		if err != nil {
 			return plan, err
 		}
@@ -61,10 +61,15 @@ func (p *preflight) Check(ctx context.Context, m *v1alpha1.PodMigration, pod *co
 }
 
 // late judges whether the pod will be made again as it is, when the source's is gone.
-func (p *preflight) late(ctx context.Context, pod *corev1.Pod) ([]obstacle.Finding, error) {
+func (p *preflight) late(ctx context.Context, pod *corev1.Pod, storage podcheck.Storage) ([]obstacle.Finding, error) {
+	others := new(corev1.PodList)
+	if err := p.reader.List(ctx, others, client.InNamespace(pod.Namespace)); err != nil {
+		return nil, fmt.Errorf("pods of namespace %s: %w", pod.Namespace, err)
+	}
+	found := podcheck.OfLateVolumes(pod, storage, pointers(others))
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil {
-		return nil, nil // this program makes it
+		return found, nil // this program makes it
 	}
 	hooks := new(admissionregistrationv1.MutatingWebhookConfiguration)
 	err := p.reader.Get(ctx, client.ObjectKey{Name: v1alpha1.WebhookConfiguration}, hooks)
@@ -78,7 +83,7 @@ func (p *preflight) late(ctx context.Context, pod *corev1.Pod) ([]obstacle.Findi
 			return nil, fmt.Errorf("%s %s, which owns pod %s: %w", owner.Kind, owner.Name, pod.Name, err)
 		}
 	}
-	return podcheck.OfLateOwner(pod, hooks.Webhooks, set), nil
+	return append(found, podcheck.OfLateOwner(pod, hooks.Webhooks, set)...), nil
 }
 
 // target judges the node that was asked for.

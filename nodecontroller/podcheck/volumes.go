@@ -96,15 +96,19 @@ func ofClaim(v *corev1.Volume, storage Storage, shared bool, r *Result) {
 		r.add(*missing)
 	case (pv.Spec.HostPath != nil || pv.Spec.Local != nil) && !shared:
 		r.add(notShared(v.Name, "on its node's own disk ("+pv.Name+" of claim "+name+")"))
-	case pv.Spec.HostPath != nil || pv.Spec.Local != nil:
-		// The user says that every node has it.
-	case offers(c, pv, corev1.ReadWriteMany), offers(c, pv, corev1.ReadOnlyMany) && v.PersistentVolumeClaim.ReadOnly:
-		// Attached on both sides.
+	case isShared(c, pv, v):
+		// Attached on both sides, or every node has it, as the user says.
 	case offers(c, pv, corev1.ReadWriteOncePod):
 		r.late("claim %s is ReadWriteOncePod: one pod may use it", name)
 	default:
 		r.late("claim %s is ReadWriteOnce: one node may have it attached", name)
 	}
+}
+
+// isShared says whether several nodes may have a claim's volume as the pod has it.
+func isShared(c *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume, v *corev1.Volume) bool {
+	return pv.Spec.HostPath != nil || pv.Spec.Local != nil || // the user says so, or the pod is refused
+		offers(c, pv, corev1.ReadWriteMany) || offers(c, pv, corev1.ReadOnlyMany) && v.PersistentVolumeClaim.ReadOnly
 }
 
 // offers says whether a claim asks for an access mode that its volume has.
