@@ -13,6 +13,7 @@ import (
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/lab/storage"
 	"godwit.dev/godwit/test/pace"
 )
 
@@ -39,7 +40,7 @@ func (k *kube) attached(volume string, nodes ...*lab.Node) {
 		want = append(want, n.Name)
 	}
 	k.until(fmt.Sprintf("volume %s attached to %v alone", volume, want), func() bool {
-		now, err := k.Attachments(volume)
+		now, err := k.Storage().Attachments(volume)
 		if err != nil {
 			k.t.Fatal(err)
 		}
@@ -62,7 +63,7 @@ func (k *kube) attached(volume string, nodes ...*lab.Node) {
 func readsWhatItWrites(app string) string {
 	const kept = `echo $i >&3; read -r line <&4; [ "$line" = $i ] || echo "$line for $i" >> /shared/wrong; `
 	const nameless = `echo $i >&5; `
-	return "exec 3>>/shared/kept 4</shared/kept 5>/shared/nameless; rm /shared/nameless; cd /shared/below; " +
+	return "mkdir -p /shared/below; exec 3>>/shared/kept 4</shared/kept 5>/shared/nameless; rm /shared/nameless; cd /shared/below; " +
 		strings.Replace(ticksOf(app), "sleep 0.2", kept+nameless+"echo $i >> here; sleep 0.2", 1)
 }
 
@@ -90,12 +91,6 @@ spec:
       sources:
       - {configMap: {name: library}}
       - {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
-  initContainers:
-  - name: setup
-    image: %[1]q
-    imagePullPolicy: Never
-    command: [mkdir, -p, /shared/below]
-    volumeMounts: [{name: shared, mountPath: /shared}]
   containers:
   - name: redis
     image: %[1]q
@@ -145,6 +140,7 @@ func TestKubernetesPodMigrationsWithASharedVolume(t *testing.T) {
 			}
 			v.k.attached("books", v.node)
 			v.sharedFilesGrow(before)
+			v.readsAPart()
 			v.hasItsOwn()
 		})
 	}
@@ -163,14 +159,15 @@ func TestKubernetesPodMigrationsWithASharedVolume(t *testing.T) {
 	v.k.nothingLeft()
 }
 
-// sharedFiles counts the lines of the files on the shared volume, which must be the numbers from one on.
+// sharedFiles counts the lines of the files of readsWhatItWrites, which must be the numbers from one on.
 func (v *traveller) sharedFiles() map[string]int {
 	v.t.Helper()
-	dir := v.k.Shared("books")
-	pids := v.processes(v.node)
-	if len(pids) != 1 {
-		v.t.Fatalf("%d processes of pod %s count on node %s", len(pids), v.pod, v.node.Name)
-	}
+	var pids []int
+	v.k.until("one process of pod "+v.pod+" that counts", func() bool { // and none that it has just forked
+		pids = v.processes(v.node)
+		return len(pids) == 1
+	})
+	dir := fmt.Sprintf("/proc/%d/root/shared", pids[0])
 	counts := map[string]int{}
 	for name, file := range map[string]string{
 		"kept": filepath.Join(dir, "kept"), "here": filepath.Join(dir, "below", "here"), "nameless": fmt.Sprintf("/proc/%d/fd/5", pids[0]),
@@ -182,7 +179,7 @@ func (v *traveller) sharedFiles() map[string]int {
 		lines := strings.Split(string(content), "\n")
 		for i, line := range lines[:len(lines)-1] {
 			if line != strconv.Itoa(i+1) {
-				v.t.Fatalf("line %d of %s on the shared volume is %q", i+1, name, line)
+				v.t.Fatalf("line %d of %s on the volume is %q", i+1, name, line)
 			}
 		}
 		counts[name] = len(lines) - 1
@@ -192,9 +189,9 @@ func (v *traveller) sharedFiles() map[string]int {
 		v.t.Fatal(err)
 	}
 	for _, e := range entries {
-		if e.Name() != "kept" && e.Name() != "below" {
+		if !slices.Contains([]string{"kept", "below", "lost+found"}, e.Name()) {
 			content, _ := os.ReadFile(filepath.Join(dir, e.Name()))
-			v.t.Errorf("there is %s on the shared volume: %.200s", e.Name(), content)
+			v.t.Errorf("there is %s on the volume: %.200s", e.Name(), content)
 		}
 	}
 	return counts
@@ -202,11 +199,15 @@ func (v *traveller) sharedFiles() map[string]int {
 
 func (v *traveller) sharedFilesGrow(before map[string]int) {
 	v.t.Helper()
-	v.k.until("the files of the shared volume growing", func() bool {
+	v.k.until("the files of the volume growing", func() bool {
 		now := v.sharedFiles()
 		return now["kept"] > before["kept"] && now["here"] > before["here"] && now["nameless"] > before["nameless"]
 	})
-	// The other container sees a part of it, and only reads.
+}
+
+// readsAPart sees that the other container has a part of the volume, and only to read.
+func (v *traveller) readsAPart() {
+	v.t.Helper()
 	if got := v.exec("redis", "test -s /books/here && ! touch /books/mine 2>&1"); !strings.Contains(got, "Read-only") {
 		v.t.Errorf("the container that only reads says %q", got)
 	}
@@ -224,11 +225,11 @@ func (v *traveller) hasItsOwn() {
 	}
 }
 
-// locked is a pod that holds locks of files on volumes of the kinds in which a file is, or may be, the same on both nodes.
-func locked(name, node, volume, script string) string {
+// counting is a pod with what a traveller has, and one more volume, at /shared; script is what it runs beside redis.
+func counting(name, node, annotations, volume, script string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Pod
-metadata: {name: %[1]s, labels: {app: %[1]s}}
+metadata: {name: %[1]s, labels: {app: %[1]s}, annotations: {%[7]s}}
 spec:
   nodeName: %[3]s
   runtimeClassName: godwit
@@ -251,13 +252,106 @@ spec:
     - {name: disk, mountPath: /part, subPath: part}
     - {name: memory, mountPath: /memory}
     - {name: shared, mountPath: /shared}
-`, name, theCluster.image, node, volume, redisCommand, script)
+`, name, theCluster.image, node, volume, redisCommand, script, annotations)
 }
 
-func TestKubernetesLocks(t *testing.T) {
+// refused asks for a move and sees that it is refused in words, with nothing done.
+func (v *traveller) refused(want string) {
+	v.t.Helper()
+	end := v.settled(v.ask())
+	if end.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(end.Status.Message, want) {
+		v.t.Errorf("it is %s: %q, want %q", end.Status.Phase, end.Status.Message, want)
+	}
+	if end.Status.DestinationPod != nil {
+		v.t.Errorf("a pod was made: %+v", end.Status.DestinationPod)
+	}
+}
+
+// A directory of the node is nobody's but the node's, unless the user says otherwise: then the pod moves, and goes on with it.
+func TestKubernetesPodMigrationsWithAHostPath(t *testing.T) {
+	k := newKube(t)
+	common := storage.Open(storage.Dir).Content("common")
+	// The storage is a directory that is the same on every node.
+	if err := k.Storage().Create(t.Context(), "common", storage.Share, 0); err != nil {
+		t.Fatal(err)
+	}
+	v := k.travellerOf(counting("common", k.a.Name, "", "hostPath: {path: "+common+", type: Directory}",
+		"exec 3>>/shared/kept; "+strings.Replace(ticksOf("common"), "sleep 0.2", "echo $i >&3; sleep 0.2", 1)), "common", k.a, smallLoad)
+	v.refused("volume shared is the directory " + common + " of its node: set the pod's annotation godwit.dev/hostpath-shared")
+	k.kubectl("", "annotate", "pod", v.pod, "godwit.dev/hostpath-shared=true")
+	if m := v.settled(v.ask()); m.Status.Phase != v1alpha1.PhaseSucceeded {
+		t.Fatalf("it is %s: %s", m.Status.Phase, m.Status.Message)
+	}
+	v.k.until("the file of the directory growing", func() bool {
+		content, err := os.ReadFile(filepath.Join(k.Storage().Content("common"), "kept"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(content), "\n") >= v.counts["/own"]
+	})
+	v.verify()
+	v.k.nothingLeft()
+}
+
+// What a restore would wait for, or not find, is refused before anything is done.
+func TestKubernetesPodMigrationsRefusedForFilesOfVolumes(t *testing.T) {
 	k := newKube(t)
 	k.volume(lab.VolumeSpec{Name: "locks", Shared: true})
-	v := k.travellerOf(locked("locks", k.a.Name, "persistentVolumeClaim: {claimName: locks}", "exec 3>>/shared/kept; flock 3; "+ticksOf("locks")), "locks", k.a, smallLoad)
-	m := v.settled(v.ask())
-	t.Logf("%+v", m.Status)
+	k.kubectl("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\ndata: {greeting: hello}\n", "apply", "-f", "-")
+	t.Cleanup(func() {
+		if _, err := k.Kubectl(context.Background(), "", "delete", "configmap/words"); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, c := range []struct{ name, volume, script, want string }{
+		{"locks", "persistentVolumeClaim: {claimName: locks}", "exec 3>>/shared/kept; flock 3; ", "holds a lock of /shared/kept (descriptor 3), which both nodes see"},
+		{"words", "configMap: {name: words}", "exec 6</shared/greeting; ", "/greeting open (descriptor 6), of a volume that the destination's pod has anew"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := *k
+			k.t = t
+			v := k.travellerOf(counting(c.name, k.a.Name, "", c.volume, c.script+ticksOf(c.name)), c.name, k.a, smallLoad)
+			v.refused(c.want)
+			v.verify()
+		})
+	}
+	k.nothingLeft()
+}
+
+// A disk is on one node at a time: the pod, whose files are open and locked on it, is made again when the disk has come.
+func TestKubernetesPodMigrationsWithADisk(t *testing.T) {
+	k := newKube(t)
+	k.volume(lab.VolumeSpec{Name: "disk"})
+	script := "mkdir -p /shared/below; exec 7>/shared/below/lock; flock 7; " + readsWhatItWrites("disk")
+	v := k.travellerOf(counting("disk", k.a.Name, "", "persistentVolumeClaim: {claimName: disk}", script), "disk", k.a, smallLoad)
+	k.attached("disk", k.a)
+
+	t.Run("refused while another pod of the node has it", func(t *testing.T) {
+		v.in(t)
+		other := counting("other", k.a.Name, "", "persistentVolumeClaim: {claimName: disk}", "sleep infinity")
+		v.k.kubectl(other, "apply", "-f", "-")
+		v.k.ready("other")
+		v.refused("pod other has claim disk too")
+		v.k.kubectl(other, "delete", "--grace-period=0", "--force", "-f", "-")
+	})
+	for _, c := range []struct {
+		name   string
+		change func(*v1alpha1.PodMigration)
+	}{
+		{"there", func(*v1alpha1.PodMigration) {}},
+		{"and back", func(*v1alpha1.PodMigration) {}},
+		{"cold", func(m *v1alpha1.PodMigration) { m.Spec.Mode = v1alpha1.ModeCold }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before, was := v.in(t).sharedFiles(), string(v.get().UID)
+			v.checkLate(v.settled(v.ask(c.change)), was)
+			v.k.attached("disk", v.node)
+			v.sharedFilesGrow(before)
+			if got := v.exec("ticks", "flock --nonblock /shared/below/lock true && echo free || echo locked"); got != "locked" {
+				t.Errorf("the file that the pod had locked is %s", got)
+			}
+		})
+	}
+	v.in(t).verify()
+	v.k.nothingLeft()
 }

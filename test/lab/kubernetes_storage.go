@@ -49,7 +49,7 @@ func (c *Cluster) AddVolume(ctx context.Context, v VolumeSpec) error {
 	if v.Shared {
 		kind = storage.Share
 	}
-	if err := storage.Open(c.lab.storageDir()).Create(ctx, v.Name, kind, size); err != nil {
+	if err := c.Storage().Create(ctx, v.Name, kind, size); err != nil {
 		return err
 	}
 	if _, err := c.Kubectl(ctx, v.manifest(size), "apply", "-f", "-"); err != nil {
@@ -112,23 +112,11 @@ func (c *Cluster) RemoveVolume(ctx context.Context, v VolumeSpec) error {
 			return err
 		}
 	}
-	pool := storage.Open(c.lab.storageDir())
-	return until(ctx, func() error { return pool.Remove(ctx, v.Name) })
+	return until(ctx, func() error { return c.Storage().Remove(ctx, v.Name) })
 }
 
-// Attachments are the nodes that have a volume attached, as the storage itself knows it.
-func (c *Cluster) Attachments(volume string) ([]string, error) {
-	return storage.Open(c.lab.storageDir()).Attachments(volume)
-}
-
-// Shared is the directory of a shared volume on the host. Each node has it as well, at SharedInNode, whether the volume is
-// attached there or not.
-func (c *Cluster) Shared(volume string) string {
-	return storage.Open(c.lab.storageDir()).Content(volume)
-}
-
-// SharedInNode is the directory of a shared volume on every node.
-func SharedInNode(volume string) string { return storage.Open(storage.Dir).Content(volume) }
+// Storage is what the volumes are in. Each node has it at storage.Dir, whether a volume of it is attached there or not.
+func (c *Cluster) Storage() storage.Pool { return storage.Open(c.lab.storageDir()) }
 
 // addStorage gives a machine the storage, and the side of the driver that belongs there.
 func (l *Lab) addStorage(spec *nodeinit.Spec, s nodeState) {

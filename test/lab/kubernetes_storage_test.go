@@ -42,7 +42,7 @@ func wantAttached(t *testing.T, c *Cluster, volume string, want ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(time.Minute))
 	defer cancel()
 	err := until(ctx, func() error {
-		nodes, err := c.Attachments(volume)
+		nodes, err := c.Storage().Attachments(volume)
 		if err == nil && !slices.Equal(nodes, want) {
 			err = fmt.Errorf("it is attached to %v", nodes)
 		}
@@ -76,7 +76,7 @@ func TestKubernetesVolumes(t *testing.T) {
 		if a, b := names("files-a"), names("files-b"); a != b || a != "files-a\nfiles-b" {
 			t.Errorf("node a has %q, node b %q", a, b)
 		}
-		if b, err := os.ReadFile(filepath.Join(c.Shared("files"), "names")); err != nil || len(b) == 0 {
+		if b, err := os.ReadFile(filepath.Join(c.Storage().Content("files"), "names")); err != nil || len(b) == 0 {
 			t.Errorf("the storage has %q, %v", b, err)
 		}
 		kubectl(t, c, "", "delete", "pod", "files-a")
