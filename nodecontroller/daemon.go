@@ -50,6 +50,8 @@ type Daemon struct {
 	features func(context.Context) track.Features
 	// observers are fixed before Run.
 	observers []Observer
+	// podLookup is nil without a cluster; fixed before Run.
+	podLookup PodLookup
 	// processes says what of a pod's running processes is in the way of a move.
 	// late says that the destination's pod comes only when they are gone.
 	processes func(ctx context.Context, pod cri.Pod, late bool) ([]obstacle.Finding, error)

@@ -361,6 +361,7 @@ type testCluster struct {
 	struck    chan struct{}
 	running   map[string]bool
 	twoAtOnce bool
+	podLookup PodLookup // nil: every pod is there
 	pods      int
 }
 
@@ -471,6 +472,15 @@ func (n *testNode) start() {
 	if o := n.cluster.orchestrator; o != nil {
 		d.SetRecoveredOrchestrator(func(string) Orchestrator { return o })
 	}
+	d.SetPodLookup(func(ctx context.Context, namespace, name, uid string) error {
+		n.cluster.mu.Lock()
+		lookup := n.cluster.podLookup
+		n.cluster.mu.Unlock()
+		if lookup == nil {
+			return nil
+		}
+		return lookup(ctx, namespace, name, uid)
+	})
 	d.processes = func(context.Context, cri.Pod, bool) ([]obstacle.Finding, error) { return n.findings, nil }
 	ready := make(chan struct{})
 	ended := make(chan error, 1)

@@ -134,6 +134,9 @@ func (m *incoming) bringUp(ctx context.Context) bool {
 	for wait := firstPause; ; wait = min(2*wait, maxPause) {
 		err := m.arrive(ctx)
 		if err == nil {
+			err = m.stillWanted(ctx)
+		}
+		if err == nil {
 			return m.letRun(ctx)
 		}
 		if ctx.Err() != nil {
@@ -213,6 +216,41 @@ func (m *incoming) arrive(parent context.Context) error {
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// ErrPodGone says that a pod is no longer in the cluster, or about to go.
+var ErrPodGone = errors.New("the pod was deleted")
+
+// PodLookup asks a cluster for a pod by the UID that its sandbox has: nil means that
+// it is there to stay, an error that wraps ErrPodGone that it is not, and any other
+// that it is not known.
+type PodLookup func(ctx context.Context, namespace, name, uid string) error
+
+// SetPodLookup has the daemon ask its cluster before it lets a late pod run. It is
+// called before Run.
+func (d *Daemon) SetPodLookup(lookup PodLookup) { d.podLookup = lookup }
+
+// stillWanted sees that the pod in whose place this one is restored was not deleted
+// meanwhile: kubelet does not look while the last container is being started, and
+// another pod may have been made already. It waits for a cluster that does not answer.
+func (m *incoming) stillWanted(ctx context.Context) error {
+	if m.d.podLookup == nil {
+		return nil
+	}
+	pod, err := m.d.cri.Find(ctx, m.current().Sandbox)
+	if err != nil {
+		return err
+	}
+	for {
+		err := m.d.podLookup(ctx, pod.Namespace, pod.Name, pod.UID)
+		if err == nil || errors.Is(err, ErrPodGone) {
+			return err
+		}
+		m.say(fmt.Sprintf("restored and held: whether it is still wanted is not known: %v", err))
+		if err := pause(ctx, askAgain); err != nil {
+			return err
+		}
+	}
 }
 
 // fillTrees brings the pod's file trees to the state of the source's.

@@ -162,6 +162,47 @@ func TestShimOfALatePodsSourceDiesInTheDecision(t *testing.T) {
 	c.checkLate(t, true)
 }
 
+// A StatefulSet's pod that is deleted before it was restored is made again: the
+// migration's copy runs in that.
+func TestADeletedLatePodIsRestoredInTheNext(t *testing.T) {
+	c, _ := newLateKubernetes(t)
+	asked := 0
+	first := ""
+	c.mu.Lock()
+	c.podLookup = func(_ context.Context, namespace, name, uid string) error {
+		if namespace != "default" || name != "p" || uid != "u" {
+			t.Errorf("asked for pod %s/%s of UID %s", namespace, name, uid)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.running["b"] {
+			t.Error("it runs already")
+		}
+		switch asked++; asked {
+		case 1:
+			return errors.New("the API server is away")
+		case 2:
+			first = c.b.only().id
+			return ErrPodGone
+		}
+		return nil
+	}
+	c.mu.Unlock()
+	o, err := c.orchestrateLate("m-deleted")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-o.Done()
+	c.settled()
+	c.check(true)
+	c.checkLate(t, true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if asked != 3 || c.b.only().id == first {
+		t.Errorf("asked %d times, runs in %s, was held in %s", asked, c.b.only().id, first)
+	}
+}
+
 func TestASealedDestinationDoesAsTheSourceSays(t *testing.T) {
 	for source, want := range map[peerv1.Outcome]destinationAction{
 		peerv1.Outcome_OUTCOME_COMMITTED:   destinationAwait,

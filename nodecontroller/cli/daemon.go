@@ -84,6 +84,7 @@ func run(ctx context.Context, d *nodecontroller.Daemon, log *slog.Logger) error 
 		return err
 	}
 	d.SetPeerResolver(cluster.Peers(k.PeerPort))
+	d.SetPodLookup(cluster.LookUpPod)
 	outlive, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	failed, fail := context.WithCancel(ctx)

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -53,9 +54,26 @@ func (a arrivals) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, e
 		return ctrl.Result{}, nil
 	}
 	if m.Status.Phase.Committed() && ready(pod) {
+		if err := a.noteRestored(ctx, m, pod); err != nil {
+			return ctrl.Result{}, err
+		}
 		return ctrl.Result{}, a.unmark(ctx, m, pod)
 	}
 	return ctrl.Result{}, a.introduce(ctx, m, pod)
+}
+
+// noteRestored writes down that a late pod runs, which the source's node may not be
+// there to do: another pod of its name is none of the migration's from here on.
+func (a arrivals) noteRestored(ctx context.Context, m *v1alpha1.PodMigration, pod *corev1.Pod) error {
+	if !m.Status.LatePod || meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionRestored) {
+		return nil
+	}
+	m = m.DeepCopy()
+	m.Status.DestinationPod = &v1alpha1.PodReference{Name: pod.Name, UID: pod.UID, IP: pod.Status.PodIP}
+	meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionRestored, Status: metav1.ConditionTrue, Reason: "Runs", Message: "the pod runs on " + a.node, ObservedGeneration: m.Generation,
+	})
+	return client.IgnoreNotFound(a.client.Status().Update(ctx, m)) // on a conflict this pod is looked at again
 }
 
 // vanished ends the migrations that wait for a pod which was deleted: kubelet does

@@ -7,7 +7,10 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"godwit.dev/godwit/nodecontroller"
 )
 
 // Peers finds the cluster's nodes by their Node objects.
@@ -35,4 +38,19 @@ func (p *Peers) Address(node string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("node %s has no InternalIP in its status", node)
+}
+
+// LookUpPod is the cluster's nodecontroller.PodLookup.
+func (cl *Cluster) LookUpPod(ctx context.Context, namespace, name, uid string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	pod := new(corev1.Pod)
+	err := cl.manager.GetAPIReader().Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, pod)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && (string(pod.UID) != uid || !pod.DeletionTimestamp.IsZero()):
+		return fmt.Errorf("pod %s/%s, UID %s: %w", namespace, name, uid, nodecontroller.ErrPodGone)
+	case err != nil:
+		return fmt.Errorf("pod %s/%s: %w", namespace, name, err)
+	}
+	return nil
 }
