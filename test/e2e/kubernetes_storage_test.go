@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -350,6 +352,53 @@ func TestKubernetesPodMigrationsWithADisk(t *testing.T) {
 			if got := v.exec("ticks", "flock --nonblock /shared/below/lock true && echo free || echo locked"); got != "locked" {
 				t.Errorf("the file that the pod had locked is %s", got)
 			}
+		})
+	}
+	v.in(t).verify()
+	v.k.nothingLeft()
+}
+
+// Files of a volume that others write to meanwhile are none the worse for it.
+func TestKubernetesPodMigrationsWhileOthersWrite(t *testing.T) {
+	k := newKube(t)
+	k.volume(lab.VolumeSpec{Name: "news", Shared: true})
+	file, err := os.Create(filepath.Join(k.Storage().Content("news"), "paper"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	const follows = "exec 4</shared/paper 5<>/shared/paper; while read -r line <&4; do last=$line; done; echo $last > /shared/seen; "
+	v := k.travellerOf(counting("news", k.a.Name, "", "persistentVolumeClaim: {claimName: news}",
+		strings.Replace(ticksOf("news"), "sleep 0.2", follows+"sleep 0.2", 1)), "news", k.a, smallLoad)
+	ctx, cancel := context.WithCancel(t.Context())
+	var written atomic.Int64
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer cancel()
+	writing.Go(func() {
+		for i := 1; ctx.Err() == nil; i++ {
+			if _, err := fmt.Fprintln(file, i); err != nil {
+				t.Error(err)
+				return
+			}
+			written.Store(int64(i))
+			time.Sleep(time.Millisecond)
+		}
+	})
+	for _, way := range []string{"there", "and back"} {
+		t.Run(way, func(t *testing.T) {
+			if m := v.in(t).settled(v.ask()); m.Status.Phase != v1alpha1.PhaseSucceeded {
+				t.Fatalf("it is %s: %s", m.Status.Phase, m.Status.Message)
+			}
+			from := written.Load()
+			v.k.until("the pod reading what another wrote after the move", func() bool {
+				content, err := os.ReadFile(filepath.Join(k.Storage().Content("news"), "seen"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen, _ := strconv.ParseInt(strings.TrimSpace(string(content)), 10, 64)
+				return seen > from
+			})
 		})
 	}
 	v.in(t).verify()
