@@ -62,6 +62,7 @@ type outgoing struct {
 	cut         *shimv1.CutOverResponse
 	held        *peerv1.RestoreResponse
 	downtime    *nodev1.Downtime
+	owned       bool           // the destination has acknowledged that the pod is its own
 	goroutines  sync.WaitGroup // heartbeat and watch
 	converged   chan struct{}  // closed by watch when the rounds have ended
 	// nearlyCopied is closed by watch when the destination's pod is to be made.

@@ -39,6 +39,7 @@ func (m *outgoing) commit(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, commitDeadline)
 	r, err := m.peer.Commit(cctx, &peerv1.CommitRequest{Migration: m.id})
 	cancel()
+	m.owned = err == nil
 	if err == nil && r.ResumedUnixNano != 0 {
 		m.measure(r)
 		m.downtime.CommitUs = uint64(decided.Sub(asked).Microseconds())

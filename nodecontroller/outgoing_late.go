@@ -35,7 +35,7 @@ func (m *outgoing) sealPeer(ctx context.Context) error {
 
 // finishLate carries the decision through where the pod comes late.
 func (m *outgoing) finishLate(ctx context.Context) {
-	r, err := m.d.carryLate(ctx, m.current(), m.orchestrator, m.log, m.tell)
+	r, err := m.d.carryLate(ctx, m.current(), m.orchestrator, m.owned, m.log, m.tell)
 	switch {
 	case errors.Is(err, errDestinationLost):
 		m.move(nodev1.Phase_PHASE_FAILED, "lost", err.Error())
@@ -57,27 +57,26 @@ func (m *outgoing) finishLate(ctx context.Context) {
 
 // carryLate sees a committed migration whose pod comes late to its end: the
 // destination knows, the cluster makes the pod there and removes the one here, and
-// the destination says that it runs. The answer is nil if it had said so before.
-func (d *Daemon) carryLate(ctx context.Context, r record, o Orchestrator, log *slog.Logger, tell func(kind, message string)) (*peerv1.CommitResponse, error) {
-	resp, err := d.tellCommit(ctx, r, log)
-	if errors.Is(err, errDestinationLost) {
-		return nil, errors.Join(err, d.removeSource(ctx, r, o, log))
-	}
-	if err != nil {
-		return nil, err
+// the destination says that it runs. owned says that it knows already. The answer is
+// nil if it had forgotten the migration: the pod runs, or has ended since.
+func (d *Daemon) carryLate(ctx context.Context, r record, o Orchestrator, owned bool, log *slog.Logger, tell func(kind, message string)) (*peerv1.CommitResponse, error) {
+	if !owned {
+		_, err := d.tellCommit(ctx, r, log)
+		if errors.Is(err, errDestinationLost) {
+			return nil, errors.Join(err, d.removeSource(ctx, r, o, log))
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	if err := d.replaceSource(ctx, r, o, log, tell); err != nil {
 		return nil, err
 	}
-	if resp != nil && resp.ResumedUnixNano == 0 {
-		if resp, err = d.awaitLate(ctx, r, log, tell); err != nil {
-			if errors.Is(err, errDestinationLost) {
-				return nil, errors.Join(err, d.journal.remove(r.Migration))
-			}
-			return nil, err
-		}
+	resp, err := d.awaitLate(ctx, r, log, tell)
+	if err != nil && !errors.Is(err, errDestinationLost) {
+		return nil, err
 	}
-	return resp, d.journal.remove(r.Migration)
+	return resp, errors.Join(err, d.journal.remove(r.Migration))
 }
 
 // replaceSource has the cluster make the destination's pod and remove the source's,

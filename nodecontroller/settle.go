@@ -212,7 +212,7 @@ func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) 
 	d.recovering[r.Migration] = r
 	d.mu.Unlock()
 	if r.LatePod {
-		_, err := d.carryLate(ctx, r, o, log, func(_, message string) { log.Info(message) })
+		_, err := d.carryLate(ctx, r, o, false, log, func(_, message string) { log.Info(message) })
 		return true, err
 	}
 	if _, err := d.tellCommit(ctx, r, log); err != nil && !errors.Is(err, errDestinationLost) {

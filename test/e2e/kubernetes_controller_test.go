@@ -17,6 +17,7 @@ import (
 	"godwit.dev/godwit/clustercontroller"
 	"godwit.dev/godwit/clustercontroller/admission"
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/test/pace"
 )
 
 // controllerPort is where the tests' godwit-controller serves webhooks, on the host.
@@ -60,7 +61,11 @@ func (k *kube) controller() {
 		}, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	}()
 	k.t.Cleanup(func() {
-		k.kubectl("", "delete", "mutatingwebhookconfiguration", v1alpha1.WebhookConfiguration)
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		defer cancel()
+		if _, err := k.Kubectl(ctx, "", "delete", "mutatingwebhookconfiguration", v1alpha1.WebhookConfiguration); err != nil {
+			k.t.Error(err)
+		}
 		stop()
 		if err := <-ended; err != nil {
 			k.t.Error(err)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
@@ -157,14 +159,21 @@ func TestKubernetesPodMigrationsOfAStatefulSet(t *testing.T) {
 	}
 	t.Run("its new pod deleted before it is restored", func(t *testing.T) {
 		v.in(t).k.nodesUp()
-		m := v.ask(briskMove)
 		was := string(v.get().UID)
-		k.until("its new pod", func() bool {
-			uid, err := k.Kubectl(t.Context(), "", "get", "pod", "late-0", "-o=jsonpath={.metadata.uid}")
+		daemon := pidOf(t, v.elsewhere(), "godwit-node", "")
+		m := v.await(v.ask(briskMove), "the commit", hasCondition(v1alpha1.ConditionCommitted))
+		if err := unix.Kill(daemon, unix.SIGSTOP); err != nil { // it restores nothing meanwhile
+			t.Fatal(err)
+		}
+		goOn := sync.OnceFunc(func() { _ = unix.Kill(daemon, unix.SIGCONT) })
+		t.Cleanup(goOn)
+		v.k.until("its new pod", func() bool {
+			uid, err := v.k.Kubectl(t.Context(), "", "get", "pod", "late-0", "-o=jsonpath={.metadata.uid}")
 			return err == nil && string(uid) != was
 		})
 		claimed := string(v.get().UID)
-		k.kubectl("", "delete", "pod", "late-0", "--force", "--grace-period=0", "--wait=false")
+		v.k.kubectl("", "delete", "pod", "late-0", "--force", "--grace-period=0", "--wait=false")
+		goOn()
 		v.checkLate(v.settled(m), claimed)
 	})
 	v.in(t)

@@ -360,10 +360,25 @@ func (v *traveller) processes(n *lab.Node) []int {
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	return slices.DeleteFunc(pids, func(pid int) bool {
+	pids = slices.DeleteFunc(pids, func(pid int) bool {
 		args, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 		return !strings.Contains(string(args), ": app="+v.app+";") || !strings.HasPrefix(string(args), "sh\x00")
 	})
+	// A child that has not begun its own program yet looks like the shell.
+	shells := slices.Clone(pids)
+	return slices.DeleteFunc(pids, func(pid int) bool { return slices.Contains(shells, parentOf(pid)) })
+}
+
+// parentOf is a process's parent, 0 if it has ended.
+func parentOf(pid int) int {
+	status, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
+			parent, _ := strconv.Atoi(strings.TrimSpace(value))
+			return parent
+		}
+	}
+	return 0
 }
 
 // goesOn sees that the pod serves, and that its files count on from where they were.

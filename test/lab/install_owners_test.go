@@ -35,6 +35,23 @@ spec:
     spec:
 ` + webPod("      ", "runtimeClassName: godwit", "restartPolicy: Never")
 
+var twoOfASet = `apiVersion: v1
+kind: Service
+metadata: {name: two}
+spec: {clusterIP: None, selector: {app: two}, ports: [{port: 8080}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: two}
+spec:
+  serviceName: two
+  replicas: 2
+  selector: {matchLabels: {app: two}}
+  template:
+    metadata: {labels: {app: two}}
+    spec:
+` + webPod("      ", "runtimeClassName: godwit")
+
 // testOwners moves pods that controllers own. A pod that has moved keeps the host name that it was born with, which is what it
 // answers: a fresh one answers with its own.
 func testOwners(t *testing.T, in *installation) {
@@ -87,6 +104,28 @@ func testOwners(t *testing.T, in *installation) {
 			t.Errorf("active and failed: %q", status)
 		}
 		kubectl(t, c, "", "delete", "job", "one", "--wait")
+	})
+	t.Run("a StatefulSet's pod moves under its name, and the other stays", func(t *testing.T) {
+		kubectl(t, c, twoOfASet, "apply", "-f", "-")
+		kubectl(t, c, "", "rollout", "status", "statefulset", "two", "--timeout=60s")
+		was := func(pod string) []string {
+			return strings.Fields(kubectl(t, c, "", "get", "pod", pod, "-o=jsonpath={.spec.nodeName} {.metadata.uid} {.status.podIP}"))
+		}
+		moved, other := was("two-1"), was("two-0")
+		wantAnswers(t, in.lab.Node("a").Dial, moved[2]+":8080/count", []string{"1"})
+		migrate(t, c, "member", "two-1", otherNode(moved[0]), "")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "member", "--timeout=60s")
+		kubectl(t, c, "", "rollout", "status", "statefulset", "two", "--timeout=60s")
+		now := was("two-1")
+		if now[0] != otherNode(moved[0]) || now[1] == moved[1] {
+			t.Errorf("pod two-1 was %v and is %v", moved, now)
+		}
+		wantAnswers(t, in.lab.Node("a").Dial, now[2]+":8080/count", []string{"2"})
+		if now := was("two-0"); !slices.Equal(now, other) {
+			t.Errorf("pod two-0 was %v and is %v", other, now)
+		}
+		kubectl(t, c, "", "delete", "statefulset,service", "two", "--wait")
+		kubectl(t, c, "", "wait", "--for=delete", "pod", "-l=app=two", "--timeout=60s")
 	})
 	t.Run("a drain moves the pods of a node", func(t *testing.T) {
 		kubectl(t, c, "", "drain", "a", "--pod-selector=app=three", "--timeout=120s")

@@ -1,5 +1,5 @@
-// Command web answers every HTTP request on port 8080 with the name of its host, and says so: a pod for tests of services. With
-// arguments it prints them instead: something to execute in the pod.
+// Command web answers every HTTP request on port 8080 with the name of its host, and says so: a pod for tests of services. For
+// /count it answers how often it was asked for that. With arguments it prints them instead: something to execute in the pod.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 )
 
 func main() {
@@ -20,5 +21,8 @@ func main() {
 		log.Fatal(err)
 	}
 	fmt.Println("listening on", name)
-	log.Fatal(http.ListenAndServe(":8080", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, name) })))
+	var count atomic.Int64
+	http.HandleFunc("/count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, count.Add(1)) })
+	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, name) })
+	log.Fatal(http.ListenAndServe(":8080", nil))
 }
