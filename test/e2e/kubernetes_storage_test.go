@@ -164,11 +164,10 @@ func TestKubernetesPodMigrationsWithASharedVolume(t *testing.T) {
 // sharedFiles counts the lines of the files of readsWhatItWrites, which must be the numbers from one on.
 func (v *traveller) sharedFiles() map[string]int {
 	v.t.Helper()
-	var pids []int
-	v.k.until("one process of pod "+v.pod+" that counts", func() bool { // and none that it has just forked
-		pids = v.processes(v.node)
-		return len(pids) == 1
-	})
+	pids := v.processes(v.node)
+	if len(pids) != 1 {
+		v.t.Fatalf("%d processes of pod %s count on node %s", len(pids), v.pod, v.node.Name)
+	}
 	dir := fmt.Sprintf("/proc/%d/root/shared", pids[0])
 	counts := map[string]int{}
 	for name, file := range map[string]string{
