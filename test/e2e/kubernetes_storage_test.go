@@ -319,6 +319,34 @@ func TestKubernetesPodMigrationsRefusedForFilesOfVolumes(t *testing.T) {
 	k.nothingLeft()
 }
 
+// A lock that is taken after the check, when the pod is about to be frozen, has it let go at once.
+func TestKubernetesPodMigrationsWhileALockIsTaken(t *testing.T) {
+	k := newKube(t)
+	k.volume(lab.VolumeSpec{Name: "late-lock", Shared: true})
+	v := k.travellerOf(counting("locker", k.a.Name, "", "persistentVolumeClaim: {claimName: late-lock}",
+		"exec 3>>/shared/kept; "+strings.Replace(ticksOf("locker"), "sleep 0.2", "[ -e /shared/go ] && flock 3; [ -e /shared/go ] || flock -u 3; sleep 0.2", 1)), "locker", k.a, smallLoad)
+	signal := filepath.Join(k.Storage().Content("late-lock"), "go")
+	m := v.await(v.ask(slowMove), "the rounds", inRounds)
+	if err := os.WriteFile(signal, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const want = "at the moment of the freeze the pod held a lock"
+	if end := v.settled(m); end.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(end.Status.Message, want) {
+		t.Errorf("it is %s: %q, want %q", end.Status.Phase, end.Status.Message, want)
+	}
+	if err := os.Remove(signal); err != nil {
+		t.Fatal(err)
+	}
+	v.k.until("the lock released", func() bool {
+		return v.exec("ticks", "flock --nonblock /shared/kept true && echo free || echo locked") == "free"
+	})
+	if m := v.settled(v.ask()); m.Status.Phase != v1alpha1.PhaseSucceeded {
+		t.Errorf("without the lock it is %s: %s", m.Status.Phase, m.Status.Message)
+	}
+	v.verify()
+	v.k.nothingLeft()
+}
+
 // A disk is on one node at a time: the pod, whose files are open and locked on it, is made again when the disk has come.
 func TestKubernetesPodMigrationsWithADisk(t *testing.T) {
 	k := newKube(t)
