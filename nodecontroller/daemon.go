@@ -20,6 +20,7 @@ import (
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/nodecontroller/obstacle"
+	"godwit.dev/godwit/nodecontroller/processcheck"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
@@ -55,6 +56,8 @@ type Daemon struct {
 	// processes says what of a pod's running processes is in the way of a move.
 	// late says that the destination's pod comes only when they are gone.
 	processes func(ctx context.Context, pod cri.Pod, late bool) ([]obstacle.Finding, error)
+	// containers are a pod's that run.
+	containers func(ctx context.Context, pod cri.Pod) ([]processcheck.Container, error)
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.
@@ -100,6 +103,9 @@ func New(configFile string, log *slog.Logger) (*Daemon, error) {
 	d.self = func(ctx context.Context) *peerv1.Node { return describeNode(ctx, config, client) }
 	d.processes = func(ctx context.Context, pod cri.Pod, late bool) ([]obstacle.Finding, error) {
 		return lookAtProcesses(ctx, client, pod, late)
+	}
+	d.containers = func(ctx context.Context, pod cri.Pod) ([]processcheck.Container, error) {
+		return containersOf(ctx, client, pod)
 	}
 	return d, nil
 }

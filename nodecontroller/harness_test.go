@@ -25,6 +25,7 @@ import (
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/nodecontroller/obstacle"
+	"godwit.dev/godwit/nodecontroller/processcheck"
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
@@ -332,6 +333,8 @@ type testNode struct {
 	metrics string // address
 	// findings about its pods' processes; set before a migration is asked for.
 	findings []obstacle.Finding
+	// containers that are looked at while they are frozen; set likewise.
+	containers []processcheck.Container
 
 	mu   sync.Mutex
 	pods map[string]*testPod
@@ -482,6 +485,7 @@ func (n *testNode) start() {
 		return lookup(ctx, namespace, name, uid)
 	})
 	d.processes = func(context.Context, cri.Pod, bool) ([]obstacle.Finding, error) { return n.findings, nil }
+	d.containers = func(context.Context, cri.Pod) ([]processcheck.Container, error) { return n.containers, nil }
 	ready := make(chan struct{})
 	ended := make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())

@@ -178,8 +178,12 @@ func (m *outgoing) cutOver() error {
 	if err := m.save(sourceDeciding, throughReboot); err != nil {
 		return err
 	}
-	m.tell("freezing", "freezing the pod and sending the rest")
 	ctx := m.undecided
+	lockable, err := m.lockable(ctx)
+	if err != nil {
+		return m.fail(err)
+	}
+	m.tell("freezing", "freezing the pod and sending the rest")
 	asked := time.Now()
 	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id})
 	if err != nil {
@@ -191,6 +195,9 @@ func (m *outgoing) cutOver() error {
 	m.cut = cut
 	if m.request.LatePod {
 		return m.sealPeer(ctx)
+	}
+	if len(lockable) > 0 {
+		m.goroutines.Go(func() { m.breakOffIfLocked(ctx, lockable) })
 	}
 	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id}); err != nil {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))

@@ -12,15 +12,9 @@ import (
 	"godwit.dev/godwit/pagestream/criuversion"
 )
 
-// lookAtProcesses finds what a pod's running processes hold that is in the way of
-// a move, after which the destination's pod comes late or not. Nothing of the pod is
-// touched.
-func lookAtProcesses(ctx context.Context, c *cri.Client, pod cri.Pod, late bool) ([]obstacle.Finding, error) {
-	version, err := criuversion.Installed(ctx, nil)
-	if err != nil {
-		return nil, fmt.Errorf("this node cannot dump pods: %w", err)
-	}
-	move := processcheck.Move{CRIU: version, SourceFirst: late}
+// containersOf are a pod's running containers, as package processcheck looks at them.
+func containersOf(ctx context.Context, c *cri.Client, pod cri.Pod) ([]processcheck.Container, error) {
+	var containers []processcheck.Container
 	for _, ct := range pod.Running() {
 		pid, err := c.PID(ctx, ct.ID)
 		if err != nil {
@@ -30,7 +24,22 @@ func lookAtProcesses(ctx context.Context, c *cri.Client, pod cri.Pod, late bool)
 		if err != nil {
 			return nil, err
 		}
-		move.Containers = append(move.Containers, processcheck.Container{Name: ct.Name, PID: pid, Storage: storage})
+		containers = append(containers, processcheck.Container{Name: ct.Name, PID: pid, Storage: storage})
+	}
+	return containers, nil
+}
+
+// lookAtProcesses finds what a pod's running processes hold that is in the way of
+// a move, after which the destination's pod comes late or not. Nothing of the pod is
+// touched.
+func lookAtProcesses(ctx context.Context, c *cri.Client, pod cri.Pod, late bool) ([]obstacle.Finding, error) {
+	version, err := criuversion.Installed(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("this node cannot dump pods: %w", err)
+	}
+	move := processcheck.Move{CRIU: version, SourceFirst: late}
+	if move.Containers, err = containersOf(ctx, c, pod); err != nil {
+		return nil, err
 	}
 	ip, err := c.IP(ctx, pod.ID)
 	if err != nil {

@@ -29,6 +29,8 @@ type departure struct {
 	freezer *freezer
 	runc    *gorunc.Runc
 	files   *tree
+	// copied are the mount points of volumes that move with the pod.
+	copied []string
 	// dump exists from the cutover on, images and views with it.
 	dump   *criu.Dump
 	images string
@@ -176,7 +178,10 @@ func (d *departure) dumpFrozen(ctx context.Context) error {
 			return err
 		}
 	}
-	return criu.RearmTimers(d.images)
+	if err := criu.RearmTimers(d.images); err != nil {
+		return err
+	}
+	return criu.ForgetSizes(d.images, func(path string) bool { return othersWrite(path, d.mounts, d.copied) })
 }
 
 // letGo has CRIU release the container and thaws it.

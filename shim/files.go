@@ -139,8 +139,9 @@ func (s *source) openVolumes() error {
 			if int(m.GetContainer()) >= len(s.containers) {
 				return fmt.Errorf("volume %s: the pod has no container %d", v.GetName(), m.GetContainer())
 			}
-			path := strings.TrimSuffix(m.GetPath(), "/") + "/"
-			t.mounts = append(t.mounts, treeMount{path, s.containers[m.GetContainer()]})
+			path, c := strings.TrimSuffix(m.GetPath(), "/"), s.containers[m.GetContainer()]
+			t.mounts = append(t.mounts, treeMount{path + "/", c})
+			c.copied = append(c.copied, path)
 		}
 		if err := t.open(v.GetDir(), filetree.Plain, false); err != nil {
 			return fmt.Errorf("volume %s: %w", v.GetName(), err)

@@ -42,6 +42,8 @@ type container struct {
 	migration string
 	admission shimv1.Admission
 	terminal  bool
+	// mounts of its specification.
+	mounts []specs.Mount
 	// stdio are the pipes that containerd has for the container, for who attaches
 	// to it anew.
 	stdio stdio
@@ -98,6 +100,7 @@ func openBundle(id, namespace, bundle string) (*container, error) {
 		sandbox:   spec.Annotations[criContainerType] == criSandboxType,
 		migration: spec.Annotations[shimv1.Annotation],
 		terminal:  spec.Process != nil && spec.Process.Terminal,
+		mounts:    spec.Mounts,
 	}
 	if s := spec.Annotations[criSandboxID]; s != "" {
 		c.podID = s

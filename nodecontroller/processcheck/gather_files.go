@@ -93,7 +93,7 @@ func (f *File) readInfo(pid int) error {
 		case "flags":
 			f.Flags, err = strconv.ParseUint(value, 8, 64)
 		case "lock":
-			f.Locked = true
+			f.Locked = f.Locked || excludes(value)
 		default:
 			f.Info[key] = value
 		}
@@ -114,6 +114,13 @@ func infoLines(file *os.File) func(yield func(string) bool) {
 			}
 		}
 	}
+}
+
+// excludes says whether a lock keeps others from having one (kernel: fs/locks.c,
+// lock_get_status): of locks to read there may be many.
+func excludes(lock string) bool {
+	fields := strings.Fields(lock) // number, kind, how, what
+	return len(fields) > 3 && (fields[1] == "LEASE" || fields[3] == "WRITE")
 }
 
 // watched is the file system that a mark of inotify or fanotify is on (kernel:

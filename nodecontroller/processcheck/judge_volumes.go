@@ -28,7 +28,12 @@ func (c *scope) judgeVolume(f *File) []obstacle.Finding {
 	if isAnew(f.Link + "/") {
 		return []obstacle.Finding{c.anew(fmt.Sprintf("has %s open (descriptor %d)", f.Link, f.FD))}
 	}
-	// criu/file-lock.c, restore_file_lock: it waits for the lock, which the frozen source has.
+	return c.judgeLock(f)
+}
+
+// judgeLock is criu/file-lock.c, restore_file_lock: it waits for the lock, which the
+// frozen source has.
+func (c *scope) judgeLock(f *File) []obstacle.Finding {
 	if f.Locked && !c.snapshot.SourceFirst && slices.Contains(c.container.Storage, c.process.Mounts[f.Mount].Point) {
 		return []obstacle.Finding{c.refuse(fmt.Sprintf("holds a lock of %s (descriptor %d), which both nodes see, so that the destination could not have it before the source is gone", f.Link, f.FD),
 			"release it for the move")}

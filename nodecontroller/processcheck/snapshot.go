@@ -94,7 +94,7 @@ type File struct {
 	Flags      uint64 // of open
 	// Info holds the other lines of fdinfo that have one value each.
 	Info map[string]string
-	// Locked says that a lock is held by it.
+	// Locked says that a lock is held by it that keeps others from having one.
 	Locked bool
 	// Watches are the file systems of an inotify's or fanotify's marks.
 	Watches []Device

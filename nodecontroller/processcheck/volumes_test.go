@@ -40,7 +40,8 @@ func TestALockOfAFileThatBothNodesSeeIsRefused(t *testing.T) {
 	posix := unix.Flock_t{Type: unix.F_WRLCK}
 	locks := map[string]func(int) error{
 		"none":  func(int) error { return nil },
-		"flock": func(fd int) error { return unix.Flock(fd, unix.LOCK_SH) },
+		"read":  func(fd int) error { return unix.Flock(fd, unix.LOCK_SH) },
+		"flock": func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) },
 		"posix": func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_SETLK, &posix) },
 		"ofd":   func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &posix) },
 	}
@@ -53,7 +54,7 @@ func TestALockOfAFileThatBothNodesSeeIsRefused(t *testing.T) {
 				sourceFirst bool
 				refused     bool
 			}{
-				{storage, false, name != "none"},
+				{storage, false, name != "none" && name != "read"},
 				{storage, true, false},         // it is released when the source ends
 				{[]string{"/x"}, false, false}, // a file of the pod's own, which is copied
 			} {
@@ -66,6 +67,41 @@ func TestALockOfAFileThatBothNodesSeeIsRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestLocksOfAFrozenPodAreFoundOfFilesThatBothNodesSee(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, mounts := lockedFile(t, func(int) error { return nil })
+	var all []string
+	for _, m := range mounts {
+		all = append(all, m.Point)
+	}
+	find := func(storage ...string) string {
+		found, err := Locks(t.Context(), []Container{{Name: "web", PID: os.Getpid(), Storage: storage}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return obstacle.List(found)
+	}
+	want := "holds a lock of " + f.Name()
+	if said := find(all...); strings.Contains(said, want) {
+		t.Errorf("without a lock: %q", said)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if said := find(all...); !strings.Contains(said, want) {
+		t.Errorf("%q, want %q", said, want)
+	}
+	for _, storage := range [][]string{nil, {"/elsewhere"}} {
+		if said := find(storage...); said != "" {
+			t.Errorf("with storage at %v: %q", storage, said)
+		}
 	}
 }
 

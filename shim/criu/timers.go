@@ -27,7 +27,11 @@ var errFilesImage = errors.New("bad image of open files")
 // starts it again only when it is read (kernel: fs/timerfd.c, timerfd_show and
 // timerfd_read_iter). CRIU sets that time on restore, which means disarmed: the
 // timer would never tick again. With a nanosecond left it ticks at once.
-func RearmTimers(dir string) error {
+func RearmTimers(dir string) error { return editFiles(dir, rearm) }
+
+// editFiles writes a container's image of open files anew, if edit changes it. A
+// container without one has none open.
+func editFiles(dir string, edit func(image []byte) (out []byte, changed bool, err error)) error {
 	path := filepath.Join(dir, filesImage)
 	image, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -36,7 +40,7 @@ func RearmTimers(dir string) error {
 	if err != nil {
 		return fmt.Errorf("open files: %w", err)
 	}
-	out, changed, err := rearm(image)
+	out, changed, err := edit(image)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -52,32 +56,46 @@ func RearmTimers(dir string) error {
 // rearm copies an image of open files; entries without such a timer stay as
 // they are, byte for byte.
 func rearm(image []byte) (out []byte, changed bool, err error) {
-	if len(image) < 8 || binary.LittleEndian.Uint64(image) != filesMagic {
-		return nil, false, fmt.Errorf("%w: no magic", errFilesImage)
+	err = eachFile(image, func(record []byte, entry *fdinfo.FileEntry) error {
+		if expired(entry.GetTfd()) {
+			entry.Tfd.Vnsec = proto.Uint64(1)
+			var err error
+			if record, err = proto.Marshal(entry); err != nil {
+				return fmt.Errorf("%w: %w", errFilesImage, err)
+			}
+			changed = true
+		}
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(record)))
+		out = append(out, record...)
+		return nil
+	})
+	if err != nil {
+		return nil, false, err
 	}
-	out = append(out, image[:8]...)
+	return append(image[:8:8], out...), changed, nil
+}
+
+// eachFile reads an image of open files.
+func eachFile(image []byte, each func(record []byte, entry *fdinfo.FileEntry) error) error {
+	if len(image) < 8 || binary.LittleEndian.Uint64(image) != filesMagic {
+		return fmt.Errorf("%w: no magic", errFilesImage)
+	}
 	for rest := image[8:]; len(rest) > 0; {
 		if len(rest) < 4 || uint64(len(rest)-4) < uint64(binary.LittleEndian.Uint32(rest)) {
-			return nil, false, fmt.Errorf("%w: an entry is cut short", errFilesImage)
+			return fmt.Errorf("%w: an entry is cut short", errFilesImage)
 		}
 		n := 4 + binary.LittleEndian.Uint32(rest)
 		record := rest[4:n]
 		rest = rest[n:]
 		var entry fdinfo.FileEntry
 		if err := proto.Unmarshal(record, &entry); err != nil {
-			return nil, false, fmt.Errorf("%w: %w", errFilesImage, err)
+			return fmt.Errorf("%w: %w", errFilesImage, err)
 		}
-		if expired(entry.GetTfd()) {
-			entry.Tfd.Vnsec = proto.Uint64(1)
-			if record, err = proto.Marshal(&entry); err != nil {
-				return nil, false, fmt.Errorf("%w: %w", errFilesImage, err)
-			}
-			changed = true
+		if err := each(record, &entry); err != nil {
+			return err
 		}
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(record)))
-		out = append(out, record...)
 	}
-	return out, changed, nil
+	return nil
 }
 
 // expired says whether a timer is periodic and waits to be read.

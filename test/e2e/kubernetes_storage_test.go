@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -317,6 +319,34 @@ func TestKubernetesPodMigrationsRefusedForFilesOfVolumes(t *testing.T) {
 	k.nothingLeft()
 }
 
+// A lock that is taken after the check, when the pod is about to be frozen, has it let go at once.
+func TestKubernetesPodMigrationsWhileALockIsTaken(t *testing.T) {
+	k := newKube(t)
+	k.volume(lab.VolumeSpec{Name: "late-lock", Shared: true})
+	v := k.travellerOf(counting("locker", k.a.Name, "", "persistentVolumeClaim: {claimName: late-lock}",
+		"exec 3>>/shared/kept; "+strings.Replace(ticksOf("locker"), "sleep 0.2", "[ -e /shared/go ] && flock 3; [ -e /shared/go ] || flock -u 3; sleep 0.2", 1)), "locker", k.a, smallLoad)
+	signal := filepath.Join(k.Storage().Content("late-lock"), "go")
+	m := v.await(v.ask(slowMove), "the rounds", inRounds)
+	if err := os.WriteFile(signal, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const want = "at the moment of the freeze the pod held a lock"
+	if end := v.settled(m); end.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(end.Status.Message, want) {
+		t.Errorf("it is %s: %q, want %q", end.Status.Phase, end.Status.Message, want)
+	}
+	if err := os.Remove(signal); err != nil {
+		t.Fatal(err)
+	}
+	v.k.until("the lock released", func() bool {
+		return v.exec("ticks", "flock --nonblock /shared/kept true && echo free || echo locked") == "free"
+	})
+	if m := v.settled(v.ask()); m.Status.Phase != v1alpha1.PhaseSucceeded {
+		t.Errorf("without the lock it is %s: %s", m.Status.Phase, m.Status.Message)
+	}
+	v.verify()
+	v.k.nothingLeft()
+}
+
 // A disk is on one node at a time: the pod, whose files are open and locked on it, is made again when the disk has come.
 func TestKubernetesPodMigrationsWithADisk(t *testing.T) {
 	k := newKube(t)
@@ -349,6 +379,53 @@ func TestKubernetesPodMigrationsWithADisk(t *testing.T) {
 			if got := v.exec("ticks", "flock --nonblock /shared/below/lock true && echo free || echo locked"); got != "locked" {
 				t.Errorf("the file that the pod had locked is %s", got)
 			}
+		})
+	}
+	v.in(t).verify()
+	v.k.nothingLeft()
+}
+
+// Files of a volume that others write to meanwhile are none the worse for it.
+func TestKubernetesPodMigrationsWhileOthersWrite(t *testing.T) {
+	k := newKube(t)
+	k.volume(lab.VolumeSpec{Name: "news", Shared: true})
+	file, err := os.Create(filepath.Join(k.Storage().Content("news"), "paper"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	const follows = "exec 4</shared/paper 5<>/shared/paper; while read -r line <&4; do last=$line; done; echo $last > /shared/seen; "
+	v := k.travellerOf(counting("news", k.a.Name, "", "persistentVolumeClaim: {claimName: news}",
+		strings.Replace(ticksOf("news"), "sleep 0.2", follows+"sleep 0.2", 1)), "news", k.a, smallLoad)
+	ctx, cancel := context.WithCancel(t.Context())
+	var written atomic.Int64
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer cancel()
+	writing.Go(func() {
+		for i := 1; ctx.Err() == nil; i++ {
+			if _, err := fmt.Fprintln(file, i); err != nil {
+				t.Error(err)
+				return
+			}
+			written.Store(int64(i))
+			time.Sleep(time.Millisecond)
+		}
+	})
+	for _, way := range []string{"there", "and back"} {
+		t.Run(way, func(t *testing.T) {
+			if m := v.in(t).settled(v.ask()); m.Status.Phase != v1alpha1.PhaseSucceeded {
+				t.Fatalf("it is %s: %s", m.Status.Phase, m.Status.Message)
+			}
+			from := written.Load()
+			v.k.until("the pod reading what another wrote after the move", func() bool {
+				content, err := os.ReadFile(filepath.Join(k.Storage().Content("news"), "seen"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen, _ := strconv.ParseInt(strings.TrimSpace(string(content)), 10, 64)
+				return seen > from
+			})
 		})
 	}
 	v.in(t).verify()
