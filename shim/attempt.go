@@ -189,8 +189,8 @@ func (d *destination) takeEnd(a *arrival, failure error) (*attempt, attemptEnd) 
 		_ = d.moveLocked(a, arrivalRepeating)
 	case end == attemptLost && a.state == arrivalRunning:
 		d.endLocked(a, fmt.Errorf("%w: %w", errHasRun, failure))
-	case end == attemptLost:
-		d.endLocked(a, failure)
+	case end == attemptLost: // no commit from here on; the stock service knows more of the reason
+		_ = d.moveLocked(a, arrivalEnded)
 	case a.state == arrivalCommitted: // CRIU asked nobody
 		_ = d.moveLocked(a, arrivalRunning)
 		a.ran = time.Now()

@@ -71,9 +71,6 @@ func TestTheEndOfARestoreIsTheEndOfAContainerUnlessItIsCommitted(t *testing.T) {
 		if a.state != want {
 			t.Errorf("a container that was %v is %v, want %v", s, a.state, want)
 		}
-		if want == arrivalEnded && s != arrivalEnded && !errors.Is(context.Cause(a.ended), broken) {
-			t.Errorf("a container that was %v ended with %v", s, context.Cause(a.ended))
-		}
 	}
 	d, a := withAttempt(t, arrivalRunning)
 	d.takeEnd(a, broken)

@@ -152,6 +152,7 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	if err != nil {
 		err = d.latest(a).restore.WithLog(err)
 		d.finish(a, err)
+		a.end(err) // if it was moved to its end without
 	}
 	return resp, err
 }
@@ -534,8 +535,8 @@ func (d *destination) progress() *shimv1.Progress {
 	}
 	filled, held := true, len(d.arrivals) > 0
 	for _, a := range d.arrivals {
-		if a.state == arrivalEnded && p.Error == "" {
-			p.Error = context.Cause(a.ended).Error()
+		if cause := context.Cause(a.ended); cause != nil && p.Error == "" {
+			p.Error = cause.Error()
 		}
 		if a.state == arrivalRestoring {
 			p.State = shimv1.State_STATE_RESTORING
