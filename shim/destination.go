@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -149,6 +151,7 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	defer d.monitor.supervise(a.container.id, func(failure error) bool { return d.restoreEnded(a, failure) })()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
 	resp, err := run(context.WithoutCancel(ctx))
+	closeNames(a.names)
 	if err != nil {
 		err = d.latest(a).restore.WithLog(err)
 		d.finish(a, err)
@@ -223,8 +226,13 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 		return err
 	}
 	a.request = r
+	var err error
+	if a.names, err = keepNames(a.container, r.GetImagesDir()); err != nil {
+		d.log.Warn("a restore of the container cannot be done again", "container", a.container.id, "error", err)
+	}
 	t, err := d.equipFirst(ctx, a)
 	if err != nil {
+		closeNames(a.names)
 		d.finish(a, err)
 		return err
 	}
@@ -247,9 +255,16 @@ func (d *destination) hold(a *arrival, criuPID int) error {
 	if err != nil {
 		d.log.Warn("a restore that hangs cannot be ended by its cgroup", "container", a.container.id, "error", err)
 	}
+	var made sysvObjects
+	if hasSysV(a.request.GetImagesDir()) {
+		// Nobody but CRIU has made any yet.
+		if made, err = listSysV(int(d.placeholder())); err != nil {
+			d.log.Warn("a restore of the container cannot be done again", "container", a.container.id, "error", err)
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	a.cgroup = cgroup
+	a.cgroup, a.made = cgroup, made
 	return d.moveLocked(a, arrivalHeld)
 }
 
@@ -493,6 +508,16 @@ func (d *destination) cancel(id string, cause error) {
 	d.abandon(a, cause)
 	if a.ended.Err() != nil { // else it came to run just now
 		<-a.started
+	}
+}
+
+// cancelAll is cancel for all containers: their sandbox is being killed.
+func (d *destination) cancelAll(cause error) {
+	d.mu.Lock()
+	ids := slices.Collect(maps.Keys(d.arrivals))
+	d.mu.Unlock()
+	for _, id := range ids {
+		d.cancel(id, cause)
 	}
 }
 

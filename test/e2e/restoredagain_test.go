@@ -11,6 +11,7 @@ import (
 
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/workload"
 )
 
 // restoreBreaker is an action script of a test's own, for CRIU to call beside ours. At a
@@ -94,4 +95,32 @@ func TestARestoreThatFailsAfterTheCommitIsDoneAgain(t *testing.T) {
 			noMore(t, before, s.slack, s.from, s.to)
 		})
 	}
+}
+
+// Each container's restore is broken once or more: shared memory, System V objects, deleted files, sockets and forked
+// processes are made again where an attempt had made them already.
+func TestWhatContainersShareComesThroughARestoreThatIsDoneAgain(t *testing.T) {
+	a, b := nodes(t)
+	explain(t, a, b)
+	p := runPod(t, a, lab.PodSpec{Name: "again", Containers: []lab.ContainerSpec{
+		container(t, workload.SharedPair, workload.Port, "8"),
+		container(t, workload.Filer, "7001", "inotify"),
+		container(t, workload.Storm, "7002"),
+	}})
+	verify := func() {
+		t.Helper()
+		for _, port := range []string{workload.Port, "7001", "7002"} {
+			t.Log(port, p.check(port))
+		}
+	}
+	verify()
+	broken, mend := breakRestores(t, b, "network-unlock", "kill -KILL $PPID", 4)
+	p.moveTo(b)
+	if broken() < 3 {
+		t.Errorf("only %d restores of three containers were broken", broken())
+	}
+	verify()
+	mend()
+	p.moveTo(a)
+	verify()
 }
