@@ -77,34 +77,48 @@ func removeSysV(pid int, objects sysvObjects) error {
 }
 
 // inIPC does something in the IPC namespace of a process, unless that is this one's.
+// The thread comes back: one that ended would take along what it has started, as runc
+// asks to be killed with the thread that is its parent.
 func inIPC(pid int, do func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// The thread is in another namespace afterwards, and must end: it is
-		// never unlocked.
-		runtime.LockOSThread()
-		done <- enterIPC(pid, do)
-	}()
-	return <-done
+	runtime.LockOSThread()
+	stay, err := visitIPC(pid, do)
+	if !stay {
+		runtime.UnlockOSThread()
+	}
+	return err
 }
 
-func enterIPC(pid int, do func() error) error {
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/ipc", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// visitIPC is inIPC on a locked thread; stay says that the thread could not come back.
+func visitIPC(pid int, do func() error) (stay bool, err error) {
+	pod, err := unix.Open(fmt.Sprintf("/proc/%d/ns/ipc", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("IPC namespace of the pod: %w", err)
+		return false, fmt.Errorf("IPC namespace of the pod: %w", err)
 	}
-	defer unix.Close(fd)
-	var own, pod unix.Stat_t
-	if err := errors.Join(unix.Stat("/proc/thread-self/ns/ipc", &own), unix.Fstat(fd, &pod)); err != nil {
-		return fmt.Errorf("IPC namespace of the pod: %w", err)
+	defer unix.Close(pod)
+	own, err := unix.Open("/proc/thread-self/ns/ipc", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("IPC namespace of the shim: %w", err)
 	}
-	if own.Ino == pod.Ino {
-		return nil
+	defer unix.Close(own)
+	if same, err := sameFile(pod, own); err != nil || same {
+		return false, err
 	}
-	if err := unix.Setns(fd, unix.CLONE_NEWIPC); err != nil {
-		return fmt.Errorf("enter IPC namespace of the pod: %w", err)
+	if err := unix.Setns(pod, unix.CLONE_NEWIPC); err != nil {
+		return false, fmt.Errorf("enter IPC namespace of the pod: %w", err)
 	}
-	return do()
+	err = do()
+	if back := unix.Setns(own, unix.CLONE_NEWIPC); back != nil {
+		return true, errors.Join(err, fmt.Errorf("leave IPC namespace of the pod: %w", back))
+	}
+	return false, err
+}
+
+func sameFile(a, b int) (bool, error) {
+	var first, second unix.Stat_t
+	if err := errors.Join(unix.Fstat(a, &first), unix.Fstat(b, &second)); err != nil {
+		return false, fmt.Errorf("compare namespaces: %w", err)
+	}
+	return first.Dev == second.Dev && first.Ino == second.Ino, nil
 }
 
 // sysvIDs reads a list: a line of titles, then one of each object, its id second.
