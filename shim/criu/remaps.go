@@ -22,6 +22,10 @@ const imageHeader = 8
 // (criu/files-reg.c, create_link_remap).
 var remapName = regexp.MustCompile(`^link_remap\.[0-9]+$`)
 
+// maxRemaps bounds the names of one dump: they come from another node, and each takes
+// descriptors.
+const maxRemaps = 4096
+
 // HasRemaps says whether a dump has given deleted files other names.
 func HasRemaps(dir string) (bool, error) {
 	info, err := os.Stat(filepath.Join(dir, remapsImage))
@@ -55,9 +59,13 @@ func LinkRemaps(dir string) ([]string, error) {
 func linkRemaps(image []byte) (names []string, err error) {
 	err = eachFile(image, func(_ []byte, entry *fdinfo.FileEntry) error {
 		name := path.Join("/", strings.ToValidUTF8(entry.GetReg().GetName(), "?"))
-		if remapName.MatchString(path.Base(name)) {
-			names = append(names, name)
+		if !remapName.MatchString(path.Base(name)) {
+			return nil
 		}
+		if len(names) == maxRemaps {
+			return fmt.Errorf("%w: more than %d names of deleted files", errFilesImage, maxRemaps)
+		}
+		names = append(names, name)
 		return nil
 	})
 	return names, err

@@ -2,7 +2,9 @@ package criu
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -14,7 +16,7 @@ import (
 )
 
 // regularFiles makes an image of open files with these names.
-func regularFiles(t *testing.T, names ...string) []byte {
+func regularFiles(t testing.TB, names ...string) []byte {
 	t.Helper()
 	image := binary.LittleEndian.AppendUint64(nil, filesMagic)
 	for i, name := range names {
@@ -56,4 +58,20 @@ func TestNamesThatADumpGaveToDeletedFilesAreFound(t *testing.T) {
 	if _, err := linkRemaps(image[:len(image)-3]); err == nil {
 		t.Error("half an image is read")
 	}
+}
+
+func FuzzLinkRemaps(f *testing.F) {
+	f.Add(regularFiles(f, "work/link_remap.12", "usr/lib/libc.so.6"))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, image []byte) {
+		names, err := linkRemaps(image)
+		if err != nil && !errors.Is(err, errFilesImage) {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if !path.IsAbs(name) || path.Clean(name) != name {
+				t.Fatalf("name %q", name)
+			}
+		}
+	})
 }

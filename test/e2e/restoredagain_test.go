@@ -124,3 +124,27 @@ func TestWhatContainersShareComesThroughARestoreThatIsDoneAgain(t *testing.T) {
 	p.moveTo(a)
 	verify()
 }
+
+// A restore that never succeeds is tried until the pod is removed, and nothing is left then.
+func TestAPodThatCannotBeRestoredCanBeRemoved(t *testing.T) {
+	s := newScene(t)
+	explain(t, s.from, s.to)
+	s.slack, s.ctx = maps.Clone(idle), within(t, 2*time.Minute)
+	s.w.follow(s.p, s.to) // b has what such a pod needs
+	s.w.follow(s.p, s.from)
+	s.w.stop()
+	before := settled(t, s.from, s.to)
+	broken, mend := breakRestores(t, s.to, "network-unlock", "kill -KILL $PPID", 1000)
+	s.start()
+	s.await("created")
+	s.until("a third attempt", func() bool { return broken() > 2 })
+	if err := s.to.RemovePod(s.ctx, s.sandbox); err != nil {
+		t.Error(err)
+	}
+	if s.ended() {
+		t.Error("a pod that never ran counts as moved")
+	}
+	mend()
+	s.undone()
+	noMore(t, before, s.slack, s.from, s.to)
+}
