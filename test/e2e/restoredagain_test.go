@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/workload"
@@ -147,4 +148,30 @@ func TestAPodThatCannotBeRestoredCanBeRemoved(t *testing.T) {
 	mend()
 	s.undone()
 	noMore(t, before, s.slack, s.from, s.to)
+}
+
+// The same where kubelet makes the pod: one container's start was answered long ago, the other's lasts until it runs.
+func TestKubernetesPodIsRestoredAgainAfterTheCommit(t *testing.T) {
+	k := newKube(t)
+	k.nodesUp()
+	v := k.traveller("again", k.a, smallLoad)
+	broken, mend := breakRestores(t, k.b, "network-unlock", "kill -KILL $PPID", 3)
+	m := v.ask()
+	end := v.settled(m)
+	if end.Status.Phase != v1alpha1.PhaseSucceeded {
+		t.Fatalf("the migration is %s: %s", end.Status.Phase, end.Status.Message)
+	}
+	if broken() != 3 {
+		t.Errorf("%d restores were broken, not 3", broken())
+	}
+	k.until("an Event that tells of it", func() bool {
+		return strings.Contains(k.kubectl("", "get", "events", "-o=jsonpath={.items[?(@.involvedObject.name=='"+m.Name+"')].message}"), "restored again")
+	})
+	v.goesOn()
+	mend()
+	if end := v.settled(v.ask()); end.Status.Phase != v1alpha1.PhaseSucceeded {
+		t.Fatalf("the move back is %s: %s", end.Status.Phase, end.Status.Message)
+	}
+	v.verify()
+	k.nothingLeft()
 }
