@@ -59,6 +59,8 @@ type arrival struct {
 	// order has the stock start run; request, set before, is what it is to restore.
 	order   chan struct{}
 	request *shimv1.RestoreRequest
+	// names are those that a restore removes, set before order is closed.
+	names []keptName
 	// ended is done, with a cause, when there will be no running container.
 	ended context.Context
 	end   context.CancelCauseFunc
@@ -74,11 +76,12 @@ type arrival struct {
 
 	// What follows is guarded by the destination's mu.
 
-	fill    *fill     // of the latest attempt
-	attempt *attempt  // the latest; nil before the order to restore
-	cgroup  *freezer  // of the container, known once it was held; nil if it cannot be told
-	ran     time.Time // when it was let go; zero before that
-	trouble error     // why the attempt before the latest came to nothing
+	fill    *fill       // of the latest attempt
+	attempt *attempt    // the latest; nil before the order to restore
+	cgroup  *freezer    // of the container, known once it was held; nil if it cannot be told
+	made    sysvObjects // by CRIU, known once it was held
+	ran     time.Time   // when it was let go; zero before that
+	trouble error       // why the attempt before the latest came to nothing
 }
 
 func newArrival() *arrival {

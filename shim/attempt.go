@@ -18,9 +18,11 @@ import (
 // moments twice.
 //
 // CRIU 4.2.1 does hang, once in a while: it says that the next stage has begun before
-// it has set how many threads take part in it (criu/cr-restore.c, __restore_switch_stage:
-// two plain stores, which the compiler has swapped). A thread that runs in between, when
-// CRIU is preempted there, is not counted, and CRIU waits for it for ever.
+// it has set how many threads have yet to end it (criu/cr-restore.c, __restore_switch_stage:
+// two plain stores, which Debian's compiler has swapped). If CRIU is preempted between
+// them, the thread that it has just continued ends the stage first, its decrement is
+// overwritten, and CRIU and all threads wait for one more for ever. Stopped there with
+// a breakpoint, CRIU hangs each time.
 
 // attempt is one run of `runc restore`.
 type attempt struct {
@@ -73,9 +75,9 @@ func decideAttempt(s arrivalState, well bool) attemptEnd {
 
 const (
 	// firstLimit is what a held restore may take from the commit to its last step. It
-	// takes milliseconds on an idle machine, and is safe to be done again if it was
-	// only slow.
-	firstLimit = 10 * time.Second
+	// takes milliseconds on an idle machine, the pod stands still meanwhile, and one that
+	// was only slow is done again without harm.
+	firstLimit = 4 * time.Second
 	// maxLimit is the same for the last of many attempts.
 	maxLimit = 2 * time.Minute
 	// firstDelay is the pause before the third attempt, the second comes at once;
@@ -187,8 +189,8 @@ func (d *destination) takeEnd(a *arrival, failure error) (*attempt, attemptEnd) 
 		_ = d.moveLocked(a, arrivalRepeating)
 	case end == attemptLost && a.state == arrivalRunning:
 		d.endLocked(a, fmt.Errorf("%w: %w", errHasRun, failure))
-	case end == attemptLost:
-		d.endLocked(a, failure)
+	case end == attemptLost: // no commit from here on; the stock service knows more of the reason
+		_ = d.moveLocked(a, arrivalEnded)
 	case a.state == arrivalCommitted: // CRIU asked nobody
 		_ = d.moveLocked(a, arrivalRunning)
 		a.ran = time.Now()

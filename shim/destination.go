@@ -10,7 +10,6 @@ import (
 	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
-	"golang.org/x/sys/unix"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 	"godwit.dev/godwit/shim/criu"
@@ -149,9 +148,11 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	defer d.monitor.supervise(a.container.id, func(failure error) bool { return d.restoreEnded(a, failure) })()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
 	resp, err := run(context.WithoutCancel(ctx))
+	closeNames(a.names)
 	if err != nil {
 		err = d.latest(a).restore.WithLog(err)
 		d.finish(a, err)
+		a.end(err) // if it was moved to its end without
 	}
 	return resp, err
 }
@@ -222,8 +223,13 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 		return err
 	}
 	a.request = r
+	var err error
+	if a.names, err = keepNames(a.container, r.GetImagesDir()); err != nil {
+		d.log.Warn("a restore of the container cannot be done again", "container", a.container.id, "error", err)
+	}
 	t, err := d.equipFirst(ctx, a)
 	if err != nil {
+		closeNames(a.names)
 		d.finish(a, err)
 		return err
 	}
@@ -246,9 +252,16 @@ func (d *destination) hold(a *arrival, criuPID int) error {
 	if err != nil {
 		d.log.Warn("a restore that hangs cannot be ended by its cgroup", "container", a.container.id, "error", err)
 	}
+	var made sysvObjects
+	if hasSysV(a.request.GetImagesDir()) {
+		// Nobody but CRIU has made any yet.
+		if made, err = listSysV(int(d.placeholder())); err != nil {
+			d.log.Warn("a restore of the container cannot be done again", "container", a.container.id, "error", err)
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	a.cgroup = cgroup
+	a.cgroup, a.made = cgroup, made
 	return d.moveLocked(a, arrivalHeld)
 }
 
@@ -302,211 +315,6 @@ func (d *destination) equip(ctx context.Context, a *arrival, number int, fill *f
 	return a.attempt, nil
 }
 
-// resume lets all held containers run, and returns when the last of them did. It is
-// the destination's side of the commit and may be asked again: it says that the pod
-// runs only when every container does.
-func (d *destination) resume(ctx context.Context) (time.Time, error) {
-	all, first, err := d.release()
-	if err != nil {
-		return time.Time{}, err
-	}
-	if first {
-		for _, a := range all {
-			t := d.latest(a)
-			if err := t.restore.Answer(criu.Go); err != nil {
-				d.log.Error("CRIU cannot be told to go on", "container", a.container.id, "error", err)
-			}
-			go d.letGo(a, t)
-		}
-	}
-	for _, a := range all {
-		select {
-		case <-a.started:
-		case <-ctx.Done():
-			return time.Time{}, errors.Join(fmt.Errorf("wait for resumed containers: %w", ctx.Err()), d.trouble())
-		}
-		d.latest(a).restore.Close()
-	}
-	return d.allRan(all)
-}
-
-// allRan returns when the last of the pod's containers began to run.
-func (d *destination) allRan(all []*arrival) (last time.Time, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, a := range all {
-		if a.ran.IsZero() {
-			err = errors.Join(err, context.Cause(a.ended))
-		}
-		if a.ran.After(last) {
-			last = a.ran
-		}
-	}
-	return last, err
-}
-
-// trouble is what has gone wrong with restores since the commit; nil if nothing has.
-func (d *destination) trouble() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.troubleLocked()
-}
-
-// troubleLocked is trouble with mu held.
-func (d *destination) troubleLocked() (err error) {
-	for _, a := range d.arrivals {
-		err = errors.Join(err, a.trouble)
-	}
-	return err
-}
-
-// release marks all held containers as committed, in one step: either all of the
-// pod is to run or none of it. It returns them, and whether it did so now.
-func (d *destination) release() (all []*arrival, first bool, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	first = d.resumed.IsZero()
-	for id, a := range d.arrivals {
-		if first && a.state != arrivalHeld {
-			return nil, false, fmt.Errorf("container %s is %v, not held", id, a.state)
-		}
-		if a.attempt != nil {
-			all = append(all, a)
-		}
-	}
-	if !first {
-		return all, false, nil
-	}
-	for _, a := range all {
-		if err := d.moveLocked(a, arrivalCommitted); err != nil {
-			return nil, false, err
-		}
-		a.attempt.seen.Add(1)
-	}
-	d.resumed = time.Now()
-	return all, true, nil
-}
-
-// abort ends the migration before its commit: parked starts fail, held
-// processes are killed without having run.
-func (d *destination) abort(reason string) error {
-	d.mu.Lock()
-	if !d.resumed.IsZero() {
-		d.mu.Unlock()
-		return errors.New("the pod runs here already")
-	}
-	d.aborted = true
-	var all []*arrival
-	for _, a := range d.arrivals {
-		all = append(all, a)
-	}
-	d.mu.Unlock()
-	for _, a := range all {
-		d.abandon(a, fmt.Errorf("%w: %s", errAborted, reason))
-	}
-	d.changed.signal()
-	return nil
-}
-
-// abandonUncommitted is abandon if there has been no commit.
-func (d *destination) abandonUncommitted(a *arrival, cause error) {
-	if !d.committed() {
-		d.abandon(a, cause)
-	}
-}
-
-// stopLimit is how long CRIU may take to undo a restore that it holds.
-const stopLimit = 5 * time.Second
-
-// abandon ends one container that does not run, whatever it is doing.
-func (d *destination) abandon(a *arrival, cause error) {
-	d.mu.Lock()
-	state := a.state
-	if state == arrivalRunning || state == arrivalEnded {
-		d.mu.Unlock()
-		return
-	}
-	d.endLocked(a, cause)
-	t := a.attempt
-	d.mu.Unlock()
-	if t == nil {
-		return
-	}
-	switch state {
-	case arrivalHeld:
-		t.restore.Answer(criu.Stop)
-		defer time.AfterFunc(stopLimit, func() { d.killAttempt(a) }).Stop()
-	case arrivalRestoring, arrivalCommitted:
-		d.killAttempt(a)
-	}
-	<-a.started
-	t = d.latest(a) // a start that was being repeated may have begun another
-	t.restore.Close()
-	t.fill.stop()
-	if runc, err := a.container.runtime(); err == nil {
-		clearRestoreRoot(runc.Root, a.container.id)
-		clearCgroups(a.container.bundle)
-	}
-}
-
-// memoryLost is told that the fault server of a container cannot go on. A running
-// container is killed: it must not go on with zeros where its data was. One that does
-// not run yet has lost its CRIU, or needs another fault server, and with it another
-// restore.
-func (d *destination) memoryLost(a *arrival, cause error) {
-	d.mu.Lock()
-	state, t := a.state, a.attempt
-	d.mu.Unlock()
-	switch state {
-	case arrivalCommitted:
-		t.end(cause)
-	case arrivalHeld:
-		go d.abandon(a, cause) // which waits for who calls; the start waits for it
-	case arrivalRunning:
-		d.log.Error("container is killed: its memory is lost", "container", a.container.id, "error", cause)
-		if pid, err := a.container.pid(); err == nil {
-			unix.Kill(pid, unix.SIGKILL)
-		}
-		d.finish(a, cause)
-	}
-}
-
-// find returns the arrival of a container, if it is one.
-func (d *destination) find(id string) (*arrival, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	a, ok := d.arrivals[id]
-	return a, ok
-}
-
-// cancel ends the wait of a container that does not run yet; it returns when no
-// process of it is left.
-func (d *destination) cancel(id string, cause error) {
-	d.mu.Lock()
-	a, ok := d.arrivals[id]
-	waiting := ok && a.container != nil && a.state != arrivalRunning
-	d.mu.Unlock()
-	if !waiting {
-		return
-	}
-	d.abandon(a, cause)
-	if a.ended.Err() != nil { // else it came to run just now
-		<-a.started
-	}
-}
-
-// forget drops a deleted container.
-func (d *destination) forget(id string) {
-	d.mu.Lock()
-	a, ok := d.arrivals[id]
-	delete(d.arrivals, id)
-	d.mu.Unlock()
-	if ok && a.fill != nil {
-		a.fill.stop()
-	}
-	d.changed.signal()
-}
-
 // committed says whether the pod was let run here.
 func (d *destination) committed() bool {
 	d.mu.Lock()
@@ -534,8 +342,8 @@ func (d *destination) progress() *shimv1.Progress {
 	}
 	filled, held := true, len(d.arrivals) > 0
 	for _, a := range d.arrivals {
-		if a.state == arrivalEnded && p.Error == "" {
-			p.Error = context.Cause(a.ended).Error()
+		if cause := context.Cause(a.ended); cause != nil && p.Error == "" {
+			p.Error = cause.Error()
 		}
 		if a.state == arrivalRestoring {
 			p.State = shimv1.State_STATE_RESTORING

@@ -195,6 +195,16 @@ func (m *migrations) cancel(container string, cause error) {
 	}
 }
 
+// cancelAll ends the waits of all containers of a destination, if this shim is one.
+func (m *migrations) cancelAll(cause error) {
+	m.mu.Lock()
+	d := m.destination
+	m.mu.Unlock()
+	if d != nil {
+		d.cancelAll(cause)
+	}
+}
+
 // refuseDeparted is the error for a container that somebody starts in a pod that
 // has moved away: to kubelet its containers have failed, and it would start the
 // pod again here until it hears that the pod is gone.

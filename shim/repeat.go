@@ -94,8 +94,9 @@ func awaitEnd(ctx context.Context, pid int) error {
 
 // clean removes everything that an attempt at a restore has left, so that the next
 // finds what the first found: processes, the userfaultfds and journals of its fault
-// server, runc's state, System V objects. The images, the store and the container's
-// files are as they were, as nothing has run.
+// server, runc's state, System V objects. Names of deleted files that it has removed are
+// given again. The images, the store and the container's other files are as they were, as
+// nothing has run.
 func (d *destination) clean(a *arrival, t *attempt) error {
 	d.killAttempt(a)
 	c := a.container
@@ -118,9 +119,19 @@ func (d *destination) clean(a *arrival, t *attempt) error {
 	if err := os.RemoveAll(orderOf(a.request, t.number).journal()); err != nil {
 		return fmt.Errorf("journals of the fault server: %w", err)
 	}
+	for _, name := range a.names {
+		if err := name.again(); err != nil {
+			return err
+		}
+	}
 	d.mu.Lock()
-	cgroup := a.cgroup
+	cgroup, made := a.cgroup, a.made
 	d.mu.Unlock()
+	if len(made) > 0 {
+		if err := removeSysV(int(d.placeholder()), made); err != nil {
+			return err
+		}
+	}
 	if cgroup == nil {
 		return nil
 	}

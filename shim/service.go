@@ -151,11 +151,11 @@ func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.
 	if err != nil {
 		return nil, refuse(d.id, err)
 	}
-	r2 := &shimv1.ResumeResponse{ResumedUnixNano: at.UnixNano()}
+	resp := &shimv1.ResumeResponse{ResumedUnixNano: at.UnixNano()}
 	if trouble := d.trouble(); trouble != nil {
-		r2.Trouble = trouble.Error()
+		resp.Trouble = trouble.Error()
 	}
-	return r2, nil
+	return resp, nil
 }
 
 // refuse names the migration in an error for the daemon.

@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/workload"
 )
 
 // restoreBreaker is an action script of a test's own, for CRIU to call beside ours. At a
@@ -94,4 +96,82 @@ func TestARestoreThatFailsAfterTheCommitIsDoneAgain(t *testing.T) {
 			noMore(t, before, s.slack, s.from, s.to)
 		})
 	}
+}
+
+// Each container's restore is broken once or more: shared memory, System V objects, deleted files, sockets and forked
+// processes are made again where an attempt had made them already.
+func TestWhatContainersShareComesThroughARestoreThatIsDoneAgain(t *testing.T) {
+	a, b := nodes(t)
+	explain(t, a, b)
+	p := runPod(t, a, lab.PodSpec{Name: "again", Containers: []lab.ContainerSpec{
+		container(t, workload.SharedPair, workload.Port, "8"),
+		container(t, workload.Filer, "7001", "inotify"),
+		container(t, workload.Storm, "7002"),
+	}})
+	verify := func() {
+		t.Helper()
+		for _, port := range []string{workload.Port, "7001", "7002"} {
+			t.Log(port, p.check(port))
+		}
+	}
+	verify()
+	broken, mend := breakRestores(t, b, "network-unlock", "kill -KILL $PPID", 4)
+	p.moveTo(b)
+	if broken() < 3 {
+		t.Errorf("only %d restores of three containers were broken", broken())
+	}
+	verify()
+	mend()
+	p.moveTo(a)
+	verify()
+}
+
+// A restore that never succeeds is tried until the pod is removed, and nothing is left then.
+func TestAPodThatCannotBeRestoredCanBeRemoved(t *testing.T) {
+	s := newScene(t)
+	explain(t, s.from, s.to)
+	s.slack, s.ctx = maps.Clone(idle), within(t, 2*time.Minute)
+	s.w.follow(s.p, s.to) // b has what such a pod needs
+	s.w.follow(s.p, s.from)
+	s.w.stop()
+	before := settled(t, s.from, s.to)
+	broken, mend := breakRestores(t, s.to, "network-unlock", "kill -KILL $PPID", 1000)
+	s.start()
+	s.await("created")
+	s.until("a third attempt", func() bool { return broken() > 2 })
+	if err := s.to.RemovePod(s.ctx, s.sandbox); err != nil {
+		t.Error(err)
+	}
+	if s.ended() {
+		t.Error("a pod that never ran counts as moved")
+	}
+	mend()
+	s.undone()
+	noMore(t, before, s.slack, s.from, s.to)
+}
+
+// The same where kubelet makes the pod: one container's start was answered long ago, the other's lasts until it runs.
+func TestKubernetesPodIsRestoredAgainAfterTheCommit(t *testing.T) {
+	k := newKube(t)
+	k.nodesUp()
+	v := k.traveller("again", k.a, smallLoad)
+	broken, mend := breakRestores(t, k.b, "network-unlock", "kill -KILL $PPID", 3)
+	m := v.ask()
+	end := v.settled(m)
+	if end.Status.Phase != v1alpha1.PhaseSucceeded {
+		t.Fatalf("the migration is %s: %s", end.Status.Phase, end.Status.Message)
+	}
+	if broken() != 3 {
+		t.Errorf("%d restores were broken, not 3", broken())
+	}
+	k.until("an Event that tells of it", func() bool {
+		return strings.Contains(k.kubectl("", "get", "events", "-o=jsonpath={.items[?(@.involvedObject.name=='"+m.Name+"')].message}"), "restored again")
+	})
+	v.goesOn()
+	mend()
+	if end := v.settled(v.ask()); end.Status.Phase != v1alpha1.PhaseSucceeded {
+		t.Fatalf("the move back is %s: %s", end.Status.Phase, end.Status.Message)
+	}
+	v.verify()
+	k.nothingLeft()
 }
