@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -25,13 +26,20 @@ type told []events.Event
 
 func (t *told) Record(_ *v1alpha1.PodMigration, e events.Event) { *t = append(*t, e) }
 
-// idle is an engine that has nothing to do.
-type idle struct{}
+// idle is an engine that has nothing to do, but what it may hold in doubt.
+type idle struct{ doubts map[string]bool }
 
 func (idle) Begin(context.Context, string, *nodev1.MigrateRequest, nodecontroller.Orchestrator) (Move, error) {
 	return nil, context.Canceled
 }
-func (idle) Active(string) bool                                              { return false }
+func (i idle) Active(id string) bool { return i.doubts[id] }
+func (i idle) CallOff(id string) error {
+	if !i.doubts[id] {
+		return errors.New("nothing is in doubt")
+	}
+	delete(i.doubts, id)
+	return nil
+}
 func (idle) PinnedImages(context.Context, string) (map[string]string, error) { return nil, nil }
 func (idle) SetRecovered(func(string) nodecontroller.Orchestrator)           {}
 
