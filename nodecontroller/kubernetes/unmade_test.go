@@ -101,7 +101,8 @@ func TestAClaimIsOpenedAgainWhenItsPodWasNeverMade(t *testing.T) {
 		{"a pod that its node has not seen", claimed(), []client.Object{marked}, unmadeAfter, v1alpha1.ClaimTaken},
 		{"a pod that is known", claimed(func(m *v1alpha1.PodMigration) { m.Status.DestinationPod = &v1alpha1.PodReference{Name: "web-2"} }), nil, unmadeAfter, v1alpha1.ClaimTaken},
 		{"a set's", claimed(func(m *v1alpha1.PodMigration) { m.Status.Owner.Kind = kindStatefulSet }), nil, unmadeAfter, v1alpha1.ClaimTaken},
-		{"committed", claimed(func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseMigrationComplete }), nil, unmadeAfter, v1alpha1.ClaimTaken},
+		{"committed, its pod comes after that", claimed(func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseMigrationComplete }), nil, unmadeAfter, v1alpha1.ClaimOpen},
+		{"over", claimed(func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseSucceeded }), nil, unmadeAfter, v1alpha1.ClaimTaken},
 	} {
 		controller, api, said := testController(t, append(c.others, c.m)...)
 		controller.sessions["u"] = &session{}
@@ -115,6 +116,20 @@ func TestAClaimIsOpenedAgainWhenItsPodWasNeverMade(t *testing.T) {
 		if m.Status.Claim != c.want || (len(*said) > 0) != reopened {
 			t.Errorf("%s: claim %s, told %v", c.name, m.Status.Claim, *said)
 		}
+	}
+}
+
+// An earlier daemon began the migration, and this one carries on without a session.
+func TestAClaimIsOpenedAgainAfterARestart(t *testing.T) {
+	controller, api, _ := testController(t, claimed())
+	controller.engine = idle{map[string]bool{"pm-u": true}}
+	controller.claims["u"] = time.Now().Add(-unmadeAfter)
+	if r := controller.look(t); r.RequeueAfter != lookAgain {
+		t.Errorf("it is looked at again in %v", r.RequeueAfter)
+	}
+	m := new(v1alpha1.PodMigration)
+	if err := api.Get(t.Context(), client.ObjectKeyFromObject(claimed()), m); err != nil || m.Status.Claim != v1alpha1.ClaimOpen {
+		t.Errorf("claim %s, %v", m.Status.Claim, err)
 	}
 }
 
