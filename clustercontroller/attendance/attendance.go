@@ -112,8 +112,11 @@ func (a *attendant) Reconcile(ctx context.Context, r reconcile.Request) (reconci
 	case m.Status.SourceNode != "" && (!m.Status.Phase.Over() || hasFinalizer(&m)):
 		again, err = a.attendTaken(ctx, &m)
 	}
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return reconcile.Result{}, nil // somebody attends to it, which brings us back
+	switch {
+	case apierrors.IsNotFound(err):
+		return reconcile.Result{}, nil
+	case apierrors.IsConflict(err): // somebody attends to it
+		return reconcile.Result{RequeueAfter: untakenAgain}, nil
 	}
 	return reconcile.Result{RequeueAfter: again}, err
 }

@@ -195,8 +195,8 @@ func TestANodeThatTakesOneUpWins(t *testing.T) {
 			return err
 		},
 	})
-	if m, _ := s.look(); m.Status.SourceNode != "a" || m.Status.Phase != v1alpha1.PhasePending {
-		t.Errorf("it is %+v", m.Status)
+	if m, again := s.look(); m.Status.SourceNode != "a" || m.Status.Phase != v1alpha1.PhasePending || again != untakenAgain {
+		t.Errorf("it is %+v, and looked at again in %v", m.Status, again)
 	}
 }
 

@@ -25,26 +25,23 @@ func slim(object any) (any, error) {
 	if !m.Status.Phase.Over() {
 		return m, nil
 	}
-	s := &m.Status
-	return &v1alpha1.PodMigration{
+	kept := &v1alpha1.PodMigration{
 		TypeMeta: m.TypeMeta,
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
 			CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp, Finalizers: m.Finalizers,
 		},
-		Spec: v1alpha1.PodMigrationSpec{PodName: m.Spec.PodName},
-		Status: v1alpha1.PodMigrationStatus{
-			Phase: s.Phase, SourceNode: s.SourceNode, SourcePod: s.SourcePod, DestinationNode: s.DestinationNode, DestinationPod: s.DestinationPod,
-			Message: unlessClean(m, s.Message), // why a session is broken off that is not over yet
-		},
-	}, nil
-}
-
-func unlessClean(m *v1alpha1.PodMigration, text string) string {
-	if hasFinalizer(m) {
-		return text
+		Spec:   v1alpha1.PodMigrationSpec{PodName: m.Spec.PodName},
+		Status: m.Status,
 	}
-	return ""
+	s := &kept.Status
+	s.Conditions, s.Rounds, s.Containers = nil, nil, nil
+	s.Migration, s.Engine, s.EngineReason, s.StopReason = "", "", "", ""
+	s.StartTime, s.CommitTime, s.CompletionTime, s.Total, s.Downtime = nil, nil, nil, nil, nil
+	if !hasFinalizer(m) { // else it may be why a session is broken off that is not over yet
+		s.Message, s.Owner = "", nil
+	}
+	return kept, nil
 }
 
 // unfinishedOf is the index of the PodMigrations that are not over by the pod that they

@@ -19,7 +19,7 @@ func full(p v1alpha1.Phase, finalizer bool) *v1alpha1.PodMigration {
 	m := claimed(func(m *v1alpha1.PodMigration) {
 		m.ResourceVersion, m.CreationTimestamp = "7", metav1.Now()
 		m.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 400)}
-		m.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":"` + strings.Repeat("x", 1500) + `"}`)}}}
+		m.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(`{"f:spec":"` + strings.Repeat("x", 1500) + `"}`)}}
 		s := &m.Status
 		s.Phase, s.Message, s.EngineReason = p, "why it ended", "the kernel has it"
 		s.DestinationPod = &v1alpha1.PodReference{Name: "web-2", UID: "q", IP: "10.0.0.9"}

@@ -99,10 +99,16 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 	if what == actLose {
 		return ctrl.Result{}, c.end(ctx, m, v1alpha1.PhaseFailed, fmt.Sprintf("node %s owned the pod, and has lost it: %s", m.Status.DestinationNode, v.lost))
 	}
-	if what == actNothing && v.followed {
+	switch {
+	case what == actNothing && v.followed:
 		return c.reopen(ctx, m)
+	case what == actWait:
+		if _, err := c.reopen(ctx, m); err != nil {
+			return ctrl.Result{}, err
+		}
+	default:
+		c.claimSeen(m.UID)
 	}
-	c.claimSeen(m.UID)
 	return c.act(ctx, what, m, pod)
 }
 

@@ -36,8 +36,7 @@ func (u unmadeClaims) left(uid types.UID, now time.Time) time.Duration {
 // it. A StatefulSet's may take it again by its name.
 func awaitsClaimant(m *v1alpha1.PodMigration) bool {
 	s := &m.Status
-	return s.Claim == v1alpha1.ClaimTaken && s.DestinationPod == nil && !s.Phase.Over() && !s.Phase.Committed() &&
-		s.Owner != nil && s.Owner.Kind != kindStatefulSet
+	return s.Claim == v1alpha1.ClaimTaken && s.DestinationPod == nil && !s.Phase.Over() && s.Owner != nil && s.Owner.Kind != kindStatefulSet
 }
 
 // reopen opens a claim again whose pod was never made: the webhook gave it away, and

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -25,13 +26,20 @@ type told []events.Event
 
 func (t *told) Record(_ *v1alpha1.PodMigration, e events.Event) { *t = append(*t, e) }
 
-// idle is an engine that has nothing to do.
-type idle struct{}
+// idle is an engine that has nothing to do, but what it may hold in doubt.
+type idle struct{ doubts map[string]bool }
 
 func (idle) Begin(context.Context, string, *nodev1.MigrateRequest, nodecontroller.Orchestrator) (Move, error) {
 	return nil, context.Canceled
 }
-func (idle) Active(string) bool                                              { return false }
+func (i idle) Active(id string) bool { return i.doubts[id] }
+func (i idle) CallOff(id string) error {
+	if !i.doubts[id] {
+		return errors.New("nothing is in doubt")
+	}
+	delete(i.doubts, id)
+	return nil
+}
 func (idle) PinnedImages(context.Context, string) (map[string]string, error) { return nil, nil }
 func (idle) SetRecovered(func(string) nodecontroller.Orchestrator)           {}
 
@@ -93,7 +101,8 @@ func TestAClaimIsOpenedAgainWhenItsPodWasNeverMade(t *testing.T) {
 		{"a pod that its node has not seen", claimed(), []client.Object{marked}, unmadeAfter, v1alpha1.ClaimTaken},
 		{"a pod that is known", claimed(func(m *v1alpha1.PodMigration) { m.Status.DestinationPod = &v1alpha1.PodReference{Name: "web-2"} }), nil, unmadeAfter, v1alpha1.ClaimTaken},
 		{"a set's", claimed(func(m *v1alpha1.PodMigration) { m.Status.Owner.Kind = kindStatefulSet }), nil, unmadeAfter, v1alpha1.ClaimTaken},
-		{"committed", claimed(func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseMigrationComplete }), nil, unmadeAfter, v1alpha1.ClaimTaken},
+		{"committed, its pod comes after that", claimed(func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseMigrationComplete }), nil, unmadeAfter, v1alpha1.ClaimOpen},
+		{"over", claimed(func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseSucceeded }), nil, unmadeAfter, v1alpha1.ClaimTaken},
 	} {
 		controller, api, said := testController(t, append(c.others, c.m)...)
 		controller.sessions["u"] = &session{}
@@ -107,6 +116,20 @@ func TestAClaimIsOpenedAgainWhenItsPodWasNeverMade(t *testing.T) {
 		if m.Status.Claim != c.want || (len(*said) > 0) != reopened {
 			t.Errorf("%s: claim %s, told %v", c.name, m.Status.Claim, *said)
 		}
+	}
+}
+
+// An earlier daemon began the migration, and this one carries on without a session.
+func TestAClaimIsOpenedAgainAfterARestart(t *testing.T) {
+	controller, api, _ := testController(t, claimed())
+	controller.engine = idle{map[string]bool{"pm-u": true}}
+	controller.claims["u"] = time.Now().Add(-unmadeAfter)
+	if r := controller.look(t); r.RequeueAfter != lookAgain {
+		t.Errorf("it is looked at again in %v", r.RequeueAfter)
+	}
+	m := new(v1alpha1.PodMigration)
+	if err := api.Get(t.Context(), client.ObjectKeyFromObject(claimed()), m); err != nil || m.Status.Claim != v1alpha1.ClaimOpen {
+		t.Errorf("claim %s, %v", m.Status.Claim, err)
 	}
 }
 

@@ -76,6 +76,9 @@ func checkStatus(t *testing.T, m *v1alpha1.PodMigration, source, destination *co
 	if s.StartTime == nil || s.CommitTime == nil || s.CompletionTime == nil || s.BytesSent == 0 || s.MemoryBytes == 0 {
 		t.Errorf("started %v, committed %v, completed %v, %d bytes of memory, %d sent", s.StartTime, s.CommitTime, s.CompletionTime, s.MemoryBytes, s.BytesSent)
 	}
+	if want := "pod " + source.Name + " moved from " + s.SourceNode + " to " + s.DestinationNode; !strings.HasPrefix(s.Message, want) || !strings.Contains(s.Message, "downtime") || !strings.Contains(s.Message, "sent") {
+		t.Errorf("it says %q", s.Message)
+	}
 	for _, c := range s.Containers {
 		if c.State != v1alpha1.ContainerMoved || !strings.Contains(c.Image, "@sha256:") {
 			t.Errorf("container %+v", c)

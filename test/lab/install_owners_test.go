@@ -23,8 +23,9 @@ metadata: {name: three}
 spec:
   selector: {app: three}
   ports: [{port: 80, targetPort: 8080}]
----
-apiVersion: policy/v1
+`
+
+const threeAlways = `apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata: {name: three}
 spec:
@@ -172,28 +173,37 @@ func testOwners(t *testing.T, in *installation) {
 		kubectl(t, c, "", "delete", "statefulset,service", "two", "--wait")
 		kubectl(t, c, "", "wait", "--for=delete", "pod", "-l=app=two", "--timeout=60s")
 	})
-	t.Run("a drain moves the pods of a node, whatever their budget, and though a controller goes meanwhile", func(t *testing.T) {
-		kubectl(t, c, "", "wait", "--for=jsonpath={.status.currentHealthy}=3", "poddisruptionbudget", "three", "--timeout=60s")
-		leader, _, _ := strings.Cut(kubectl(t, c, "", "get", "lease", "-n", installedIn, "godwit-controller", "-o=jsonpath={.spec.holderIdentity}"), "_")
-		drained := make(chan error, 1)
-		go func() {
-			_, err := c.Kubectl(t.Context(), "", "drain", "a", "--pod-selector=app=three", "--timeout=150s")
-			drained <- err
-		}()
-		kubectl(t, c, "", "delete", "pod", "-n", installedIn, leader, "--wait=false")
-		if err := <-drained; err != nil {
-			t.Error(err)
-		}
-		defer kubectl(t, c, "", "uncordon", "a")
+	drained := func(t *testing.T, node string) {
+		t.Helper()
+		defer kubectl(t, c, "", "uncordon", node)
 		nodes := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[*].spec.nodeName}"))
-		if len(nodes) != 3 || slices.Contains(nodes, "a") {
+		if len(nodes) != 3 || slices.Contains(nodes, node) {
 			t.Errorf("pods on %v", nodes)
 		}
-		wantAnswers(t, in.lab.Node("b").Dial, service+":80", born)
+		wantAnswers(t, in.lab.Node(otherNode(node)).Dial, service+":80", born)
+	}
+	t.Run("a drain moves the pods of a node, though one of two controllers goes meanwhile", func(t *testing.T) {
+		leader, _, _ := strings.Cut(kubectl(t, c, "", "get", "lease", "-n", installedIn, "godwit-controller", "-o=jsonpath={.spec.holderIdentity}"), "_")
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.Kubectl(t.Context(), "", "drain", "a", "--pod-selector=app=three", "--timeout=150s")
+			done <- err
+		}()
+		kubectl(t, c, "", "delete", "pod", "-n", installedIn, leader, "--wait=false")
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		drained(t, "a")
+		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "deployment/godwit-controller", "--timeout=60s")
+	})
+	t.Run("a drain moves pods whose budget allows no disruption, and it counts none", func(t *testing.T) {
+		kubectl(t, c, threeAlways, "apply", "-f", "-")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.currentHealthy}=3", "poddisruptionbudget", "three", "--timeout=60s")
+		kubectl(t, c, "", "drain", "b", "--pod-selector=app=three", "--timeout=85s")
+		drained(t, "b")
 		if disrupted := kubectl(t, c, "", "get", "poddisruptionbudget", "three", "-o=jsonpath={.status.disruptedPods}"); disrupted != "" {
 			t.Errorf("the budget counts disruptions: %s", disrupted)
 		}
-		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "deployment/godwit-controller", "--timeout=60s")
 	})
 	t.Run("a pod that a quota refused does not start afresh later", func(t *testing.T) {
 		from := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[0].metadata.name} {.items[0].spec.nodeName}"))
