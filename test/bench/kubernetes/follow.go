@@ -45,6 +45,7 @@ type following struct {
 	began time.Time
 
 	moved
+	id          string // of the migration
 	address     string // of redis at the destination
 	destination string // the pod there
 }
@@ -65,7 +66,7 @@ func (f *following) see(m *v1alpha1.PodMigration) (done bool, err error) {
 	if s.Phase != v1alpha1.PhaseSucceeded {
 		return false, nil
 	}
-	if f.total == 0 {
+	if f.id = s.Migration; f.total == 0 {
 		f.total = time.Since(f.began)
 		if s.Downtime != nil {
 			f.downtime = s.Downtime.Duration
