@@ -111,6 +111,8 @@ func moveAll(ctx context.Context, pods []*pod, rate int) ([]moved, error) {
 		return nil, err
 	}
 	began := time.Now()
+	pulse := startPulse()
+	defer pulse.stop()
 	all := make([]moved, len(pods))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, p := range pods {
@@ -128,8 +130,11 @@ func moveAll(ctx context.Context, pods []*pod, rate int) ([]moved, error) {
 	}
 	stop()
 	writers.Wait()
+	fmt.Printf("  the bench itself stood still for %.1f ms at most\n", ms(pulse.stop()))
 	for i, p := range pods {
-		all[i].gap = p.redis.LongestGap(began).Length()
+		g := p.redis.LongestGap(began)
+		all[i].gap = g.Length()
+		fmt.Printf("    gap from %.3f to %.3f\n", g.Last.Sub(began).Seconds(), g.First.Sub(began).Seconds())
 		v, err := p.redis.Verify(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("pod %s: %w", p.name, err)
