@@ -60,6 +60,9 @@ func (f *following) see(m *v1alpha1.PodMigration) (done bool, err error) {
 			f.p.redis.AlsoAt(at) // the client may look there as soon as it likes
 		}
 	}
+	if s.Phase.Committed() && f.committed.IsZero() {
+		f.committed = time.Now()
+	}
 	if s.Phase.Over() && s.Phase != v1alpha1.PhaseSucceeded {
 		return false, fmt.Errorf("PodMigration %s is %s: %s", m.Name, s.Phase, s.Message)
 	}

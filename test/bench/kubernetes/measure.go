@@ -79,7 +79,7 @@ func movePlain(ctx context.Context, p *trial.Pod) (moved, error) {
 		return moved{}, fmt.Errorf("%w: %d writes lost, %d values wrong", errDamaged, r.Lost, r.Wrong)
 	}
 	m := moved{
-		gap:      max(r.Gap.Length(), r.Later.Length()),
+		gap:      r.Gap.Length(),
 		downtime: time.Duration(r.DowntimeMS * float64(time.Millisecond)),
 		total:    r.Events[len(r.Events)-1].Seen.Sub(r.Began),
 	}

@@ -75,8 +75,8 @@ func (p *pod) remove(ctx context.Context) error {
 
 // moved is one move.
 type moved struct {
-	// gap is the longest time between two acknowledged writes from when the move was asked for: the downtime as the client sees
-	// it, and nothing that follows was longer.
+	// gap is the longest time between two acknowledged writes that reaches into the time in which the pod was frozen: the
+	// downtime as the client sees it.
 	gap time.Duration
 	// downtime is what the daemons say.
 	downtime time.Duration
@@ -84,6 +84,8 @@ type moved struct {
 	total time.Duration
 	// parts are those of downtime.
 	parts move.Downtime
+	// committed is when the client saw that the move was: the pod was frozen then, or had been just before.
+	committed time.Time
 }
 
 // print tells of a move of what is called so to a node.
@@ -110,7 +112,6 @@ func moveAll(ctx context.Context, pods []*pod, rate int) ([]moved, error) {
 	if err := settle(ctx, pods); err != nil {
 		return nil, err
 	}
-	began := time.Now()
 	pulse := startPulse()
 	defer pulse.stop()
 	all := make([]moved, len(pods))
@@ -132,9 +133,8 @@ func moveAll(ctx context.Context, pods []*pod, rate int) ([]moved, error) {
 	writers.Wait()
 	fmt.Printf("  the bench itself stood still for %.1f ms at most\n", ms(pulse.stop()))
 	for i, p := range pods {
-		g := p.redis.LongestGap(began)
-		all[i].gap = g.Length()
-		fmt.Printf("    gap from %.3f to %.3f\n", g.Last.Sub(began).Seconds(), g.First.Sub(began).Seconds())
+		committed := all[i].committed
+		all[i].gap = p.redis.LongestGapWithin(committed.Add(-all[i].downtime), committed).Length()
 		v, err := p.redis.Verify(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("pod %s: %w", p.name, err)
