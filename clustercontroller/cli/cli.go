@@ -57,18 +57,22 @@ func Controller() *cobra.Command {
 	return cmd
 }
 
-// restConfig says how to reach the API server.
+// restConfig says how to reach the API server. It is asked without a limit of the
+// client's own, of five calls a second, for which pods that are made at the same
+// time would wait in admission: the server's priority and fairness protects it.
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		config, err := rest.InClusterConfig()
 		if err != nil {
 			return nil, fmt.Errorf("API server: %w: outside of a pod give --kubeconfig", err)
 		}
+		config.QPS = -1
 		return config, nil
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
+	config.QPS = -1
 	return config, nil
 }

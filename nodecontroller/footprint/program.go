@@ -45,9 +45,8 @@ func unmapProgram() error {
 		return err
 	}
 	for _, a := range areas {
-		_, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(a.from), uintptr(a.to-a.from), unix.MADV_DONTNEED)
-		if errno != 0 {
-			return fmt.Errorf("pages of the program from %#x: madvise: %w", a.from, errno)
+		if err := madvise(a, unix.MADV_DONTNEED); err != nil {
+			return fmt.Errorf("pages of the program from %#x: %w", a.from, err)
 		}
 	}
 	return nil
@@ -55,6 +54,14 @@ func unmapProgram() error {
 
 // area is one of the process's mappings, from an address up to another.
 type area struct{ from, to uint64 }
+
+// madvise is unix.Madvise for memory that no slice of Go's is.
+func madvise(a area, advice int) error {
+	if _, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(a.from), uintptr(a.to-a.from), uintptr(advice)); errno != 0 {
+		return os.NewSyscallError("madvise", errno)
+	}
+	return nil
+}
 
 // errSmaps is wrapped by the error for what is no proc_pid_smaps(5).
 var errSmaps = errors.New("smaps is not as expected")

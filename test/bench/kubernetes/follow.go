@@ -45,6 +45,7 @@ type following struct {
 	began time.Time
 
 	moved
+	id          string // of the migration
 	address     string // of redis at the destination
 	destination string // the pod there
 }
@@ -59,13 +60,16 @@ func (f *following) see(m *v1alpha1.PodMigration) (done bool, err error) {
 			f.p.redis.AlsoAt(at) // the client may look there as soon as it likes
 		}
 	}
+	if s.Phase.Committed() && f.committed.IsZero() {
+		f.committed = time.Now()
+	}
 	if s.Phase.Over() && s.Phase != v1alpha1.PhaseSucceeded {
 		return false, fmt.Errorf("PodMigration %s is %s: %s", m.Name, s.Phase, s.Message)
 	}
 	if s.Phase != v1alpha1.PhaseSucceeded {
 		return false, nil
 	}
-	if f.total == 0 {
+	if f.id = s.Migration; f.total == 0 {
 		f.total = time.Since(f.began)
 		if s.Downtime != nil {
 			f.downtime = s.Downtime.Duration

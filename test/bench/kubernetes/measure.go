@@ -79,11 +79,14 @@ func movePlain(ctx context.Context, p *trial.Pod) (moved, error) {
 		return moved{}, fmt.Errorf("%w: %d writes lost, %d values wrong", errDamaged, r.Lost, r.Wrong)
 	}
 	m := moved{
-		gap:      max(r.Gap.Length(), r.Later.Length()),
+		gap:      r.Gap.Length(),
 		downtime: time.Duration(r.DowntimeMS * float64(time.Millisecond)),
 		total:    r.Events[len(r.Events)-1].Seen.Sub(r.Began),
 	}
-	fmt.Printf("  %-10s to %s: downtime %6.1f ms, the daemons' %6.1f ms, total %7.1f ms\n", "godwitctl", p.Node().Name, ms(m.gap), ms(m.downtime), ms(m.total))
+	if r.Downtime != nil {
+		m.parts = *r.Downtime
+	}
+	m.print("godwitctl", p.Node().Name)
 	return m, nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/test/e2e/move"
+	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/load"
 	"godwit.dev/godwit/test/trial"
 )
@@ -72,13 +75,26 @@ func (p *pod) remove(ctx context.Context) error {
 
 // moved is one move.
 type moved struct {
-	// gap is the longest time between two acknowledged writes from when the move was asked for: the downtime as the client sees
-	// it, and nothing that follows was longer.
+	// gap is the longest time between two acknowledged writes that reaches into the time in which the pod was frozen: the
+	// downtime as the client sees it.
 	gap time.Duration
 	// downtime is what the daemons say.
 	downtime time.Duration
 	// total is from when it was asked for to its success.
 	total time.Duration
+	// parts are those of downtime.
+	parts move.Downtime
+	// committed is when the client saw that the move was: the pod was frozen then, or had been just before.
+	committed time.Time
+}
+
+// print tells of a move of what is called so to a node.
+func (m moved) print(name, node string) {
+	p := m.parts
+	agreed := ms(m.downtime) - p.CutOver - p.Seal - p.Restore - p.Commit - p.Resume
+	fmt.Printf("  %-12s to %s: downtime %6.1f ms, total %7.1f ms; the daemons' downtime %6.1f ms: "+
+		"freeze %.1f, dump %.1f, pages %.1f, files %.1f, in all %.1f; seal %.1f, restore %.1f, commit %.1f, resume %.1f, agreeing and else %.1f\n",
+		name, node, ms(m.gap), ms(m.total), ms(m.downtime), p.Freeze, p.Dump, p.Pages, p.Files, p.CutOver, p.Seal, p.Restore, p.Commit, p.Resume, agreed)
 }
 
 // errDamaged ends the bench at once.
@@ -96,7 +112,8 @@ func moveAll(ctx context.Context, pods []*pod, rate int) ([]moved, error) {
 	if err := settle(ctx, pods); err != nil {
 		return nil, err
 	}
-	began := time.Now()
+	pulse := startPulse()
+	defer pulse.stop()
 	all := make([]moved, len(pods))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, p := range pods {
@@ -114,8 +131,10 @@ func moveAll(ctx context.Context, pods []*pod, rate int) ([]moved, error) {
 	}
 	stop()
 	writers.Wait()
+	fmt.Printf("  the bench itself stood still for %.1f ms at most\n", ms(pulse.stop()))
 	for i, p := range pods {
-		all[i].gap = p.redis.LongestGap(began).Length()
+		committed := all[i].committed
+		all[i].gap = p.redis.LongestGapWithin(committed.Add(-all[i].downtime), committed).Length()
 		v, err := p.redis.Verify(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("pod %s: %w", p.name, err)
@@ -123,8 +142,7 @@ func moveAll(ctx context.Context, pods []*pod, rate int) ([]moved, error) {
 		if v.Lost > 0 || v.Wrong > 0 {
 			return nil, fmt.Errorf("pod %s: %w: %d writes lost, %d values wrong", p.name, errDamaged, v.Lost, v.Wrong)
 		}
-		m := all[i]
-		fmt.Printf("  %-10s to %s: downtime %6.1f ms, the daemons' %6.1f ms, total %7.1f ms\n", p.name, p.node, ms(m.gap), ms(m.downtime), ms(m.total))
+		all[i].print(p.name, p.node)
 	}
 	return all, nil
 }
@@ -162,6 +180,10 @@ func (p *pod) migrate(ctx context.Context) (moved, error) {
 	if err := p.c.follow(ctx, m, f.see); err != nil {
 		return moved{}, err
 	}
+	var err error
+	if f.parts, err = downtimeParts(ctx, p.c.lab.Node(p.node), f.id); err != nil {
+		return moved{}, err
+	}
 	p.name = f.destination
 	if err := p.find(ctx); err != nil {
 		return f.moved, err
@@ -170,4 +192,22 @@ func (p *pod) migrate(ctx context.Context) (moved, error) {
 		return f.moved, fmt.Errorf("PodMigration %s: %w", m.Name, err)
 	}
 	return f.moved, nil
+}
+
+// downtimeParts asks a migration's source what its downtime consists of.
+func downtimeParts(ctx context.Context, source *lab.Node, id string) (move.Downtime, error) {
+	text, err := source.Exec(ctx, "godwitctl", "status", id, "--json")
+	if err != nil {
+		return move.Downtime{}, err
+	}
+	var known []struct {
+		Result move.Result `json:"result"`
+	}
+	if err := json.Unmarshal(text, &known); err != nil {
+		return move.Downtime{}, fmt.Errorf("status of migration %s: %w", id, err)
+	}
+	if len(known) != 1 || known[0].Result.Downtime == nil {
+		return move.Downtime{}, fmt.Errorf("node %s does not know the downtime of migration %s", source.Name, id)
+	}
+	return *known[0].Result.Downtime, nil
 }
