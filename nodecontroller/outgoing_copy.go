@@ -98,6 +98,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 			DirtyLimit: m.request.DirtyLimit,
 
 			Rule: m.request.Rule, DowntimeLimitMs: m.request.DowntimeLimitMs, FirstRounds: m.request.FirstRounds,
+			OnStall: m.request.OnStall,
 		},
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,

@@ -37,7 +37,11 @@ func checkRequest(r *nodev1.MigrateRequest) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	r.Rule = string(rule)
+	onStall, err := precopy.ParseOnStall(r.OnStall)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	r.Rule, r.OnStall = string(rule), string(onStall)
 	asked, err := track.ParseEngine(r.Tracker)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)

@@ -100,8 +100,12 @@ func (s *source) connect(ctx context.Context) error {
 // policyOf reads a policy. What it does not say is for package precopy to choose.
 func policyOf(p *shimv1.Policy) (precopy.Policy, error) {
 	rule, err := precopy.ParseRule(p.GetRule())
+	if err != nil {
+		return precopy.Policy{}, err
+	}
+	onStall, err := precopy.ParseOnStall(p.GetOnStall())
 	return precopy.Policy{
-		Rule: rule, MaxRounds: int(p.GetMaxRounds()), MaxTime: time.Duration(p.GetMaxTimeMs()) * time.Millisecond,
+		Rule: rule, OnStall: onStall, MaxRounds: int(p.GetMaxRounds()), MaxTime: time.Duration(p.GetMaxTimeMs()) * time.Millisecond,
 		DirtyLimit: p.GetDirtyLimit(), DowntimeLimit: time.Duration(p.GetDowntimeLimitMs()) * time.Millisecond,
 		FirstRounds: int(p.GetFirstRounds()),
 	}, err

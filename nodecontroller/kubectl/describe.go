@@ -154,6 +154,9 @@ func asked(s *v1alpha1.PodMigrationSpec) string {
 		if p.Rule != "" {
 			parts = append(parts, "rule "+string(p.Rule))
 		}
+		if p.OnStall != "" {
+			parts = append(parts, "on a stall "+string(p.OnStall))
+		}
 		if p.DowntimeLimit != nil {
 			parts = append(parts, "downtime limit "+p.DowntimeLimit.Duration.String())
 		}

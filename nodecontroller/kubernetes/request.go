@@ -29,7 +29,7 @@ func requestOf(m *v1alpha1.PodMigration, sandbox, to string) *nodev1.MigrateRequ
 		if p.MaxDuration != nil {
 			r.MaxTimeMs = uint64(max(0, p.MaxDuration.Milliseconds()))
 		}
-		r.Rule = string(p.Rule)
+		r.Rule, r.OnStall = string(p.Rule), string(p.OnStall)
 		if p.DowntimeLimit != nil {
 			r.DowntimeLimitMs = uint64(max(0, p.DowntimeLimit.Milliseconds()))
 		}

@@ -78,14 +78,14 @@ func TestARequestSaysWhatTheObjectAsks(t *testing.T) {
 		Spec: v1alpha1.PodMigrationSpec{
 			PodName: "cache", Mode: v1alpha1.ModeLive, Tracker: v1alpha1.TrackerAuto, Compression: v1alpha1.CompressionZstd,
 			PreCopy: &v1alpha1.PreCopy{MaxRounds: 7, MaxDuration: &metav1.Duration{Duration: time.Minute}, DirtyLimit: &limit,
-				Rule: v1alpha1.RuleS0, DowntimeLimit: &metav1.Duration{Duration: 200 * time.Millisecond}},
+				Rule: v1alpha1.RuleS0, OnStall: v1alpha1.OnStallAbort, DowntimeLimit: &metav1.Duration{Duration: 200 * time.Millisecond}},
 			Timeout: &metav1.Duration{Duration: time.Hour}, Bandwidth: &bandwidth,
 		},
 	}
 	r := requestOf(m, "default/cache", "b")
 	if r.Pod != "default/cache" || r.To != "b" || r.Mode != "live" || r.Tracker != "Auto" || r.Compression != "zstd" || r.MaxRounds != 7 ||
 		r.MaxTimeMs != 60e3 || r.DirtyLimit != 64<<20 || r.TimeoutMs != 3600e3 || r.Bandwidth != 125e6 ||
-		r.Rule != "S0" || r.DowntimeLimitMs != 200 {
+		r.Rule != "S0" || r.OnStall != "Abort" || r.DowntimeLimitMs != 200 {
 		t.Errorf("request %+v", r)
 	}
 	m.Spec = v1alpha1.PodMigrationSpec{Mode: v1alpha1.ModeCold, Tracker: v1alpha1.TrackerAuto}

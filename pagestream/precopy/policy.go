@@ -51,6 +51,8 @@ type Policy struct {
 	// FirstRounds is S0's N: how many rounds follow the first full copy before
 	// anything is judged.
 	FirstRounds int
+	// OnStall says what happens when the rounds end in vain; empty: StopAndCopy.
+	OnStall OnStall
 	// Standstill is what a freeze costs beside the last copy.
 	Standstill Standstill
 }

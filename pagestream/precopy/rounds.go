@@ -56,6 +56,9 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 		r.report(res, policy)
 		if res.Decision.Stop {
 			r.promised = res.Decision.Forecast.Downtime
+			if err := res.Decision.stalled(policy); err != nil {
+				return res, r.fail(err)
+			}
 			return res, r.enter(Converged)
 		}
 		if err := pause(ctx, res.Decision.Wait); err != nil {

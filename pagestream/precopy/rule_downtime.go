@@ -60,7 +60,8 @@ func forecast(history []RoundStat, policy Policy) Forecast {
 	f.Duration = last.Scan + copyTime(f.Dirty, history)
 	left := float64(f.Left)
 	switch {
-	case last.Number == 0:
+	case last.Number == 0: // nothing is known: all of it may be dirty
+		f.Last = history[0].Bytes()
 	case last.Number == 1 || !last.Sorted:
 		f.Last = uint64(min(left+max(dirty, found), whole))
 	default:

@@ -192,6 +192,19 @@ const (
 	RuleS0 Rule = "S0"
 )
 
+// OnStall names what happens when the rounds end in vain.
+//
+// +kubebuilder:validation:Enum=StopAndCopy;Abort
+type OnStall string
+
+// What happens then.
+const (
+	// OnStallStopAndCopy freezes the pod all the same.
+	OnStallStopAndCopy OnStall = "StopAndCopy"
+	// OnStallAbort breaks the migration off: the pod runs on where it is.
+	OnStallAbort OnStall = "Abort"
+)
+
 // PreCopy says when the rounds end; the first condition that holds does it.
 type PreCopy struct {
 	// Rule is what ends them; Default if it is not given.
@@ -204,6 +217,12 @@ type PreCopy struct {
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1ms')",message="downtimeLimit is a duration of 1ms or more, such as 300ms"
 	DowntimeLimit *metav1.Duration `json:"downtimeLimit,omitempty"`
+
+	// OnStall is what happens when they end although the downtime would be longer than the limit;
+	// StopAndCopy if it is not given.
+	//
+	// +optional
+	OnStall OnStall `json:"onStall,omitempty"`
 
 	// MaxRounds is how many rounds follow the first full copy at most.
 	//

@@ -137,7 +137,10 @@ type Policy struct {
 	// 0 means the default. With dirty_limit given that counts instead.
 	DowntimeLimitMs uint64 `protobuf:"varint,8,opt,name=downtime_limit_ms,json=downtimeLimitMs,proto3" json:"downtime_limit_ms,omitempty"`
 	// How many rounds the rule S0 does before it judges; 0 means the default.
-	FirstRounds   uint32 `protobuf:"varint,9,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
+	FirstRounds uint32 `protobuf:"varint,9,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
+	// What happens if the rounds end although a freeze would take longer than the downtime
+	// limit: StopAndCopy, freeze all the same, or Abort; empty means StopAndCopy.
+	OnStall       string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +229,13 @@ func (x *Policy) GetFirstRounds() uint32 {
 		return x.FirstRounds
 	}
 	return 0
+}
+
+func (x *Policy) GetOnStall() string {
+	if x != nil {
+		return x.OnStall
+	}
+	return ""
 }
 
 type BeginRequest struct {
@@ -1728,7 +1738,7 @@ var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\x8f\x02\n" +
+	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xaa\x02\n" +
 	"\x06Policy\x12\x1d\n" +
 	"\n" +
 	"max_rounds\x18\x02 \x01(\rR\tmaxRounds\x12\x1e\n" +
@@ -1739,7 +1749,9 @@ const file_migration_proto_rawDesc = "" +
 	"\atracker\x18\x06 \x01(\tR\atracker\x12\x12\n" +
 	"\x04rule\x18\a \x01(\tR\x04rule\x12*\n" +
 	"\x11downtime_limit_ms\x18\b \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
-	"\ffirst_rounds\x18\t \x01(\rR\vfirstRoundsJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
+	"\ffirst_rounds\x18\t \x01(\rR\vfirstRounds\x12\x19\n" +
+	"\bon_stall\x18\n" +
+	" \x01(\tR\aonStallJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +

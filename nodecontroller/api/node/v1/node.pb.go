@@ -488,8 +488,11 @@ type MigrateRequest struct {
 	// before it judges; 0 in either means the default.
 	DowntimeLimitMs uint64 `protobuf:"varint,31,opt,name=downtime_limit_ms,json=downtimeLimitMs,proto3" json:"downtime_limit_ms,omitempty"`
 	FirstRounds     uint32 `protobuf:"varint,32,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// What happens if the rounds end although the downtime would be longer than the limit:
+	// StopAndCopy or Abort, in any case; empty means StopAndCopy. InvalidArgument: another.
+	OnStall       string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MigrateRequest) Reset() {
@@ -632,6 +635,13 @@ func (x *MigrateRequest) GetFirstRounds() uint32 {
 		return x.FirstRounds
 	}
 	return 0
+}
+
+func (x *MigrateRequest) GetOnStall() string {
+	if x != nil {
+		return x.OnStall
+	}
+	return ""
 }
 
 type Round struct {
@@ -2112,7 +2122,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xd4\x03\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xef\x03\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -2133,7 +2143,8 @@ const file_node_proto_rawDesc = "" +
 	"\akubelet\x18\r \x01(\bR\akubelet\x12\x12\n" +
 	"\x04rule\x18\x1e \x01(\tR\x04rule\x12*\n" +
 	"\x11downtime_limit_ms\x18\x1f \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
-	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\"\xbd\x04\n" +
+	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
+	"\bon_stall\x18! \x01(\tR\aonStall\"\xbd\x04\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
