@@ -101,6 +101,9 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 			MaxRounds:  m.request.MaxRounds,
 			MaxTimeMs:  m.request.MaxTimeMs,
 			DirtyLimit: m.request.DirtyLimit,
+
+			Rule: m.request.Rule, DowntimeLimitMs: m.request.DowntimeLimitMs, FirstRounds: m.request.FirstRounds,
+			OnStall: m.request.OnStall,
 		},
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,
@@ -221,6 +224,8 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		StopReason:     p.StopReason,
 		MemoryBytes:    p.MemoryBytes,
 		AwaitsPod:      p.AwaitsFiles,
+
+		Rule: p.Rule, PredictedDowntimeUs: p.PredictedDowntimeUs, DowntimeLimitUs: p.DowntimeLimitUs, LeftBytes: p.LeftBytes,
 	}
 	for _, r := range p.Rounds {
 		q.Rounds = append(q.Rounds, &nodev1.Round{
@@ -231,6 +236,12 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 			DurationUs: r.DurationUs,
 			ScanUs:     r.ScanUs,
 			StoodUs:    r.StoodUs,
+			LeftPages:  r.LeftPages,
+
+			PredictedDowntimeUs: r.PredictedDowntimeUs, PredictedLastBytes: r.PredictedLastBytes,
+			DirtyRate: r.DirtyRate, RateCorrection: r.RateCorrection,
+			PredictedDirtyRate: r.PredictedDirtyRate, PredictedDirtyBytes: r.PredictedDirtyBytes,
+			DirtyLimit: r.DirtyLimit, ElapsedUs: r.ElapsedUs,
 		})
 	}
 	return q

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/pagestream/precopy"
 	"godwit.dev/godwit/pagestream/track"
 )
 
@@ -35,6 +36,15 @@ func checkRequest(r *nodev1.MigrateRequest) error {
 	if r.Migration != "" && !migrationID.MatchString(r.Migration) {
 		return fmt.Errorf("migration id %q: at most 63 of a to z, 0 to 9 and -, the first no -: %w", r.Migration, errdefs.ErrInvalidArgument)
 	}
+	rule, err := precopy.ParseRule(r.Rule)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	onStall, err := precopy.ParseOnStall(r.OnStall)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	r.Rule, r.OnStall = string(rule), string(onStall)
 	asked, err := track.ParseEngine(r.Tracker)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)

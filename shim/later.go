@@ -30,8 +30,8 @@ func (s *source) roundsThenFiles(ctx, keep context.Context) error {
 			return err
 		}
 		s.noteCopied()
-		copied <- string(result.Decision.Reason)
-		return s.link.rounds.Keep(keep)
+		copied <- result.Decision.Explain()
+		return s.link.rounds.Keep(all, keep.Done())
 	})
 	work.Go(func() error {
 		if err := s.awaitTrees(all); err != nil {

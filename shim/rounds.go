@@ -82,8 +82,12 @@ func (s *source) connect(ctx context.Context) error {
 	if l.shared, err = precopy.NewShared(s.log); err != nil {
 		return err
 	}
+	policy, err := policyOf(r.GetPolicy())
+	if err != nil {
+		return err
+	}
 	config := precopy.Config{
-		Policy: policy(r.GetPolicy()), Session: pageSession{l.session},
+		Policy: policy, Session: pageSession{l.session},
 		Shared: l.shared, Progress: s.note, Log: s.log,
 	}
 	if err := s.useEngine(&config); err != nil {
@@ -93,17 +97,18 @@ func (s *source) connect(ctx context.Context) error {
 	return err
 }
 
-func policy(p *shimv1.Policy) precopy.Policy {
-	out := precopy.Policy{
-		MaxRounds: precopy.DefaultMaxRounds, MaxTime: precopy.DefaultMaxTime, DirtyLimit: p.GetDirtyLimit(),
+// policyOf reads a policy. What it does not say is for package precopy to choose.
+func policyOf(p *shimv1.Policy) (precopy.Policy, error) {
+	rule, err := precopy.ParseRule(p.GetRule())
+	if err != nil {
+		return precopy.Policy{}, err
 	}
-	if n := p.GetMaxRounds(); n > 0 {
-		out.MaxRounds = int(n)
-	}
-	if ms := p.GetMaxTimeMs(); ms > 0 {
-		out.MaxTime = time.Duration(ms) * time.Millisecond
-	}
-	return out
+	onStall, err := precopy.ParseOnStall(p.GetOnStall())
+	return precopy.Policy{
+		Rule: rule, OnStall: onStall, MaxRounds: int(p.GetMaxRounds()), MaxTime: time.Duration(p.GetMaxTimeMs()) * time.Millisecond,
+		DirtyLimit: p.GetDirtyLimit(), DowntimeLimit: time.Duration(p.GetDowntimeLimitMs()) * time.Millisecond,
+		FirstRounds: int(p.GetFirstRounds()),
+	}, err
 }
 
 // processes lists the pod's processes for the tracker. A process that ends
@@ -148,10 +153,10 @@ func (s *source) rounds(ctx context.Context) error {
 	if err := s.syncFiles(ctx); err != nil {
 		return ended(ctx, err)
 	}
-	if err := s.converge(ctx, string(result.Decision.Reason)); err != nil {
+	if err := s.converge(ctx, result.Decision.Explain()); err != nil {
 		return err
 	}
-	return ended(ctx, l.rounds.Keep(keep))
+	return ended(ctx, l.rounds.Keep(ctx, keep.Done()))
 }
 
 // converge says that the cutover may come, and why.
@@ -179,15 +184,21 @@ func (s *source) note(p precopy.Progress) {
 		PagesSent: stats.Pages, ZeroPages: stats.ZeroPages, BytesSent: p.Bytes, WireBytesSent: stats.WireBytes,
 		FileBytesSent: s.link.files.bytes(),
 		Rate:          uint64(p.Rate), DirtyRate: uint64(p.DirtyRate), EtaMs: uint64(p.ETA.Milliseconds()),
-		StopReason: string(p.Reason), MemoryBytes: p.MemoryBytes,
+		MemoryBytes:         p.MemoryBytes,
+		PredictedDowntimeUs: uint64(p.Downtime.Microseconds()), LeftBytes: p.Left,
+	}
+	if n := len(p.Decisions); n > 0 {
+		d := p.Decisions[n-1]
+		out.Rule, out.DowntimeLimitUs, out.StopReason = string(d.Rule), uint64(d.DowntimeLimit.Microseconds()), d.Explain()
 	}
 	s.mu.Lock()
 	for i, r := range p.Rounds {
 		round := &shimv1.Round{
 			Number: uint32(r.Number), DirtyPages: r.Pages, Bytes: r.Copied.Sent * pagestream.PageSize,
 			DurationUs: uint64((r.Scan + r.Copy).Microseconds()), ScanUs: uint64(r.Scan.Microseconds()),
-			StoodUs: uint64(r.Stood.Microseconds()),
+			StoodUs: uint64(r.Stood.Microseconds()), LeftPages: r.Hot + r.Behind, DirtyRate: uint64(r.DirtyRate()),
 		}
+		noteDecision(round, p.Decisions[i])
 		if i < len(s.progress.GetRounds()) {
 			round.WireBytes = s.progress.GetRounds()[i].GetWireBytes()
 		} else { // its flush has just ended: what was sent since the one before is its own
@@ -199,6 +210,15 @@ func (s *source) note(p precopy.Progress) {
 	s.progress = out
 	s.mu.Unlock()
 	s.changed.signal()
+}
+
+// noteDecision adds to a round what was decided after it, and by what.
+func noteDecision(round *shimv1.Round, d precopy.Decision) {
+	round.PredictedDowntimeUs = uint64(d.Forecast.Downtime.Microseconds())
+	round.PredictedLastBytes = d.Forecast.Last
+	round.RateCorrection = int64(-d.S0.Correction)
+	round.PredictedDirtyRate, round.PredictedDirtyBytes = uint64(d.S0.Rate), d.S0.Predicted
+	round.DirtyLimit, round.ElapsedUs = d.Limit, uint64(d.Elapsed.Microseconds())
 }
 
 // hangUp ends the session: cleanly after a commit, with the cause otherwise.

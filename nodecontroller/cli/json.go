@@ -43,23 +43,37 @@ type jsonRound struct {
 	DurationMS float64 `json:"duration_ms"`
 	ScanMS     float64 `json:"scan_ms"`
 	StoodMS    float64 `json:"stood_ms"`
+	LeftPages  uint64  `json:"left_pages"`
+	// What was expected at its end, and by what was decided whether another follows.
+	PredictedDowntimeMS float64 `json:"predicted_downtime_ms"`
+	PredictedLastBytes  uint64  `json:"predicted_last_bytes"`
+	DirtyRateBPS        uint64  `json:"dirty_rate_bytes_per_s"`
+	RateCorrectionBPS   int64   `json:"rate_correction_bytes_per_s,omitempty"`
+	PredictedDirtyRate  uint64  `json:"predicted_dirty_rate_bytes_per_s,omitempty"`
+	PredictedDirtyBytes uint64  `json:"predicted_dirty_bytes,omitempty"`
+	DirtyLimit          uint64  `json:"dirty_limit"`
+	ElapsedMS           float64 `json:"elapsed_ms"`
 }
 
 type jsonProgress struct {
-	Round          uint32      `json:"round"`
-	RoundPages     uint64      `json:"round_pages"`
-	RoundPagesDone uint64      `json:"round_pages_done"`
-	PagesSent      uint64      `json:"pages_sent"`
-	ZeroPages      uint64      `json:"zero_pages"`
-	BytesSent      uint64      `json:"bytes_sent"`
-	WireBytesSent  uint64      `json:"wire_bytes_sent"`
-	FileBytesSent  uint64      `json:"file_bytes_sent"`
-	RateBPS        uint64      `json:"rate_bytes_per_s"`
-	DirtyRateBPS   uint64      `json:"dirty_rate_bytes_per_s"`
-	ETAMS          uint64      `json:"eta_ms"`
-	MemoryBytes    uint64      `json:"memory_bytes"`
-	StopReason     string      `json:"stop_reason,omitempty"`
-	Rounds         []jsonRound `json:"rounds,omitempty"`
+	Round               uint32      `json:"round"`
+	RoundPages          uint64      `json:"round_pages"`
+	RoundPagesDone      uint64      `json:"round_pages_done"`
+	PagesSent           uint64      `json:"pages_sent"`
+	ZeroPages           uint64      `json:"zero_pages"`
+	BytesSent           uint64      `json:"bytes_sent"`
+	WireBytesSent       uint64      `json:"wire_bytes_sent"`
+	FileBytesSent       uint64      `json:"file_bytes_sent"`
+	RateBPS             uint64      `json:"rate_bytes_per_s"`
+	DirtyRateBPS        uint64      `json:"dirty_rate_bytes_per_s"`
+	ETAMS               uint64      `json:"eta_ms"`
+	MemoryBytes         uint64      `json:"memory_bytes"`
+	StopReason          string      `json:"stop_reason,omitempty"`
+	Rule                string      `json:"rule,omitempty"`
+	PredictedDowntimeMS float64     `json:"predicted_downtime_ms,omitempty"`
+	DowntimeLimitMS     float64     `json:"downtime_limit_ms,omitempty"`
+	LeftBytes           uint64      `json:"left_bytes,omitempty"`
+	Rounds              []jsonRound `json:"rounds,omitempty"`
 }
 
 // jsonDowntime is the frozen window as the nodes see it.
@@ -78,29 +92,32 @@ type jsonDowntime struct {
 }
 
 type jsonResult struct {
-	Event         string           `json:"event"` // "result"
-	Migration     string           `json:"migration"`
-	Succeeded     bool             `json:"succeeded"`
-	Phase         string           `json:"phase"`
-	Error         string           `json:"error,omitempty"`
-	Pod           string           `json:"pod"`
-	Mode          string           `json:"mode"`
-	From          string           `json:"from"`
-	To            *jsonDestination `json:"destination,omitempty"`
-	Engine        string           `json:"engine,omitempty"`
-	EngineReason  string           `json:"engine_reason,omitempty"`
-	MemoryBytes   uint64           `json:"memory_bytes"`
-	Rounds        []jsonRound      `json:"rounds"`
-	StopReason    string           `json:"stop_reason,omitempty"`
-	PagesSent     uint64           `json:"pages_sent"`
-	ZeroPages     uint64           `json:"zero_pages"`
-	BytesSent     uint64           `json:"bytes_sent"`
-	WireBytesSent uint64           `json:"wire_bytes_sent"`
-	FileBytesSent uint64           `json:"file_bytes_sent"`
-	FinalPages    uint64           `json:"final_pages"`
-	FinalBytes    uint64           `json:"final_bytes"`
-	ImageBytes    uint64           `json:"image_bytes"`
-	TotalMS       float64          `json:"total_ms"`
+	Event        string           `json:"event"` // "result"
+	Migration    string           `json:"migration"`
+	Succeeded    bool             `json:"succeeded"`
+	Phase        string           `json:"phase"`
+	Error        string           `json:"error,omitempty"`
+	Pod          string           `json:"pod"`
+	Mode         string           `json:"mode"`
+	From         string           `json:"from"`
+	To           *jsonDestination `json:"destination,omitempty"`
+	Engine       string           `json:"engine,omitempty"`
+	EngineReason string           `json:"engine_reason,omitempty"`
+	MemoryBytes  uint64           `json:"memory_bytes"`
+	Rounds       []jsonRound      `json:"rounds"`
+	StopReason   string           `json:"stop_reason,omitempty"`
+	Rule         string           `json:"rule,omitempty"`
+	// PredictedDowntimeMS is what was predicted last before the freeze.
+	PredictedDowntimeMS float64 `json:"predicted_downtime_ms,omitempty"`
+	PagesSent           uint64  `json:"pages_sent"`
+	ZeroPages           uint64  `json:"zero_pages"`
+	BytesSent           uint64  `json:"bytes_sent"`
+	WireBytesSent       uint64  `json:"wire_bytes_sent"`
+	FileBytesSent       uint64  `json:"file_bytes_sent"`
+	FinalPages          uint64  `json:"final_pages"`
+	FinalBytes          uint64  `json:"final_bytes"`
+	ImageBytes          uint64  `json:"image_bytes"`
+	TotalMS             float64 `json:"total_ms"`
 	// DowntimeMS is freeze to the destination's answer, by the source's clock.
 	DowntimeMS float64       `json:"downtime_ms"`
 	Downtime   *jsonDowntime `json:"downtime,omitempty"`
@@ -139,20 +156,24 @@ func progressJSON(p *nodev1.Progress) *jsonProgress {
 		return nil
 	}
 	return &jsonProgress{
-		Round:          p.Round,
-		RoundPages:     p.RoundPages,
-		RoundPagesDone: p.RoundPagesDone,
-		PagesSent:      p.PagesSent,
-		ZeroPages:      p.ZeroPages,
-		BytesSent:      p.BytesSent,
-		WireBytesSent:  p.WireBytesSent,
-		FileBytesSent:  p.FileBytesSent,
-		RateBPS:        p.Rate,
-		DirtyRateBPS:   p.DirtyRate,
-		ETAMS:          p.EtaMs,
-		MemoryBytes:    p.MemoryBytes,
-		StopReason:     p.StopReason,
-		Rounds:         roundsJSON(p.Rounds),
+		Round:               p.Round,
+		RoundPages:          p.RoundPages,
+		RoundPagesDone:      p.RoundPagesDone,
+		PagesSent:           p.PagesSent,
+		ZeroPages:           p.ZeroPages,
+		BytesSent:           p.BytesSent,
+		WireBytesSent:       p.WireBytesSent,
+		FileBytesSent:       p.FileBytesSent,
+		RateBPS:             p.Rate,
+		DirtyRateBPS:        p.DirtyRate,
+		ETAMS:               p.EtaMs,
+		MemoryBytes:         p.MemoryBytes,
+		StopReason:          p.StopReason,
+		Rule:                p.Rule,
+		PredictedDowntimeMS: ms(p.PredictedDowntimeUs),
+		DowntimeLimitMS:     ms(p.DowntimeLimitUs),
+		LeftBytes:           p.LeftBytes,
+		Rounds:              roundsJSON(p.Rounds),
 	}
 }
 
@@ -160,13 +181,22 @@ func roundsJSON(rounds []*nodev1.Round) []jsonRound {
 	list := make([]jsonRound, 0, len(rounds))
 	for _, r := range rounds {
 		list = append(list, jsonRound{
-			Number:     r.Number,
-			DirtyPages: r.DirtyPages,
-			Bytes:      r.Bytes,
-			WireBytes:  r.WireBytes,
-			DurationMS: ms(r.DurationUs),
-			ScanMS:     ms(r.ScanUs),
-			StoodMS:    ms(r.StoodUs),
+			Number:              r.Number,
+			DirtyPages:          r.DirtyPages,
+			Bytes:               r.Bytes,
+			WireBytes:           r.WireBytes,
+			DurationMS:          ms(r.DurationUs),
+			ScanMS:              ms(r.ScanUs),
+			StoodMS:             ms(r.StoodUs),
+			LeftPages:           r.LeftPages,
+			PredictedDowntimeMS: ms(r.PredictedDowntimeUs),
+			PredictedLastBytes:  r.PredictedLastBytes,
+			DirtyRateBPS:        r.DirtyRate,
+			RateCorrectionBPS:   r.RateCorrection,
+			PredictedDirtyRate:  r.PredictedDirtyRate,
+			PredictedDirtyBytes: r.PredictedDirtyBytes,
+			DirtyLimit:          r.DirtyLimit,
+			ElapsedMS:           ms(r.ElapsedUs),
 		})
 	}
 	return list
@@ -174,30 +204,32 @@ func roundsJSON(rounds []*nodev1.Round) []jsonRound {
 
 func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResult {
 	j := jsonResult{
-		Event:         "result",
-		Migration:     migration,
-		Succeeded:     r.Succeeded,
-		Phase:         nodecontroller.PhaseName(phase),
-		Error:         r.Error,
-		Pod:           r.Pod,
-		Mode:          r.Mode,
-		From:          r.From,
-		To:            destinationJSON(r.Destination),
-		Engine:        r.Engine,
-		EngineReason:  r.EngineReason,
-		MemoryBytes:   r.Totals.GetMemoryBytes(),
-		Rounds:        roundsJSON(r.Totals.GetRounds()),
-		StopReason:    r.Totals.GetStopReason(),
-		PagesSent:     r.Totals.GetPagesSent(),
-		ZeroPages:     r.Totals.GetZeroPages(),
-		BytesSent:     r.Totals.GetBytesSent(),
-		WireBytesSent: r.Totals.GetWireBytesSent(),
-		FileBytesSent: r.Totals.GetFileBytesSent(),
-		FinalPages:    r.FinalPages,
-		FinalBytes:    r.FinalBytes,
-		ImageBytes:    r.ImageBytes,
-		TotalMS:       ms(r.TotalUs),
-		DowntimeMS:    ms(r.Downtime.GetMeasuredUs()),
+		Event:               "result",
+		Migration:           migration,
+		Succeeded:           r.Succeeded,
+		Phase:               nodecontroller.PhaseName(phase),
+		Error:               r.Error,
+		Pod:                 r.Pod,
+		Mode:                r.Mode,
+		From:                r.From,
+		To:                  destinationJSON(r.Destination),
+		Engine:              r.Engine,
+		EngineReason:        r.EngineReason,
+		MemoryBytes:         r.Totals.GetMemoryBytes(),
+		Rounds:              roundsJSON(r.Totals.GetRounds()),
+		StopReason:          r.Totals.GetStopReason(),
+		Rule:                r.Totals.GetRule(),
+		PredictedDowntimeMS: ms(r.Totals.GetPredictedDowntimeUs()),
+		PagesSent:           r.Totals.GetPagesSent(),
+		ZeroPages:           r.Totals.GetZeroPages(),
+		BytesSent:           r.Totals.GetBytesSent(),
+		WireBytesSent:       r.Totals.GetWireBytesSent(),
+		FileBytesSent:       r.Totals.GetFileBytesSent(),
+		FinalPages:          r.FinalPages,
+		FinalBytes:          r.FinalBytes,
+		ImageBytes:          r.ImageBytes,
+		TotalMS:             ms(r.TotalUs),
+		DowntimeMS:          ms(r.Downtime.GetMeasuredUs()),
 	}
 	if d := r.Downtime; d != nil {
 		j.Downtime = &jsonDowntime{

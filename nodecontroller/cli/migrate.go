@@ -15,12 +15,14 @@ import (
 
 	"godwit.dev/godwit/nodecontroller"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/pagestream/precopy"
 	"godwit.dev/godwit/pagestream/track"
 )
 
 // migrateFlags are flags whose units are friendlier than the request's.
 type migrateFlags struct {
 	maxTime, timeout      time.Duration
+	downtimeLimit         time.Duration
 	dirtyLimit, bandwidth amount
 }
 
@@ -57,7 +59,14 @@ With --json each event is an object on a line of its own; the last has the resul
 			if _, err := track.ParseEngine(req.Tracker); err != nil {
 				return fmt.Errorf("--tracker: %w", err)
 			}
+			if _, err := precopy.ParseRule(req.Rule); err != nil {
+				return fmt.Errorf("--rule: %w", err)
+			}
+			if _, err := precopy.ParseOnStall(req.OnStall); err != nil {
+				return fmt.Errorf("--on-stall: %w", err)
+			}
 			req.Pod = args[0]
+			req.DowntimeLimitMs = uint64(f.downtimeLimit.Milliseconds())
 			req.MaxTimeMs = uint64(f.maxTime.Milliseconds())
 			req.TimeoutMs = uint64(f.timeout.Milliseconds())
 			req.DirtyLimit, req.Bandwidth = uint64(f.dirtyLimit), uint64(f.bandwidth)
@@ -73,6 +82,10 @@ With --json each event is an object on a line of its own; the last has the resul
 	flags.Uint32Var(&req.MaxRounds, "max-rounds", 0, "rounds after the first full copy at most (0: the default)")
 	flags.DurationVar(&f.maxTime, "max-time", 0, "time for all rounds at most (0: the default)")
 	flags.Var(&f.dirtyLimit, "dirty-limit", "freeze when less memory than this is dirty (0: the default)")
+	flags.StringVar(&req.Rule, "rule", "default", "what ends the rounds: default, by the downtime predicted, or s0, by dirty rates predicted")
+	flags.DurationVar(&f.downtimeLimit, "downtime-limit", 0, "the predicted downtime that is short enough (0: 300ms)")
+	flags.Uint32Var(&req.FirstRounds, "first-rounds", 0, "rounds that s0 does before it judges (0: the default)")
+	flags.StringVar(&req.OnStall, "on-stall", "StopAndCopy", "if the downtime would be longer than the limit: StopAndCopy, or Abort, and the pod runs on here")
 	flags.DurationVar(&f.timeout, "timeout", 0, "give up if not committed after this (0: 30m)")
 	flags.Uint32Var(&req.Streams, "streams", 0, "parallel streams (0: the default)")
 	flags.StringVar(&req.Compression, "compression", "auto", "auto, none, lz4 or zstd")

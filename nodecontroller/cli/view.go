@@ -45,10 +45,19 @@ func (v *lineView) close(last *nodev1.Event) {
 func progressLine(p *nodev1.Progress) string {
 	s := fmt.Sprintf("round %d: %d of %d pages, %s/s, dirtied at %s/s",
 		p.GetRound(), p.GetRoundPagesDone(), p.GetRoundPages(), Size(p.GetRate()), Size(p.GetDirtyRate()))
+	s += predicted(p)
 	if p.GetEtaMs() > 0 {
 		s += fmt.Sprintf(", rounds end in %v", (time.Duration(p.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond))
 	}
 	return s
+}
+
+// predicted is what is known of the downtime if the freeze came now.
+func predicted(p *nodev1.Progress) string {
+	if p.GetPredictedDowntimeUs() == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", predicted downtime %.0f ms", ms(p.GetPredictedDowntimeUs()))
 }
 
 // barView shows a bar for the round under way, below the steps.
@@ -98,6 +107,7 @@ func (v *barView) newBar(p *nodev1.Progress) *mpb.Bar {
 		mpb.AppendDecorators(decor.Percentage(), decor.Any(func(decor.Statistics) string {
 			p := v.newest.Load()
 			s := fmt.Sprintf("  %s/s, dirtied at %s/s", Size(p.GetRate()), Size(p.GetDirtyRate()))
+			s += predicted(p)
 			if p.GetEtaMs() > 0 {
 				s += fmt.Sprintf(", rounds end in %v", (time.Duration(p.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond))
 			}

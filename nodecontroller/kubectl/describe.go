@@ -151,6 +151,15 @@ func asked(s *v1alpha1.PodMigrationSpec) string {
 		if p.MaxDuration != nil {
 			parts = append(parts, "rounds for at most "+p.MaxDuration.Duration.String())
 		}
+		if p.Rule != "" {
+			parts = append(parts, "rule "+string(p.Rule))
+		}
+		if p.OnStall != "" {
+			parts = append(parts, "on a stall "+string(p.OnStall))
+		}
+		if p.DowntimeLimit != nil {
+			parts = append(parts, "downtime limit "+p.DowntimeLimit.Duration.String())
+		}
 		if p.DirtyLimit != nil {
 			parts = append(parts, "dirty limit "+p.DirtyLimit.String())
 		}

@@ -22,6 +22,8 @@ import (
 type request struct {
 	pod, to                    string
 	mode, tracker, compression string
+	rule, onStall              string
+	downtimeLimit              time.Duration
 	maxRounds                  int32
 	maxTime, timeout           time.Duration
 	dirtyLimit, bandwidth      amount
@@ -85,6 +87,9 @@ time on a line of its own.`,
 	flags.Int32Var(&r.maxRounds, "max-rounds", 0, "rounds after the first full copy at most (0: the default)")
 	flags.DurationVar(&r.maxTime, "max-time", 0, "time for all rounds at most (0: the default)")
 	flags.Var(&r.dirtyLimit, "dirty-limit", "freeze when less memory than this is dirty, as in 4Mi")
+	flags.StringVar(&r.rule, "rule", "", "what ends the rounds: default, by the downtime predicted, or s0, by dirty rates predicted")
+	flags.DurationVar(&r.downtimeLimit, "downtime-limit", 0, "the predicted downtime that is short enough (0: 300ms)")
+	flags.StringVar(&r.onStall, "on-stall", "", "if the downtime would be longer than the limit: stopandcopy (the default), or abort, and the pod runs on where it is")
 	flags.DurationVar(&r.timeout, "timeout", 0, "give up if not committed after this (0: 30m)")
 	flags.Var(&r.bandwidth, "bandwidth", "bytes a second at most, as in 100Mi")
 	flags.StringVar(&r.compression, "compression", "auto", "auto, none, lz4 or zstd")
@@ -105,6 +110,14 @@ func (r request) object() (*v1alpha1.PodMigration, error) {
 	if err != nil {
 		return nil, err
 	}
+	rule, err := oneOf("rule", r.rule, v1alpha1.RuleDefault, v1alpha1.RuleS0)
+	if err != nil {
+		return nil, err
+	}
+	onStall, err := oneOf("on-stall", r.onStall, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallAbort)
+	if err != nil {
+		return nil, err
+	}
 	tracker, err := track.ParseEngine(r.tracker)
 	if err != nil {
 		return nil, fmt.Errorf("--tracker: %w", err)
@@ -116,7 +129,7 @@ func (r request) object() (*v1alpha1.PodMigration, error) {
 			TargetNode:          r.to,
 			Mode:                mode,
 			Tracker:             v1alpha1.Tracker(tracker.String()),
-			PreCopy:             r.preCopy(),
+			PreCopy:             r.preCopy(rule, onStall),
 			Timeout:             given(r.timeout),
 			Compression:         compression,
 			Bandwidth:           r.bandwidth.Quantity,
@@ -129,8 +142,8 @@ func (r request) object() (*v1alpha1.PodMigration, error) {
 	return m, nil
 }
 
-func (r request) preCopy() *v1alpha1.PreCopy {
-	p := &v1alpha1.PreCopy{MaxRounds: r.maxRounds, MaxDuration: given(r.maxTime), DirtyLimit: r.dirtyLimit.Quantity}
+func (r request) preCopy(rule v1alpha1.Rule, onStall v1alpha1.OnStall) *v1alpha1.PreCopy {
+	p := &v1alpha1.PreCopy{Rule: rule, OnStall: onStall, DowntimeLimit: given(r.downtimeLimit), MaxRounds: r.maxRounds, MaxDuration: given(r.maxTime), DirtyLimit: r.dirtyLimit.Quantity}
 	if *p == (v1alpha1.PreCopy{}) {
 		return nil
 	}

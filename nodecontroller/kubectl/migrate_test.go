@@ -14,13 +14,13 @@ func TestFlagsBecomeASpec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, flag := range []string{"to", "mode", "tracker", "max-rounds", "max-time", "dirty-limit", "timeout", "bandwidth", "compression", "keep-source-on-failure", "wait", "json", "kubeconfig", "context", "namespace"} {
+	for _, flag := range []string{"to", "mode", "tracker", "max-rounds", "max-time", "dirty-limit", "rule", "downtime-limit", "on-stall", "timeout", "bandwidth", "compression", "keep-source-on-failure", "wait", "json", "kubeconfig", "context", "namespace"} {
 		if migrate.Flag(flag) == nil && migrate.InheritedFlags().Lookup(flag) == nil {
 			t.Errorf("there is no --%s", flag)
 		}
 	}
 	r := request{
-		pod: "cache-0", to: "b", mode: "live", tracker: "write-protect", compression: "lz4", maxRounds: 7,
+		pod: "cache-0", to: "b", mode: "live", tracker: "write-protect", compression: "lz4", maxRounds: 7, rule: "s0", onStall: "abort", downtimeLimit: 200 * time.Millisecond,
 		maxTime: time.Minute, timeout: time.Hour,
 	}
 	if err := r.dirtyLimit.Set("4Mi"); err != nil {
@@ -36,7 +36,7 @@ func TestFlagsBecomeASpec(t *testing.T) {
 	s := m.Spec
 	if m.GenerateName != "cache-0-" || s.PodName != "cache-0" || s.TargetNode != "b" || s.Mode != v1alpha1.ModeLive || s.Tracker != v1alpha1.TrackerWriteProtect ||
 		s.Compression != v1alpha1.CompressionLZ4 || s.PreCopy.MaxRounds != 7 || s.PreCopy.MaxDuration.Duration != time.Minute ||
-		s.PreCopy.DirtyLimit.Value() != 4<<20 || s.Timeout.Duration != time.Hour || s.Bandwidth.Value() != 100<<20 || *s.KeepSourceOnFailure {
+		s.PreCopy.DirtyLimit.Value() != 4<<20 || s.PreCopy.Rule != v1alpha1.RuleS0 || s.PreCopy.OnStall != v1alpha1.OnStallAbort || s.PreCopy.DowntimeLimit.Duration != 200*time.Millisecond || s.Timeout.Duration != time.Hour || s.Bandwidth.Value() != 100<<20 || *s.KeepSourceOnFailure {
 		t.Errorf("%+v", m)
 	}
 }

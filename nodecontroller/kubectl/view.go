@@ -98,8 +98,12 @@ func progress(s *v1alpha1.PodMigrationStatus) string {
 	if s.BytesSent == 0 {
 		return ""
 	}
-	return fmt.Sprintf("round %d: sent %s for %s of memory, %s/s, dirtied at %s/s", round(s),
+	text := fmt.Sprintf("round %d: sent %s for %s of memory, %s/s, dirtied at %s/s", round(s),
 		size(s.BytesSent), size(s.MemoryBytes), size(s.Rate), size(s.DirtyRate))
+	if d := s.PredictedDowntime; d != nil {
+		text += fmt.Sprintf(", predicted downtime %d ms", d.Milliseconds())
+	}
+	return text
 }
 
 // round that is under way: the one after those that are over.

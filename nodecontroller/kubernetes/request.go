@@ -29,6 +29,10 @@ func requestOf(m *v1alpha1.PodMigration, sandbox, to string) *nodev1.MigrateRequ
 		if p.MaxDuration != nil {
 			r.MaxTimeMs = uint64(max(0, p.MaxDuration.Milliseconds()))
 		}
+		r.Rule, r.OnStall = string(p.Rule), string(p.OnStall)
+		if p.DowntimeLimit != nil {
+			r.DowntimeLimitMs = uint64(max(0, p.DowntimeLimit.Milliseconds()))
+		}
 		if p.DirtyLimit != nil {
 			r.DirtyLimit = uint64(max(0, p.DirtyLimit.Value()))
 		}

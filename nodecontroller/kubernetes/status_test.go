@@ -35,12 +35,12 @@ func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
 	feed(event(nodev1.Phase_PHASE_PREPARING, "prepared"), v1alpha1.PhasePreparing, v1alpha1.ContainerRunning)
 	copying := event(nodev1.Phase_PHASE_MIGRATING, "progress")
 	copying.Message = ""
-	copying.Progress = &nodev1.Progress{MemoryBytes: 5, WireBytesSent: 4, Rate: 3, DirtyRate: 2}
+	copying.Progress = &nodev1.Progress{MemoryBytes: 5, WireBytesSent: 4, Rate: 3, DirtyRate: 2, PredictedDowntimeUs: 180e3}
 	for i := range uint32(80) {
 		copying.Progress.Rounds = append(copying.Progress.Rounds, &nodev1.Round{Number: i, DirtyPages: 9, DurationUs: 1500})
 	}
 	feed(copying, v1alpha1.PhaseMigrating, v1alpha1.ContainerCopying)
-	if s.Message != "prepared!" || s.MemoryBytes != 5 || s.BytesSent != 4 || s.Rate != 3 || s.DirtyRate != 2 {
+	if s.Message != "prepared!" || s.MemoryBytes != 5 || s.BytesSent != 4 || s.Rate != 3 || s.DirtyRate != 2 || s.PredictedDowntime.Duration != 180*time.Millisecond {
 		t.Errorf("progress: %+v", s)
 	}
 	if len(s.Rounds) != maxRounds || s.Rounds[0].Number != 0 || s.Rounds[maxRounds-1].Number != 79 || s.Rounds[0].Duration.Duration != 1500*time.Microsecond {
@@ -83,13 +83,15 @@ func TestARequestSaysWhatTheObjectAsks(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{UID: "u"},
 		Spec: v1alpha1.PodMigrationSpec{
 			PodName: "cache", Mode: v1alpha1.ModeLive, Tracker: v1alpha1.TrackerAuto, Compression: v1alpha1.CompressionZstd,
-			PreCopy: &v1alpha1.PreCopy{MaxRounds: 7, MaxDuration: &metav1.Duration{Duration: time.Minute}, DirtyLimit: &limit},
+			PreCopy: &v1alpha1.PreCopy{MaxRounds: 7, MaxDuration: &metav1.Duration{Duration: time.Minute}, DirtyLimit: &limit,
+				Rule: v1alpha1.RuleS0, OnStall: v1alpha1.OnStallAbort, DowntimeLimit: &metav1.Duration{Duration: 200 * time.Millisecond}},
 			Timeout: &metav1.Duration{Duration: time.Hour}, Bandwidth: &bandwidth,
 		},
 	}
 	r := requestOf(m, "default/cache", "b")
 	if r.Pod != "default/cache" || r.To != "b" || r.Mode != "live" || r.Tracker != "Auto" || r.Compression != "zstd" || r.MaxRounds != 7 ||
-		r.MaxTimeMs != 60e3 || r.DirtyLimit != 64<<20 || r.TimeoutMs != 3600e3 || r.Bandwidth != 125e6 {
+		r.MaxTimeMs != 60e3 || r.DirtyLimit != 64<<20 || r.TimeoutMs != 3600e3 || r.Bandwidth != 125e6 ||
+		r.Rule != "S0" || r.OnStall != "Abort" || r.DowntimeLimitMs != 200 {
 		t.Errorf("request %+v", r)
 	}
 	m.Spec = v1alpha1.PodMigrationSpec{Mode: v1alpha1.ModeCold, Tracker: v1alpha1.TrackerAuto}

@@ -1,46 +1,24 @@
 package precopy
 
 import (
+	"fmt"
+	"log/slog"
 	"time"
 
 	"godwit.dev/godwit/pagestream"
-)
-
-// Policy says when the rounds end. A zero field means its default.
-type Policy struct {
-	// MaxRounds is how many rounds may follow the first full copy.
-	MaxRounds int
-	// MaxTime is what all rounds together, the first one too, may take. No
-	// round is begun that would not fit in; the first one is never cut short.
-	MaxTime time.Duration
-	// DirtyLimit is the amount of dirty memory, in bytes, that is small
-	// enough for the last copy. 0: what the measured rate copies within
-	// DefaultLastCopy, and at least MinDirtyLimit.
-	DirtyLimit uint64
-}
-
-// Defaults of a Policy.
-const (
-	DefaultMaxRounds = 30
-	DefaultMaxTime   = 10 * time.Minute
-	DefaultLastCopy  = 25 * time.Millisecond
-	MinDirtyLimit    = 4 << 20
-)
-
-// shrinkBy is the share by which the dirty memory must have shrunk for a round
-// to count as progress, and shrinkRounds how many rounds in a row must fail to
-// do so: a single one may be noise.
-const (
-	shrinkBy     = 0.1
-	shrinkRounds = 2
 )
 
 // RoundStat is what is known of a round after its copy.
 type RoundStat struct {
 	Number int // 0 is the first full copy
 	// Pages is how many pages of processes the tracker found: everything
-	// present in round 0, the dirty pages in a later one.
+	// present in round 0, what was written since the round before in a later one.
 	Pages uint64
+	// Sorted says that the round did not send all that is dirty, see Sorting. Hot of
+	// the pages were left out as they are written all the time, and Behind as they did
+	// not fit in; Fresh of Pages were sent.
+	Sorted             bool
+	Hot, Behind, Fresh uint64
 	// Untracked is how many pages the tracker cannot track. The last copy
 	// takes them, whatever the rounds do, so no round is decided by them.
 	Untracked uint64
@@ -65,6 +43,9 @@ type RoundStat struct {
 // Bytes is the size of the memory found.
 func (s RoundStat) Bytes() uint64 { return s.Pages * pagestream.PageSize }
 
+// Left is how many bytes the round left out.
+func (s RoundStat) Left() uint64 { return pageBytes(s.Hot + s.Behind) }
+
 // Duration is how long the whole round took.
 func (s RoundStat) Duration() time.Duration { return s.Scan + s.Copy + s.SharedCopy }
 
@@ -81,7 +62,10 @@ const (
 	GoOn Reason = ""
 	// BelowLimit: the dirty memory is below the limit.
 	BelowLimit Reason = "dirty memory below the limit"
-	// NoProgress: the dirty memory no longer shrinks.
+	// ShortDowntime: the predicted downtime is below the limit, and a further round
+	// would not make it much shorter.
+	ShortDowntime Reason = "predicted downtime below the limit"
+	// NoProgress: a further round would not make the downtime shorter.
 	NoProgress Reason = "dirty memory no longer shrinks"
 	// RoundsSpent: Policy.MaxRounds is reached.
 	RoundsSpent Reason = "all rounds spent"
@@ -89,93 +73,97 @@ const (
 	TimeSpent Reason = "time spent"
 )
 
-// Forecast is what is expected of the round that would come next.
-type Forecast struct {
-	DirtyRate float64       // bytes a second
-	Dirty     uint64        // bytes that would be found if collected now
-	Duration  time.Duration // of the round
-}
-
-// Decision is whether the rounds end, why, and what was expected.
+// Decision is whether the rounds end, why, and all that it was decided by.
 type Decision struct {
-	Stop     bool
-	Reason   Reason
-	Limit    uint64 // bytes; the dirty limit that was applied
+	Stop   bool
+	Reason Reason
+	Rule   Rule
+	// Wait is how long to wait before the next round, as the pod writes more at the
+	// moment than it has at others.
+	Wait     time.Duration
+	Limit    uint64 // bytes; the dirty limit that applies
 	Forecast Forecast
+	S0       S0Inputs // of that rule alone
+	// Elapsed is the time since the first copy began, and MaxTime the limit.
+	Elapsed, MaxTime time.Duration
+	DowntimeLimit    time.Duration
 }
 
-// Predictor tells the rate at which memory will become dirty in the round that
-// comes next, in bytes a second, from the rounds so far, of which there is at
-// least one.
-type Predictor interface {
-	DirtyRate(history []RoundStat) float64
-}
-
-// LastRate predicts that the rate stays what it was before the last round.
-type LastRate struct{}
-
-// DirtyRate implements Predictor.
-func (LastRate) DirtyRate(history []RoundStat) float64 {
-	return history[len(history)-1].DirtyRate()
-}
-
-// decide judges the rounds so far, of which there is at least one.
-//
-// The limit is compared with what the last round found and also with what is
-// expected now. One alone would mislead: a hot set that is written over and
-// over is found again however short the round, so that rate times time is too
-// low, and a round that took longer than the one before leaves more dirty
-// behind than it found.
-func decide(history []RoundStat, policy Policy, predictor Predictor) Decision {
-	last := history[len(history)-1]
-	d := Decision{Limit: policy.limit(history), Forecast: forecast(history, predictor)}
-	var elapsed time.Duration
-	for _, s := range history {
-		elapsed += s.Duration()
+// Decide judges the rounds so far, of which there is at least one.
+func Decide(history []RoundStat, policy Policy) Decision {
+	d := Decision{
+		Rule: Default, Limit: policy.limit(history), Forecast: forecast(history, policy),
+		Elapsed: elapsed(history), MaxTime: policy.maxTime(), DowntimeLimit: policy.downtimeLimit(),
 	}
-	known := last.Number > 0 // round 0 says nothing of the dirty rate
+	if policy.Rule == S0 {
+		d.Rule = S0
+		d.S0 = s0Inputs(history, policy)
+		d.Reason = decideByS0(d.S0)
+	} else {
+		d.Reason, d.Wait = decideByDowntime(history, policy)
+	}
 	switch {
-	case last.Bytes() <= d.Limit && d.Forecast.Dirty <= d.Limit && known:
-		d.Reason = BelowLimit
-	case !shrinks(history):
-		d.Reason = NoProgress
+	case d.Reason != GoOn:
 	case len(history)-1 >= policy.maxRounds():
 		d.Reason = RoundsSpent
-	case elapsed+d.Forecast.Duration >= policy.maxTime():
+	case d.Elapsed+d.Wait+d.Forecast.Duration >= d.MaxTime:
 		d.Reason = TimeSpent
 	}
-	d.Stop = d.Reason != GoOn
+	if d.Stop = d.Reason != GoOn; d.Stop {
+		d.Wait = 0
+	}
 	return d
 }
 
-// shrinks tells whether one of the last rounds found clearly less memory than
-// the best one before them.
-func shrinks(history []RoundStat) bool {
-	n := len(history) - shrinkRounds
-	if n < 1 {
-		return true
+// Explain says in a sentence why the rounds end, and by what figures. It is empty if
+// they go on.
+func (d Decision) Explain() string {
+	if !d.Stop {
+		return ""
 	}
-	before, lately := least(history[:n]), least(history[n:])
-	return float64(lately) <= float64(before)*(1-shrinkBy)
+	if d.Rule == S0 {
+		s := d.S0
+		return fmt.Sprintf("%s: rule S0, round %d of at least %d, %s dirty (preset %s), %s predicted from %s/s corrected by %s/s, %s of %s spent",
+			d.Reason, s.M, s.N, size(float64(s.Dirty)), size(float64(s.Preset)), size(float64(s.Predicted)), size(s.Initial),
+			size(-s.Correction), spent(d.Elapsed), d.MaxTime)
+	}
+	f := d.Forecast
+	return fmt.Sprintf("%s: downtime of %s predicted (limit %s), %s for the last %s, %s after one more round, %s of %s spent",
+		d.Reason, spent(f.Downtime), d.DowntimeLimit, spent(f.LastCopy), size(float64(f.Last)), spent(f.Next), spent(d.Elapsed), d.MaxTime)
 }
 
-func least(history []RoundStat) uint64 {
-	m := history[0].Pages
-	for _, s := range history[1:] {
-		m = min(m, s.Pages)
+// inputs is a decision for the log.
+func (d Decision) inputs() []any {
+	f := d.Forecast
+	attrs := []any{"rule", string(d.Rule), "reason", string(d.Reason), "wait", d.Wait, "elapsed", d.Elapsed, "max_time", d.MaxTime,
+		"dirty_limit", d.Limit, "downtime", f.Downtime, "downtime_limit", d.DowntimeLimit, "downtime_next", f.Next,
+		"last_bytes", f.Last, "last_copy", f.LastCopy, "left_bytes", f.Left, "dirty_rate", int64(f.DirtyRate)}
+	if d.Rule == S0 {
+		s := d.S0
+		attrs = append(attrs, slog.Group("s0", "m", s.M, "n", s.N, "dirty", s.Dirty, "preset", s.Preset, "initial", int64(s.Initial),
+			"correction", int64(s.Correction), "rate", int64(s.Rate), "took", s.Took, "predicted", s.Predicted))
 	}
-	return m
+	return attrs
 }
 
-// forecast expects that the next round finds what becomes dirty at the
-// predicted rate while the last round lasted, never more than there was to
-// find in round 0, and copies it at the rate measured.
-func forecast(history []RoundStat, predictor Predictor) Forecast {
-	last := history[len(history)-1]
-	f := Forecast{DirtyRate: max(predictor.DirtyRate(history), 0)}
-	f.Dirty = min(uint64(f.DirtyRate*last.Duration().Seconds()), history[0].Bytes())
-	f.Duration = last.Scan + copyTime(f.Dirty, history)
-	return f
+// size writes bytes for people.
+func size(bytes float64) string { return fmt.Sprintf("%.1f MiB", bytes/(1<<20)) }
+
+// spent writes a time for people.
+func spent(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(100 * time.Millisecond)
+}
+
+// elapsed is the time from the beginning of round 0 to the end of the last one.
+func elapsed(history []RoundStat) time.Duration {
+	sum := history[len(history)-1].Duration()
+	for _, s := range history {
+		sum += s.Window
+	}
+	return sum
 }
 
 // copyTime is how long the copy of so many bytes is expected to take at the
@@ -205,47 +193,6 @@ func copyRate(history []RoundStat) float64 {
 		took += s.Copy
 	}
 	return perSecond(bytes, took)
-}
-
-func (p Policy) limit(history []RoundStat) uint64 {
-	if p.DirtyLimit > 0 {
-		return p.DirtyLimit
-	}
-	return max(MinDirtyLimit, uint64(copyRate(history)*DefaultLastCopy.Seconds()))
-}
-
-func (p Policy) maxRounds() int {
-	if p.MaxRounds > 0 {
-		return p.MaxRounds
-	}
-	return DefaultMaxRounds
-}
-
-func (p Policy) maxTime() time.Duration {
-	if p.MaxTime > 0 {
-		return p.MaxTime
-	}
-	return DefaultMaxTime
-}
-
-// remaining is how long the rounds that are still to come are expected to
-// take, were each to go as forecast. It assumes what LastRate does.
-func remaining(history []RoundStat, policy Policy, f Forecast) time.Duration {
-	limit := policy.limit(history)
-	rounds := policy.maxRounds() - (len(history) - 1)
-	scan := history[len(history)-1].Scan
-	var sum time.Duration
-	dirty := f.Dirty
-	for ; rounds > 0; rounds-- {
-		took := scan + copyTime(dirty, history)
-		sum += took
-		next := uint64(f.DirtyRate * took.Seconds())
-		if dirty <= limit || next >= dirty || sum > policy.maxTime() {
-			break
-		}
-		dirty = next
-	}
-	return min(sum, policy.maxTime())
 }
 
 func perSecond(bytes uint64, d time.Duration) float64 {

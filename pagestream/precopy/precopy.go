@@ -40,16 +40,16 @@ func memoriesOf(round track.Round) []Memory {
 
 // Config is what rounds need.
 type Config struct {
-	Policy  Policy
-	Tracker Tracker // required
+	Policy Policy
+	// Tracker is required. If it is a Deferrer, pages that are written all the time
+	// are left out of the rounds, unless the rule is S0, which sends all of them.
+	Tracker Tracker
 	// Carrier does the rounds of running processes; nil: they are copied from
 	// what the Tracker collects.
 	Carrier Carrier
 	Session Session // required
 	// Shared is the shared memory to copy ahead; nil: none.
 	Shared *Shared
-	// Predictor tells coming dirty rates; nil: LastRate.
-	Predictor Predictor
 	// Pace is how workers share the processors while the pod runs; nil:
 	// Background.
 	Pace *Pace
@@ -124,6 +124,9 @@ type Rounds struct {
 	lastScan time.Time // when the last collection began
 	last     RoundStat // the last round
 	limit    uint64    // the dirty limit last applied, in bytes
+	sorting  Sorting
+	recent   []RoundStat   // round 0 and the last ones
+	promised time.Duration // the predicted downtime when Run ended
 
 	mu    sync.Mutex // guards what follows
 	state State
@@ -137,9 +140,6 @@ func New(config Config) (*Rounds, error) {
 	}
 	if config.Session.Streams() < 1 {
 		return nil, errors.New("rounds need a session with at least one stream")
-	}
-	if config.Predictor == nil {
-		config.Predictor = LastRate{}
 	}
 	if config.Pace == nil {
 		config.Pace = &Background

@@ -31,7 +31,10 @@ type Progress struct {
 	ETA            time.Duration // until the rounds end; 0 if it cannot be told
 	MemoryBytes    uint64        // what the first full copy found
 	Rounds         []RoundStat   // those of Run that ended
+	Decisions      []Decision    // after each of Rounds
 	Reason         Reason        // why they ended; GoOn until then
+	Downtime       time.Duration // predicted if the freeze came now; 0: nothing is known
+	Left           uint64        // bytes that the last round left out
 }
 
 // reporter calls Config.Progress from one goroutine.
@@ -138,15 +141,26 @@ func (r *reporter) roundFound(stat RoundStat) {
 func (r *reporter) roundEnds(stat RoundStat, d Decision, left time.Duration) {
 	r.update(func(p *Progress) {
 		p.Rounds = append(p.Rounds, stat)
+		p.Decisions = append(p.Decisions, d)
 		p.DirtyRate = stat.DirtyRate()
 		p.Reason = d.Reason
+		p.foresee(stat, d.Forecast)
 		r.roundsLeft, r.leftAsOf = left, time.Now()
 	})
 }
 
 // keptUp books a round of Keep, of which there may be any number.
-func (r *reporter) keptUp(stat RoundStat) {
-	r.update(func(p *Progress) { p.DirtyRate = stat.DirtyRate() })
+func (r *reporter) keptUp(stat RoundStat, f Forecast) {
+	r.update(func(p *Progress) {
+		p.DirtyRate = stat.DirtyRate()
+		p.foresee(stat, f)
+	})
+}
+
+func (p *Progress) foresee(stat RoundStat, f Forecast) {
+	if stat.Number > 0 {
+		p.Downtime, p.Left = f.Downtime, stat.Left()
+	}
 }
 
 // progress is the progress as of now.
@@ -160,7 +174,7 @@ func (r *reporter) progress(now time.Time) Progress {
 	}
 	oldest := r.samples[0]
 	p := r.now
-	p.Rounds = slices.Clone(p.Rounds)
+	p.Rounds, p.Decisions = slices.Clone(p.Rounds), slices.Clone(p.Decisions)
 	p.Bytes = pages * pagestream.PageSize
 	p.RoundPagesDone = min(pages-r.roundStart, p.RoundPages)
 	p.Rate = perSecond((pages-oldest.pages)*pagestream.PageSize, now.Sub(oldest.at))

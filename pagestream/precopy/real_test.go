@@ -173,7 +173,7 @@ func TestARealPodArrivesByteForByte(t *testing.T) {
 			must(t, err)
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			must(t, r.Keep(ctx))
+			must(t, r.Keep(ctx, nil))
 			pids := append(children(t, p.pid), p.pid)
 			freeze(t, pids...)
 			pids = append(children(t, p.pid), p.pid)

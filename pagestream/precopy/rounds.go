@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -47,14 +48,37 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 			return res, r.fail(fmt.Errorf("round %d: %w", len(res.Rounds), err))
 		}
 		res.Rounds = append(res.Rounds, stat)
+		r.recent = lately(res.Rounds)
 		res.Elapsed = time.Since(r.begun)
 		policy := r.policy()
-		res.Decision = decide(res.Rounds, policy, r.config.Predictor)
+		res.Decision = Decide(res.Rounds, policy)
 		r.last, r.limit = stat, res.Decision.Limit
 		r.report(res, policy)
 		if res.Decision.Stop {
+			r.promised = res.Decision.Forecast.Downtime
+			if err := res.Decision.stalled(policy); err != nil {
+				return res, r.fail(err)
+			}
 			return res, r.enter(Converged)
 		}
+		if err := pause(ctx, res.Decision.Wait); err != nil {
+			return res, r.fail(err)
+		}
+	}
+}
+
+// pause waits, unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -78,12 +102,14 @@ func (r *Rounds) policy() Policy {
 }
 
 func (r *Rounds) report(res Result, policy Policy) {
-	last := res.Rounds[len(res.Rounds)-1]
-	eta := remaining(res.Rounds, policy, res.Decision.Forecast)
-	r.reporter.roundEnds(last, res.Decision, eta)
-	r.config.Log.Debug("round ended", "round", last.Number, "pages", last.Pages, "sent", last.Copied.Sent,
-		"scan", last.Scan, "copy", last.Copy, "window", last.Window, "forecast", res.Decision.Forecast.Dirty,
-		"limit", res.Decision.Limit, "reason", string(res.Decision.Reason))
+	last, d := res.Rounds[len(res.Rounds)-1], res.Decision
+	r.reporter.roundEnds(last, d, remaining(res.Rounds, policy, d.Forecast))
+	level := slog.LevelDebug
+	if d.Stop {
+		level = slog.LevelInfo
+	}
+	r.config.Log.Log(context.Background(), level, "round ended", append([]any{"round", last.Number, "pages", last.Pages,
+		"sent", last.Copied.Sent, "hot", last.Hot, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window}, d.inputs()...)...)
 }
 
 // round collects what is dirty, copies it and waits until it is stored, so
@@ -107,18 +133,22 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 	if err != nil {
 		return RoundStat{}, fmt.Errorf("collect dirty pages: %w", err)
 	}
+	r.sort(&found, &stat)
 	memories := memoriesOf(found)
 	stat.Scan, stat.Untracked = time.Since(began), found.Untracked
 	for _, stop := range found.Stops {
 		stat.Stood += stop
 	}
 	areas := processAreas(memories)
-	stat.Pages = pagesOfAreas(areas)
+	sending := pagesOfAreas(areas)
+	if stat.Pages == 0 {
+		stat.Pages = sending
+	}
 	var shared []*area
 	if r.config.Shared != nil && number <= sharedRounds {
 		shared = r.config.Shared.areas(memories)
 	}
-	r.reporter.roundBegins(number, stat.Pages+pagesOfAreas(shared))
+	r.reporter.roundBegins(number, sending+pagesOfAreas(shared))
 	stat.Copied, stat.Copy, err = r.store(ctx, areas)
 	if err == nil && len(shared) > 0 {
 		// After the processes' pages and timed apart, as it goes at another
@@ -160,30 +190,61 @@ const (
 )
 
 // Keep goes on with rounds after Run, so that little is dirty when the freeze
-// comes, until ctx ends. It then finishes the round under way, which is short,
-// as half a round must not be lost, and returns nil. Close the session to cut
-// it off for good. Shared memory is looked at again only by FinishShared.
-func (r *Rounds) Keep(ctx context.Context) error {
+// comes, until that is asked for. It then finishes the round under way, as half a round
+// must not be lost, goes on until a good moment has come, see settled, and returns nil.
+// When ctx ends it returns nil after the round under way. Close the session to cut it
+// off for good. Shared memory is looked at again only by FinishShared.
+func (r *Rounds) Keep(ctx context.Context, freeze <-chan struct{}) error {
 	if err := r.enter(Keeping); err != nil {
 		return err
 	}
-	work := context.WithoutCancel(ctx)
 	pause := time.NewTimer(r.keepPause(r.last))
 	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return r.enter(Converged)
+		case <-freeze:
+			if err := r.settle(ctx); err != nil {
+				return err
+			}
+			return r.enter(Converged)
 		case <-pause.C:
 		}
-		stat, err := r.round(work, r.last.Number+1)
-		if err != nil {
-			return r.fail(fmt.Errorf("round %d: %w", r.last.Number+1, err))
+		if err := r.keepUp(ctx); err != nil {
+			return err
 		}
-		r.last = stat
-		r.reporter.keptUp(stat)
-		pause.Reset(r.keepPause(stat))
+		pause.Reset(r.keepPause(r.last))
 	}
+}
+
+// keepUp does one round of Keep.
+func (r *Rounds) keepUp(ctx context.Context) error {
+	stat, err := r.round(context.WithoutCancel(ctx), r.last.Number+1)
+	if err != nil {
+		return r.fail(fmt.Errorf("round %d: %w", r.last.Number+1, err))
+	}
+	r.last, r.recent = stat, lately(append(r.recent, stat))
+	r.reporter.keptUp(stat, forecast(r.recent, r.config.Policy))
+	return nil
+}
+
+// settle does the last rounds before the freeze, one right after the other: at least
+// one, as much may have gathered in the pause. A Carrier's rounds stop the pod, so they
+// are not for that, and S0 knows no such rounds.
+func (r *Rounds) settle(ctx context.Context) error {
+	if r.config.Carrier != nil || r.config.Policy.Rule == S0 {
+		return nil
+	}
+	for begun := time.Now(); ctx.Err() == nil; {
+		if err := r.keepUp(ctx); err != nil {
+			return err
+		}
+		if settled(r.recent, r.config.Policy, r.promised, time.Since(begun)) {
+			return nil
+		}
+	}
+	return nil
 }
 
 func (r *Rounds) keepPause(last RoundStat) time.Duration {

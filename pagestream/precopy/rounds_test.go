@@ -28,6 +28,8 @@ type scripted struct {
 	collects int
 	err      error
 	missing  bool // report a page that cannot be read
+	deferred []pagestream.Range
+	deferral uint64 // pages deferred in all
 }
 
 func newScripted(tb testing.TB, pages int) *scripted {
@@ -46,6 +48,16 @@ func (s *scripted) write(rng *rand.Rand, n int) {
 	for range n {
 		p := rng.Uint64N(uint64(len(s.mem) / pagestream.PageSize))
 		s.mem[p*pagestream.PageSize+rng.Uint64N(pagestream.PageSize)]++
+		s.dirty[p] = true
+	}
+}
+
+// writePage makes one page dirty, unless the memory is frozen.
+func (s *scripted) writePage(p uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.frozen {
+		s.mem[p*pagestream.PageSize]++
 		s.dirty[p] = true
 	}
 }
@@ -90,10 +102,25 @@ func (s *scripted) collect() (track.Round, error) {
 		ranges = pagestream.AppendRun(ranges, pagestream.Range{Start: s.start + p*pagestream.PageSize, Pages: 1})
 	}
 	clear(s.dirty)
+	written := ranges
+	ranges = pagestream.Union(ranges, s.deferred)
+	s.deferred = nil
 	if s.missing {
 		ranges = append([]pagestream.Range{{Start: pagestream.PageSize, Pages: 1}}, ranges...)
 	}
-	return roundOf(Memory{PID: os.Getpid(), Space: self, Ranges: ranges}), nil
+	round := roundOf(Memory{PID: os.Getpid(), Space: self, Ranges: ranges})
+	round.Processes[0].Written = written
+	return round, nil
+}
+
+// deferring is a scripted tracker that reports again what was left out.
+type deferring struct{ *scripted }
+
+func (d deferring) Defer(_ pagestream.Space, ranges []pagestream.Range) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.deferred = pagestream.Union(d.deferred, ranges)
+	d.deferral += pagesOf(ranges)
 }
 
 // roundOf is a round of a tracker that found memories.
@@ -142,7 +169,7 @@ func TestWhatArrivedIsTheFrozenMemory(t *testing.T) {
 		}
 		if seed%2 == 0 {
 			ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
-			if err := r.Keep(ctx); err != nil || r.State() != Converged {
+			if err := r.Keep(ctx, nil); err != nil || r.State() != Converged {
 				t.Fatalf("seed %d: keep: %v", seed, err)
 			}
 			cancel()
@@ -159,6 +186,67 @@ func TestWhatArrivedIsTheFrozenMemory(t *testing.T) {
 		}
 		if uint64(s.flushes) < uint64(len(res.Rounds)) {
 			t.Errorf("seed %d: %d flushes for %d rounds", seed, s.flushes, len(res.Rounds))
+		}
+	}
+}
+
+// Pages that are written all the time are left out of the rounds, and others for which
+// there is no room: they are in the last copy all the same.
+func TestWhatWasLeftOutIsInTheLastCopy(t *testing.T) {
+	for seed := range uint64(4) {
+		rng := rand.New(rand.NewPCG(seed, 9))
+		tracker := deferring{newScripted(t, 4000)}
+		s := newSink(2)
+		s.fail = func(pagestream.Space, []pagestream.Range) error {
+			tracker.write(rng, 60)
+			for p := range uint64(200) { // always the same ones
+				tracker.writePage(p * 3)
+			}
+			return nil
+		}
+		r := newTestRounds(t, Config{Tracker: tracker, Session: s, Policy: Policy{DirtyLimit: 1, MaxRounds: 6}})
+		res, err := r.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seed%2 == 0 {
+			freeze := make(chan struct{})
+			close(freeze)
+			if err := r.Keep(t.Context(), freeze); err != nil || r.State() != Converged {
+				t.Fatalf("keep: %v, %s", err, r.State())
+			}
+		}
+		s.fail = nil
+		stat, err := r.Final(t.Context())
+		if err != nil || stat.Pages < 200 || tracker.deferral < 200 {
+			t.Fatalf("seed %d: %+v, %d pages deferred, %v", seed, stat, tracker.deferral, err)
+		}
+		if last := res.Rounds[len(res.Rounds)-1]; !last.Sorted || last.Hot < 150 {
+			t.Errorf("seed %d: last round %+v", seed, last)
+		}
+		if bad := s.differing(self, tracker.start, tracker.mem); len(bad) > 0 {
+			t.Errorf("seed %d: %d pages differ after %d rounds", seed, len(bad), len(res.Rounds))
+		}
+	}
+}
+
+func TestRuleS0SendsEveryPageInEveryRound(t *testing.T) {
+	tracker := deferring{newScripted(t, 1000)}
+	s := newSink(1)
+	s.fail = func(pagestream.Space, []pagestream.Range) error {
+		for p := range uint64(50) {
+			tracker.writePage(p)
+		}
+		return nil
+	}
+	r := newTestRounds(t, Config{Tracker: tracker, Session: s, Policy: Policy{Rule: S0, MaxRounds: 5, DirtyLimit: 1}})
+	res, err := r.Run(t.Context())
+	if err != nil || tracker.deferral > 0 {
+		t.Fatalf("%d pages left out, %v", tracker.deferral, err)
+	}
+	for _, round := range res.Rounds {
+		if round.Copied.Sent != round.Pages || round.Sorted {
+			t.Errorf("%+v", round)
 		}
 	}
 }
@@ -190,7 +278,7 @@ func TestKeepKeepsTheDirtySetSmall(t *testing.T) {
 		before := tracker.collects
 		ctx, cancel := context.WithCancel(t.Context())
 		kept := make(chan error)
-		go func() { kept <- r.Keep(ctx) }()
+		go func() { kept <- r.Keep(ctx, nil) }()
 		rng := rand.New(rand.NewPCG(1, 1))
 		for range 1000 { // 10 s of 12 MB/s
 			tracker.write(rng, 30)
@@ -248,7 +336,7 @@ func TestAnIllegalMoveIsAnError(t *testing.T) {
 	ctx := t.Context()
 	calls := map[string]func(r *Rounds) error{
 		"Run":   func(r *Rounds) error { _, err := r.Run(ctx); return err },
-		"Keep":  func(r *Rounds) error { c, stop := context.WithCancel(ctx); stop(); return r.Keep(c) },
+		"Keep":  func(r *Rounds) error { c, stop := context.WithCancel(ctx); stop(); return r.Keep(c, nil) },
 		"Final": func(r *Rounds) error { _, err := r.Final(ctx); return err },
 		"FinishShared": func(r *Rounds) error {
 			_, _, err := r.FinishShared(ctx, 0, t.TempDir())
@@ -322,7 +410,7 @@ func TestRunEndsByTheTimeItIsToldTo(t *testing.T) {
 		rounds int
 	}{
 		{"it has passed", -time.Hour, TimeSpent, 1},
-		{"it is far away", time.Hour, BelowLimit, 2},
+		{"it is far away", time.Hour, ShortDowntime, 2},
 	} {
 		r := newTestRounds(t, Config{Tracker: newScripted(t, 100), Session: newSink(1)})
 		r.EndBy(time.Now().Add(c.in))

@@ -38,7 +38,7 @@ func (t *Tracker) collect(ctx context.Context, p *process, s *scratch, r *Round)
 	}
 	// Whatever was armed before the error was not reported.
 	p.void = p.uffd != closedDescriptor
-	pr.Dirty, pr.Pages, pr.New = nil, 0, false
+	pr.Dirty, pr.Written, pr.Pages, pr.New = nil, nil, 0, false
 	if ended(p.pidfd) {
 		err = fmt.Errorf("%w (%w)", ErrGone, err)
 	}
@@ -51,7 +51,7 @@ func (p *process) disarm() {
 		unix.Close(p.uffd)
 	}
 	p.uffd, p.registered, p.void = closedDescriptor, false, false
-	p.suspects, p.inFlight = nil, inFlight{}
+	p.suspects, p.deferred, p.inFlight = nil, nil, inFlight{}
 }
 
 // collectArmed arms the process if it is not, and scans it. The areas are read
@@ -89,7 +89,9 @@ func (t *Tracker) collectArmed(ctx context.Context, p *process, s *scratch, r *R
 	if err != nil {
 		return err
 	}
-	pr.Dirty = union(written, p.suspects)
+	pr.Written = written
+	pr.Dirty = pagestream.Union(pagestream.Union(written, p.suspects), s.areas.clip(p.deferred))
+	p.deferred = nil
 	pr.Pages = pagesOf(pr.Dirty)
 	p.suspects = s.areas.clip(p.inFlight.update(p.PID, s.vmas, written))
 	if untrackable {
@@ -304,6 +306,13 @@ func writtenQuery(protect bool) pagemap.Query {
 	}
 }
 
+// eitherQuery finds the pages of registered areas, and says which were written.
+func eitherQuery() pagemap.Query {
+	q := writtenQuery(false)
+	q.Mask &^= pagemap.Written
+	return q
+}
+
 // staleQuery finds pages of registered areas that are protected.
 func staleQuery() pagemap.Query {
 	skip := skipped() | pagemap.Written
@@ -356,6 +365,29 @@ func scan(pm *pagemap.File, over span, q pagemap.Query, only *areas, buf []pagem
 		err = fmt.Errorf("%w (%w)", errOtherMemory, err)
 	}
 	return pages, err
+}
+
+// scanEither walks over a span once, and returns which pages of registered lazy
+// areas were written, and which of wanted are there.
+func scanEither(pm *pagemap.File, over span, only *areas, wanted []pagestream.Range, buf []pagemap.Region) (written, there []pagestream.Range, err error) {
+	q := eitherQuery()
+	q.Start, q.End = over.start, over.end
+	err = pm.Walk(q, buf, func(found []pagemap.Region) {
+		for i := range found {
+			part := found[i : i+1]
+			only.within(part, func(_ int, start, end uint64) {
+				r := pagestream.Range{Start: start, Pages: (end - start) / pagestream.PageSize}
+				there = appendRange(there, r)
+				if part[0].Categories&pagemap.Written != 0 {
+					written = appendRange(written, r)
+				}
+			})
+		}
+	})
+	if errors.Is(err, unix.ESRCH) {
+		err = fmt.Errorf("%w (%w)", errOtherMemory, err)
+	}
+	return written, pagestream.Intersect(there, wanted), err
 }
 
 // count returns how many lazy pages the query finds; an error counts as none.

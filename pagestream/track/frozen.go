@@ -123,13 +123,23 @@ func (part *frozenPart) scan(s *scratch) {
 		part.untracked = pagesOf(part.dirty)
 		return
 	}
-	written, err := scan(f.pm, part.over, writtenQuery(false), &f.areas, s.regions)
+	written, err := part.written(s)
 	if err != nil {
 		part.err = err
 		return
 	}
 	others, err := scan(f.pm, part.over, untrackedQuery(), &f.areas, s.regions)
-	part.dirty, part.untracked, part.err = union(written, others), pagesOf(others), err
+	part.dirty, part.untracked, part.err = pagestream.Union(written, others), pagesOf(others), err
+}
+
+// written finds the pages that were written, or put off and not copied since.
+func (part *frozenPart) written(s *scratch) ([]pagestream.Range, error) {
+	f := part.of
+	if len(f.deferred) == 0 {
+		return scan(f.pm, part.over, writtenQuery(false), &f.areas, s.regions)
+	}
+	written, put, err := scanEither(f.pm, part.over, &f.areas, f.deferred, s.regions)
+	return pagestream.Union(written, put), err
 }
 
 // round puts the parts together, and adds what a device may have written since
@@ -149,10 +159,10 @@ func (f *frozen) round() (ProcessRound, error) {
 			return pr, part.err
 		}
 		pr.Untracked += part.untracked
-		pr.Dirty = union(pr.Dirty, part.dirty)
+		pr.Dirty = pagestream.Union(pr.Dirty, part.dirty)
 	}
 	if f.uffd != closedDescriptor {
-		pr.Dirty = union(pr.Dirty, f.areas.clip(f.suspects))
+		pr.Dirty = pagestream.Union(pr.Dirty, f.areas.clip(f.suspects))
 	}
 	pr.Pages = pagesOf(pr.Dirty)
 	return pr, nil

@@ -89,7 +89,7 @@ func (f *inFlight) update(pid int, vmas []pagemap.VMA, written []pagestream.Rang
 	f.history = slices.DeleteFunc(f.history, func(h handedOut) bool { return h.round < min(oldest, f.round) })
 	for _, h := range f.history {
 		if h.round >= oldest {
-			suspects = union(suspects, h.written)
+			suspects = pagestream.Union(suspects, h.written)
 		}
 	}
 	return suspects

@@ -32,32 +32,6 @@ func mergeOverlaps(ranges []pagestream.Range) []pagestream.Range {
 	return merged
 }
 
-// union is all pages of two lists of disjoint, ascending ranges. It may be one
-// of them.
-func union(a, b []pagestream.Range) []pagestream.Range {
-	switch {
-	case len(b) == 0:
-		return a
-	case len(a) == 0:
-		return b
-	}
-	both := make([]pagestream.Range, 0, len(a)+len(b))
-	for len(a) > 0 && len(b) > 0 {
-		if a[0].Start <= b[0].Start {
-			both, a = appendRange(both, a[0]), a[1:]
-		} else {
-			both, b = appendRange(both, b[0]), b[1:]
-		}
-	}
-	for _, r := range a {
-		both = appendRange(both, r)
-	}
-	for _, r := range b {
-		both = appendRange(both, r)
-	}
-	return both
-}
-
 // pagesOf counts the pages of disjoint ranges.
 func pagesOf(ranges []pagestream.Range) (pages uint64) {
 	for _, r := range ranges {

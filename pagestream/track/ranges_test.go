@@ -28,7 +28,7 @@ func TestUnionIsAllPagesOfBoth(t *testing.T) {
 		a, want := random()
 		b, more := random()
 		maps.Copy(want, more)
-		got := union(a, b)
+		got := pagestream.Union(a, b)
 		if pagesOf(got) != uint64(len(want)) {
 			t.Fatalf("%v and %v: %v has %d pages, want %d", a, b, got, pagesOf(got), len(want))
 		}

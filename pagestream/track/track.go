@@ -63,6 +63,9 @@ type ProcessRound struct {
 	// they are read, see pagemap.ReadMemory.
 	Dirty []pagestream.Range
 	Pages uint64 // in Dirty
+	// Written are those of Dirty that were written since the last round, as opposed
+	// to those that were put off, see Defer. Only Collect tells them.
+	Written []pagestream.Range
 	// Untracked counts pages that cannot be tracked. They are in Dirty only in
 	// CollectFrozen's round, when they no longer change.
 	Untracked uint64
@@ -123,6 +126,7 @@ type process struct {
 
 	inFlight inFlight
 	suspects []pagestream.Range // what the next round reports, written or not: ascending, disjoint
+	deferred []pagestream.Range // the same, but by Defer
 }
 
 // scratch is the memory that scanning a process takes, kept for the next one.
@@ -288,6 +292,19 @@ func (t *Tracker) Invalidate(space pagestream.Space) {
 	for _, p := range t.procs {
 		if p.Space == space {
 			p.void = true
+		}
+	}
+}
+
+// Defer says that pages of the last Collect's round are not copied after it: the
+// next round reports them, written or not, unless they are gone. ranges ascend and
+// are disjoint.
+func (t *Tracker) Defer(space pagestream.Space, ranges []pagestream.Range) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.procs {
+		if p.Space == space {
+			p.deferred = pagestream.Union(p.deferred, ranges)
 		}
 	}
 }

@@ -44,6 +44,7 @@ type step struct {
 }
 
 var steps = []step{
+	{"rules", (*bench).rules},
 	{"first-copy", (*bench).firstCopy},
 	{"downtime", (*bench).small},
 	{"stall", (*bench).ticking},

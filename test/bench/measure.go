@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"godwit.dev/godwit/test/bench/traces"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/trial"
@@ -38,7 +39,8 @@ type bench struct {
 	lost, wrong  uint64
 	survived     *bool // the pod outlived its source node; nil: not tried
 	acked, lines uint64
-	absorbed     float64 // speed of our page server / of criu's; 0: not measured
+	absorbed     float64             // speed of our page server / of criu's; 0: not measured
+	compared     []traces.Comparison // the rules, by replay; none: not compared
 }
 
 // errDamaged ends the bench at once.

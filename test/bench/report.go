@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"godwit.dev/godwit/test/bench/traces"
 	"godwit.dev/godwit/test/figure"
 )
 
@@ -13,6 +14,8 @@ type report struct {
 	Live []float64 `json:"live_downtime_ms"`
 	Cold []float64 `json:"cold_downtime_ms"`
 	Big  []float64 `json:"live_4gib_downtime_ms"`
+	// The rules that end the rounds, by replay of traces.
+	Rules []traces.Comparison `json:"rules,omitempty"`
 }
 
 // report judges what was measured.
@@ -42,6 +45,13 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "pods lost with the source node after the commit", Value: lost, Limit: 0})
 	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
+	if len(b.compared) > 0 {
+		r.Rules = b.compared
+		v := traces.Judge(b.compared)
+		promise(true, figure.Figure{Name: "replayed downtime, default rule / S0, worst trace and link", Value: v.Downtime, Limit: traces.DowntimeShare})
+		promise(true, figure.Figure{Name: "bytes sent, the same", Value: v.Bytes, Limit: traces.BytesShare})
+		promise(true, figure.Figure{Name: "share of the traces with 30 % less downtime over a link", Value: float64(v.Lower) / float64(v.Traces), Limit: 0.5, AtLeast: true})
+	}
 	promise(true, figure.Figure{Name: "lost writes and wrong values", Value: float64(b.lost + b.wrong), Limit: 0})
 	for _, d := range b.live {
 		r.Live = append(r.Live, ms(d))

@@ -179,8 +179,51 @@ const (
 	CompressionZstd Compression = "Zstd"
 )
 
+// Rule names what ends the rounds.
+//
+// +kubebuilder:validation:Enum=Default;S0
+type Rule string
+
+// The rules.
+const (
+	// RuleDefault ends them when a further one would not make the predicted downtime shorter.
+	RuleDefault Rule = "Default"
+	// RuleS0 ends them by the dirty rate that is predicted for the next one.
+	RuleS0 Rule = "S0"
+)
+
+// OnStall names what happens when the rounds end in vain.
+//
+// +kubebuilder:validation:Enum=StopAndCopy;Abort
+type OnStall string
+
+// What happens then.
+const (
+	// OnStallStopAndCopy freezes the pod all the same.
+	OnStallStopAndCopy OnStall = "StopAndCopy"
+	// OnStallAbort breaks the migration off: the pod runs on where it is.
+	OnStallAbort OnStall = "Abort"
+)
+
 // PreCopy says when the rounds end; the first condition that holds does it.
 type PreCopy struct {
+	// Rule is what ends them; Default if it is not given.
+	//
+	// +optional
+	Rule Rule `json:"rule,omitempty"`
+
+	// DowntimeLimit is the predicted downtime that is short enough; 300ms if it is not given.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1ms')",message="downtimeLimit is a duration of 1ms or more, such as 300ms"
+	DowntimeLimit *metav1.Duration `json:"downtimeLimit,omitempty"`
+
+	// OnStall is what happens when they end although the downtime would be longer than the limit;
+	// StopAndCopy if it is not given.
+	//
+	// +optional
+	OnStall OnStall `json:"onStall,omitempty"`
+
 	// MaxRounds is how many rounds follow the first full copy at most.
 	//
 	// +optional
@@ -346,6 +389,11 @@ type PodMigrationStatus struct {
 	//
 	// +optional
 	DirtyRate int64 `json:"dirtyRate,omitempty"`
+
+	// PredictedDowntime is how long the pod would stand still if it were frozen now.
+	//
+	// +optional
+	PredictedDowntime *metav1.Duration `json:"predictedDowntime,omitempty"`
 
 	// StartTime is when a node took it up.
 	//

@@ -130,7 +130,17 @@ type Policy struct {
 	MaxFrozenMs uint64 `protobuf:"varint,5,opt,name=max_frozen_ms,json=maxFrozenMs,proto3" json:"max_frozen_ms,omitempty"`
 	// What finds dirty pages: Auto (the default), WriteProtect, SoftDirty, or None:
 	// stop-and-copy, freeze first, then copy everything.
-	Tracker       string `protobuf:"bytes,6,opt,name=tracker,proto3" json:"tracker,omitempty"`
+	Tracker string `protobuf:"bytes,6,opt,name=tracker,proto3" json:"tracker,omitempty"`
+	// What decides that the rounds end: Default or S0; empty means Default.
+	Rule string `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The predicted downtime that is short enough for the rule Default, milliseconds;
+	// 0 means the default. With dirty_limit given that counts instead.
+	DowntimeLimitMs uint64 `protobuf:"varint,8,opt,name=downtime_limit_ms,json=downtimeLimitMs,proto3" json:"downtime_limit_ms,omitempty"`
+	// How many rounds the rule S0 does before it judges; 0 means the default.
+	FirstRounds uint32 `protobuf:"varint,9,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
+	// What happens if the rounds end although a freeze would take longer than the downtime
+	// limit: StopAndCopy, freeze all the same, or Abort; empty means StopAndCopy.
+	OnStall       string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +206,34 @@ func (x *Policy) GetMaxFrozenMs() uint64 {
 func (x *Policy) GetTracker() string {
 	if x != nil {
 		return x.Tracker
+	}
+	return ""
+}
+
+func (x *Policy) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Policy) GetDowntimeLimitMs() uint64 {
+	if x != nil {
+		return x.DowntimeLimitMs
+	}
+	return 0
+}
+
+func (x *Policy) GetFirstRounds() uint32 {
+	if x != nil {
+		return x.FirstRounds
+	}
+	return 0
+}
+
+func (x *Policy) GetOnStall() string {
+	if x != nil {
+		return x.OnStall
 	}
 	return ""
 }
@@ -586,7 +624,22 @@ type Round struct {
 	DurationUs uint64                 `protobuf:"varint,5,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
 	ScanUs     uint64                 `protobuf:"varint,6,opt,name=scan_us,json=scanUs,proto3" json:"scan_us,omitempty"`
 	// How long processes stood still for the round.
-	StoodUs       uint64 `protobuf:"varint,7,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"`
+	StoodUs uint64 `protobuf:"varint,7,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"`
+	// Dirty pages that it left out, as they are written all the time or did not fit in.
+	LeftPages uint64 `protobuf:"varint,8,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
+	// At its end, if the freeze came then: the downtime, and what the last copy would carry.
+	PredictedDowntimeUs uint64 `protobuf:"varint,9,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
+	PredictedLastBytes  uint64 `protobuf:"varint,10,opt,name=predicted_last_bytes,json=predictedLastBytes,proto3" json:"predicted_last_bytes,omitempty"`
+	// At what rate the pages that it found became dirty, bytes a second.
+	DirtyRate uint64 `protobuf:"varint,11,opt,name=dirty_rate,json=dirtyRate,proto3" json:"dirty_rate,omitempty"`
+	// Of the rule S0: what it adds to that rate for the errors of its predictions so far, the
+	// rate that it predicts, bytes a second, and the amount that the next round would find.
+	RateCorrection      int64  `protobuf:"varint,12,opt,name=rate_correction,json=rateCorrection,proto3" json:"rate_correction,omitempty"`
+	PredictedDirtyRate  uint64 `protobuf:"varint,13,opt,name=predicted_dirty_rate,json=predictedDirtyRate,proto3" json:"predicted_dirty_rate,omitempty"`
+	PredictedDirtyBytes uint64 `protobuf:"varint,14,opt,name=predicted_dirty_bytes,json=predictedDirtyBytes,proto3" json:"predicted_dirty_bytes,omitempty"`
+	// The amount that is little enough, bytes, and the time since the first copy began.
+	DirtyLimit    uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
+	ElapsedUs     uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -670,6 +723,69 @@ func (x *Round) GetStoodUs() uint64 {
 	return 0
 }
 
+func (x *Round) GetLeftPages() uint64 {
+	if x != nil {
+		return x.LeftPages
+	}
+	return 0
+}
+
+func (x *Round) GetPredictedDowntimeUs() uint64 {
+	if x != nil {
+		return x.PredictedDowntimeUs
+	}
+	return 0
+}
+
+func (x *Round) GetPredictedLastBytes() uint64 {
+	if x != nil {
+		return x.PredictedLastBytes
+	}
+	return 0
+}
+
+func (x *Round) GetDirtyRate() uint64 {
+	if x != nil {
+		return x.DirtyRate
+	}
+	return 0
+}
+
+func (x *Round) GetRateCorrection() int64 {
+	if x != nil {
+		return x.RateCorrection
+	}
+	return 0
+}
+
+func (x *Round) GetPredictedDirtyRate() uint64 {
+	if x != nil {
+		return x.PredictedDirtyRate
+	}
+	return 0
+}
+
+func (x *Round) GetPredictedDirtyBytes() uint64 {
+	if x != nil {
+		return x.PredictedDirtyBytes
+	}
+	return 0
+}
+
+func (x *Round) GetDirtyLimit() uint64 {
+	if x != nil {
+		return x.DirtyLimit
+	}
+	return 0
+}
+
+func (x *Round) GetElapsedUs() uint64 {
+	if x != nil {
+		return x.ElapsedUs
+	}
+	return 0
+}
+
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State State                  `protobuf:"varint,1,opt,name=state,proto3,enum=godwit.shim.v1.State" json:"state,omitempty"`
@@ -700,9 +816,16 @@ type Progress struct {
 	// Source: memory is as far as it can be, SendFiles is awaited.
 	AwaitsFiles bool `protobuf:"varint,20,opt,name=awaits_files,json=awaitsFiles,proto3" json:"awaits_files,omitempty"`
 	// Destination: why containers are being, or were, restored again since the commit.
-	Trouble       string `protobuf:"bytes,21,opt,name=trouble,proto3" json:"trouble,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Trouble string `protobuf:"bytes,21,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// Source: the rule that ends the rounds, the downtime that is predicted if the freeze comes
+	// now, 0 if nothing is known, the one that is short enough, and how many bytes the last
+	// round left out.
+	Rule                string `protobuf:"bytes,30,opt,name=rule,proto3" json:"rule,omitempty"`
+	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
+	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
+	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -880,6 +1003,34 @@ func (x *Progress) GetTrouble() string {
 		return x.Trouble
 	}
 	return ""
+}
+
+func (x *Progress) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Progress) GetPredictedDowntimeUs() uint64 {
+	if x != nil {
+		return x.PredictedDowntimeUs
+	}
+	return 0
+}
+
+func (x *Progress) GetDowntimeLimitUs() uint64 {
+	if x != nil {
+		return x.DowntimeLimitUs
+	}
+	return 0
+}
+
+func (x *Progress) GetLeftBytes() uint64 {
+	if x != nil {
+		return x.LeftBytes
+	}
+	return 0
 }
 
 type SendFilesRequest struct {
@@ -1605,7 +1756,7 @@ var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xac\x01\n" +
+	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xaa\x02\n" +
 	"\x06Policy\x12\x1d\n" +
 	"\n" +
 	"max_rounds\x18\x02 \x01(\rR\tmaxRounds\x12\x1e\n" +
@@ -1613,7 +1764,12 @@ const file_migration_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x04 \x01(\x04R\n" +
 	"dirtyLimit\x12\"\n" +
 	"\rmax_frozen_ms\x18\x05 \x01(\x04R\vmaxFrozenMs\x12\x18\n" +
-	"\atracker\x18\x06 \x01(\tR\atrackerJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
+	"\atracker\x18\x06 \x01(\tR\atracker\x12\x12\n" +
+	"\x04rule\x18\a \x01(\tR\x04rule\x12*\n" +
+	"\x11downtime_limit_ms\x18\b \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
+	"\ffirst_rounds\x18\t \x01(\rR\vfirstRounds\x12\x19\n" +
+	"\bon_stall\x18\n" +
+	" \x01(\tR\aonStallJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +
@@ -1645,7 +1801,7 @@ const file_migration_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
-	"intervalMs\"\xca\x01\n" +
+	"intervalMs\"\xbd\x04\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -1656,7 +1812,21 @@ const file_migration_proto_rawDesc = "" +
 	"\vduration_us\x18\x05 \x01(\x04R\n" +
 	"durationUs\x12\x17\n" +
 	"\ascan_us\x18\x06 \x01(\x04R\x06scanUs\x12\x19\n" +
-	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\xaf\x05\n" +
+	"\bstood_us\x18\a \x01(\x04R\astoodUs\x12\x1d\n" +
+	"\n" +
+	"left_pages\x18\b \x01(\x04R\tleftPages\x122\n" +
+	"\x15predicted_downtime_us\x18\t \x01(\x04R\x13predictedDowntimeUs\x120\n" +
+	"\x14predicted_last_bytes\x18\n" +
+	" \x01(\x04R\x12predictedLastBytes\x12\x1d\n" +
+	"\n" +
+	"dirty_rate\x18\v \x01(\x04R\tdirtyRate\x12'\n" +
+	"\x0frate_correction\x18\f \x01(\x03R\x0erateCorrection\x120\n" +
+	"\x14predicted_dirty_rate\x18\r \x01(\x04R\x12predictedDirtyRate\x122\n" +
+	"\x15predicted_dirty_bytes\x18\x0e \x01(\x04R\x13predictedDirtyBytes\x12\x1f\n" +
+	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
+	"dirtyLimit\x12\x1d\n" +
+	"\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xc2\x06\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -1686,7 +1856,12 @@ const file_migration_proto_rawDesc = "" +
 	"fill_pages\x18\x12 \x01(\x04R\tfillPages\x12\x16\n" +
 	"\x06faults\x18\x13 \x01(\x04R\x06faults\x12!\n" +
 	"\fawaits_files\x18\x14 \x01(\bR\vawaitsFiles\x12\x18\n" +
-	"\atrouble\x18\x15 \x01(\tR\atrouble\"0\n" +
+	"\atrouble\x18\x15 \x01(\tR\atrouble\x12\x12\n" +
+	"\x04rule\x18\x1e \x01(\tR\x04rule\x122\n" +
+	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
+	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
+	"\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
 	"\x11SendFilesResponse\".\n" +

@@ -484,7 +484,17 @@ type MigrateRequest struct {
 	// With kubelet: the destination's pod can be made only when the source's is gone.
 	// Everything is brought to the destination first and kept there; the pod is asked
 	// for after the commit.
-	LatePod       bool `protobuf:"varint,14,opt,name=late_pod,json=latePod,proto3" json:"late_pod,omitempty"`
+	LatePod bool `protobuf:"varint,14,opt,name=late_pod,json=latePod,proto3" json:"late_pod,omitempty"`
+	// What ends the rounds: Default or S0, in any case; empty means Default. InvalidArgument: it
+	// is another.
+	Rule string `protobuf:"bytes,30,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The predicted downtime that is short enough, milliseconds, and how many rounds S0 does
+	// before it judges; 0 in either means the default.
+	DowntimeLimitMs uint64 `protobuf:"varint,31,opt,name=downtime_limit_ms,json=downtimeLimitMs,proto3" json:"downtime_limit_ms,omitempty"`
+	FirstRounds     uint32 `protobuf:"varint,32,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
+	// What happens if the rounds end although the downtime would be longer than the limit:
+	// StopAndCopy or Abort, in any case; empty means StopAndCopy. InvalidArgument: another.
+	OnStall       string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -617,6 +627,34 @@ func (x *MigrateRequest) GetLatePod() bool {
 	return false
 }
 
+func (x *MigrateRequest) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *MigrateRequest) GetDowntimeLimitMs() uint64 {
+	if x != nil {
+		return x.DowntimeLimitMs
+	}
+	return 0
+}
+
+func (x *MigrateRequest) GetFirstRounds() uint32 {
+	if x != nil {
+		return x.FirstRounds
+	}
+	return 0
+}
+
+func (x *MigrateRequest) GetOnStall() string {
+	if x != nil {
+		return x.OnStall
+	}
+	return ""
+}
+
 type Round struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Number     uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -626,9 +664,19 @@ type Round struct {
 	DurationUs uint64                 `protobuf:"varint,5,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
 	ScanUs     uint64                 `protobuf:"varint,6,opt,name=scan_us,json=scanUs,proto3" json:"scan_us,omitempty"`
 	// How long processes stood still for the round.
-	StoodUs       uint64 `protobuf:"varint,7,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StoodUs uint64 `protobuf:"varint,7,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"`
+	// The rest is as in the shim's API.
+	LeftPages           uint64 `protobuf:"varint,8,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
+	PredictedDowntimeUs uint64 `protobuf:"varint,9,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
+	PredictedLastBytes  uint64 `protobuf:"varint,10,opt,name=predicted_last_bytes,json=predictedLastBytes,proto3" json:"predicted_last_bytes,omitempty"`
+	DirtyRate           uint64 `protobuf:"varint,11,opt,name=dirty_rate,json=dirtyRate,proto3" json:"dirty_rate,omitempty"`
+	RateCorrection      int64  `protobuf:"varint,12,opt,name=rate_correction,json=rateCorrection,proto3" json:"rate_correction,omitempty"`
+	PredictedDirtyRate  uint64 `protobuf:"varint,13,opt,name=predicted_dirty_rate,json=predictedDirtyRate,proto3" json:"predicted_dirty_rate,omitempty"`
+	PredictedDirtyBytes uint64 `protobuf:"varint,14,opt,name=predicted_dirty_bytes,json=predictedDirtyBytes,proto3" json:"predicted_dirty_bytes,omitempty"`
+	DirtyLimit          uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
+	ElapsedUs           uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Round) Reset() {
@@ -710,6 +758,69 @@ func (x *Round) GetStoodUs() uint64 {
 	return 0
 }
 
+func (x *Round) GetLeftPages() uint64 {
+	if x != nil {
+		return x.LeftPages
+	}
+	return 0
+}
+
+func (x *Round) GetPredictedDowntimeUs() uint64 {
+	if x != nil {
+		return x.PredictedDowntimeUs
+	}
+	return 0
+}
+
+func (x *Round) GetPredictedLastBytes() uint64 {
+	if x != nil {
+		return x.PredictedLastBytes
+	}
+	return 0
+}
+
+func (x *Round) GetDirtyRate() uint64 {
+	if x != nil {
+		return x.DirtyRate
+	}
+	return 0
+}
+
+func (x *Round) GetRateCorrection() int64 {
+	if x != nil {
+		return x.RateCorrection
+	}
+	return 0
+}
+
+func (x *Round) GetPredictedDirtyRate() uint64 {
+	if x != nil {
+		return x.PredictedDirtyRate
+	}
+	return 0
+}
+
+func (x *Round) GetPredictedDirtyBytes() uint64 {
+	if x != nil {
+		return x.PredictedDirtyBytes
+	}
+	return 0
+}
+
+func (x *Round) GetDirtyLimit() uint64 {
+	if x != nil {
+		return x.DirtyLimit
+	}
+	return 0
+}
+
+func (x *Round) GetElapsedUs() uint64 {
+	if x != nil {
+		return x.ElapsedUs
+	}
+	return 0
+}
+
 type Progress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Round          uint32                 `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
@@ -729,9 +840,15 @@ type Progress struct {
 	StopReason  string   `protobuf:"bytes,13,opt,name=stop_reason,json=stopReason,proto3" json:"stop_reason,omitempty"`
 	MemoryBytes uint64   `protobuf:"varint,14,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	// Memory is across as far as it can be, and waits for the destination's pod.
-	AwaitsPod     bool `protobuf:"varint,15,opt,name=awaits_pod,json=awaitsPod,proto3" json:"awaits_pod,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AwaitsPod bool `protobuf:"varint,15,opt,name=awaits_pod,json=awaitsPod,proto3" json:"awaits_pod,omitempty"`
+	// What ends the rounds; the predicted downtime if the freeze comes now, and the one that is
+	// short enough; bytes that the last round left out.
+	Rule                string `protobuf:"bytes,30,opt,name=rule,proto3" json:"rule,omitempty"`
+	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
+	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
+	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -867,6 +984,34 @@ func (x *Progress) GetAwaitsPod() bool {
 		return x.AwaitsPod
 	}
 	return false
+}
+
+func (x *Progress) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Progress) GetPredictedDowntimeUs() uint64 {
+	if x != nil {
+		return x.PredictedDowntimeUs
+	}
+	return 0
+}
+
+func (x *Progress) GetDowntimeLimitUs() uint64 {
+	if x != nil {
+		return x.DowntimeLimitUs
+	}
+	return 0
+}
+
+func (x *Progress) GetLeftBytes() uint64 {
+	if x != nil {
+		return x.LeftBytes
+	}
+	return 0
 }
 
 type Destination struct {
@@ -1997,7 +2142,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\x8c\x03\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\x8a\x04\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -2016,7 +2161,11 @@ const file_node_proto_rawDesc = "" +
 	"\atracker\x18\v \x01(\tR\atracker\x12\x1c\n" +
 	"\tmigration\x18\f \x01(\tR\tmigration\x12\x18\n" +
 	"\akubelet\x18\r \x01(\bR\akubelet\x12\x19\n" +
-	"\blate_pod\x18\x0e \x01(\bR\alatePod\"\xca\x01\n" +
+	"\blate_pod\x18\x0e \x01(\bR\alatePod\x12\x12\n" +
+	"\x04rule\x18\x1e \x01(\tR\x04rule\x12*\n" +
+	"\x11downtime_limit_ms\x18\x1f \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
+	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
+	"\bon_stall\x18! \x01(\tR\aonStall\"\xbd\x04\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2027,7 +2176,21 @@ const file_node_proto_rawDesc = "" +
 	"\vduration_us\x18\x05 \x01(\x04R\n" +
 	"durationUs\x12\x17\n" +
 	"\ascan_us\x18\x06 \x01(\x04R\x06scanUs\x12\x19\n" +
-	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\xf4\x03\n" +
+	"\bstood_us\x18\a \x01(\x04R\astoodUs\x12\x1d\n" +
+	"\n" +
+	"left_pages\x18\b \x01(\x04R\tleftPages\x122\n" +
+	"\x15predicted_downtime_us\x18\t \x01(\x04R\x13predictedDowntimeUs\x120\n" +
+	"\x14predicted_last_bytes\x18\n" +
+	" \x01(\x04R\x12predictedLastBytes\x12\x1d\n" +
+	"\n" +
+	"dirty_rate\x18\v \x01(\x04R\tdirtyRate\x12'\n" +
+	"\x0frate_correction\x18\f \x01(\x03R\x0erateCorrection\x120\n" +
+	"\x14predicted_dirty_rate\x18\r \x01(\x04R\x12predictedDirtyRate\x122\n" +
+	"\x15predicted_dirty_bytes\x18\x0e \x01(\x04R\x13predictedDirtyBytes\x12\x1f\n" +
+	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
+	"dirtyLimit\x12\x1d\n" +
+	"\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\x87\x05\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2051,7 +2214,12 @@ const file_node_proto_rawDesc = "" +
 	"stopReason\x12!\n" +
 	"\fmemory_bytes\x18\x0e \x01(\x04R\vmemoryBytes\x12\x1d\n" +
 	"\n" +
-	"awaits_pod\x18\x0f \x01(\bR\tawaitsPod\"R\n" +
+	"awaits_pod\x18\x0f \x01(\bR\tawaitsPod\x12\x12\n" +
+	"\x04rule\x18\x1e \x01(\tR\x04rule\x122\n" +
+	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
+	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
+	"\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\"R\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x15\n" +

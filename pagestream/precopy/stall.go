@@ -1,0 +1,48 @@
+package precopy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// OnStall says what becomes of a migration whose rounds end although a freeze would take
+// longer than the downtime limit.
+type OnStall string
+
+const (
+	// StopAndCopy freezes the pod all the same.
+	StopAndCopy OnStall = "StopAndCopy"
+	// Abort breaks the migration off: the pod runs on where it is.
+	Abort OnStall = "Abort"
+)
+
+// ErrUnknownOnStall is wrapped by the error of a name that is none of OnStall's.
+var ErrUnknownOnStall = errors.New("unknown way to deal with a stall")
+
+// ParseOnStall reads a name of OnStall in any case; an empty one is StopAndCopy.
+func ParseOnStall(name string) (OnStall, error) {
+	for _, o := range []OnStall{StopAndCopy, Abort} {
+		if name == "" || strings.EqualFold(name, string(o)) {
+			return o, nil
+		}
+	}
+	return "", fmt.Errorf("%w %q: use StopAndCopy or Abort", ErrUnknownOnStall, name)
+}
+
+// ErrStalled is wrapped by the error of rounds that ended in vain.
+var ErrStalled = errors.New("the pod writes faster than its memory can be copied")
+
+// Stalled tells whether the rounds end although a freeze would take longer than the limit.
+// An amount of dirty memory that was asked for and is reached is no stall.
+func (d Decision) Stalled() bool {
+	return d.Stop && d.Reason != BelowLimit && d.Forecast.Downtime > d.DowntimeLimit
+}
+
+// stalled is what rounds end with that ended so, and are to be broken off.
+func (d Decision) stalled(policy Policy) error {
+	if policy.OnStall != Abort || !d.Stalled() {
+		return nil
+	}
+	return fmt.Errorf("%w: %s; allow a longer downtime limit, or let it stop and copy", ErrStalled, d.Explain())
+}
