@@ -54,6 +54,8 @@ type Daemon struct {
 	podLookup PodLookup
 	// processes says what of a pod's running processes is in the way of a move.
 	processes func(context.Context, cri.Pod) ([]obstacle.Finding, error)
+	// cutovers are taken one at a time.
+	cutovers turns
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.

@@ -69,7 +69,7 @@ func Connect(o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	ctrl.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
-	m, err := ctrl.NewManager(o.Access, ctrl.Options{
+	m, err := ctrl.NewManager(unthrottled(o.Access), ctrl.Options{
 		Scheme:  scheme,
 		Logger:  logr.FromSlogHandler(o.Log.Handler()),
 		Metrics: server.Options{BindAddress: "0"}, // the daemon has its own
@@ -93,6 +93,15 @@ func Connect(o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	return &Cluster{manager: m, options: o}, nil
+}
+
+// unthrottled has the API server alone say what is too much: client-go's own limit, five
+// calls a second for all migrations of the node together, would have a frozen pod wait in
+// line behind the progress of others before it is agreed to its commit.
+func unthrottled(access *rest.Config) *rest.Config {
+	access = rest.CopyConfig(access)
+	access.QPS = -1
+	return access
 }
 
 // slim leaves out of the cache what nobody reads of a migration that is over:

@@ -52,32 +52,46 @@ func RearmTimers(dir string) error {
 // rearm copies an image of open files; entries without such a timer stay as
 // they are, byte for byte.
 func rearm(image []byte) (out []byte, changed bool, err error) {
-	if len(image) < 8 || binary.LittleEndian.Uint64(image) != filesMagic {
-		return nil, false, fmt.Errorf("%w: no magic", errFilesImage)
+	err = eachFile(image, func(record []byte, entry *fdinfo.FileEntry) error {
+		if expired(entry.GetTfd()) {
+			entry.Tfd.Vnsec = proto.Uint64(1)
+			var err error
+			if record, err = proto.Marshal(entry); err != nil {
+				return fmt.Errorf("%w: %w", errFilesImage, err)
+			}
+			changed = true
+		}
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(record)))
+		out = append(out, record...)
+		return nil
+	})
+	if err != nil {
+		return nil, false, err
 	}
-	out = append(out, image[:8]...)
+	return append(image[:8:8], out...), changed, nil
+}
+
+// eachFile reads an image of open files.
+func eachFile(image []byte, each func(record []byte, entry *fdinfo.FileEntry) error) error {
+	if len(image) < 8 || binary.LittleEndian.Uint64(image) != filesMagic {
+		return fmt.Errorf("%w: no magic", errFilesImage)
+	}
 	for rest := image[8:]; len(rest) > 0; {
 		if len(rest) < 4 || uint64(len(rest)-4) < uint64(binary.LittleEndian.Uint32(rest)) {
-			return nil, false, fmt.Errorf("%w: an entry is cut short", errFilesImage)
+			return fmt.Errorf("%w: an entry is cut short", errFilesImage)
 		}
 		n := 4 + binary.LittleEndian.Uint32(rest)
 		record := rest[4:n]
 		rest = rest[n:]
 		var entry fdinfo.FileEntry
 		if err := proto.Unmarshal(record, &entry); err != nil {
-			return nil, false, fmt.Errorf("%w: %w", errFilesImage, err)
+			return fmt.Errorf("%w: %w", errFilesImage, err)
 		}
-		if expired(entry.GetTfd()) {
-			entry.Tfd.Vnsec = proto.Uint64(1)
-			if record, err = proto.Marshal(&entry); err != nil {
-				return nil, false, fmt.Errorf("%w: %w", errFilesImage, err)
-			}
-			changed = true
+		if err := each(record, &entry); err != nil {
+			return err
 		}
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(record)))
-		out = append(out, record...)
 	}
-	return out, changed, nil
+	return nil
 }
 
 // expired says whether a timer is periodic and waits to be read.
