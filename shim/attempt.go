@@ -118,7 +118,7 @@ func (d *destination) letGo(a *arrival, t *attempt) {
 	defer cancel()
 	err := t.reachEnd(ctx)
 	if err == nil {
-		err = d.run(a)
+		err = d.run(a, t)
 	}
 	if err == nil {
 		err = t.restore.Answer(criu.Go)
@@ -150,10 +150,14 @@ var errRuncEnded = errors.New("runc has ended")
 // ended says whether the attempt's runc has ended.
 func (t *attempt) ended() bool { return errors.Is(context.Cause(t.over), errRuncEnded) }
 
-// run makes a committed container a running one.
-func (d *destination) run(a *arrival) error {
+// run makes a committed container a running one, unless the attempt has come to nothing
+// just now.
+func (d *destination) run(a *arrival, t *attempt) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if t.over.Err() != nil {
+		return context.Cause(t.over)
+	}
 	if err := d.moveLocked(a, arrivalRunning); err != nil {
 		return err
 	}

@@ -80,11 +80,12 @@ func (d *destination) abandon(a *arrival, cause error) {
 // restore.
 func (d *destination) memoryLost(a *arrival, cause error) {
 	d.mu.Lock()
-	state, t := a.state, a.attempt
+	state := a.state
+	if state == arrivalCommitted {
+		a.attempt.end(cause) // before anybody lets it go
+	}
 	d.mu.Unlock()
 	switch state {
-	case arrivalCommitted:
-		t.end(cause)
 	case arrivalHeld:
 		go d.abandon(a, cause) // which waits for who calls; the start waits for it
 	case arrivalRunning:

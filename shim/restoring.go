@@ -59,12 +59,11 @@ func killRestore(id string) {
 func clearRestoreRoot(runcRoot, id string) {
 	state := filepath.Join(runcRoot, id)
 	root := filepath.Join(state, "criu-root")
-	if err := unix.Unmount(root, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-		return // there is none
+	if err := unix.Unmount(root, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return // what is mounted there must not be removed
 	}
-	if os.Remove(root) == nil {
-		os.Remove(state)
-	}
+	os.Remove(root)
+	os.Remove(state) // fails where runc knows the container
 }
 
 // clearCgroups removes the cgroups that a killed `runc restore` has made and

@@ -133,24 +133,6 @@ func testOwners(t *testing.T, in *installation) {
 		}
 		kubectl(t, c, "", "delete", "job", "one", "--wait")
 	})
-	t.Run("a pod of an indexed Job keeps its index", func(t *testing.T) {
-		kubectl(t, c, indexedJob, "apply", "-f", "-")
-		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "-l=app=indexed", "--timeout=60s")
-		pod := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=batch.kubernetes.io/job-completion-index=1,app=indexed", "-o=jsonpath={.items[0].metadata.name} {.items[0].spec.nodeName}"))
-		migrate(t, c, "indexed", pod[0], otherNode(pod[1]), "")
-		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "indexed", "--timeout=60s")
-		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "-l=app=indexed", "--timeout=60s")
-		now := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=indexed", "--sort-by={.metadata.annotations.batch\\.kubernetes\\.io/job-completion-index}",
-			"-o=jsonpath={range .items[*]}{.metadata.annotations.batch\\.kubernetes\\.io/job-completion-index} {.status.podIP} {.spec.nodeName} {end}"))
-		if len(now) != 6 || now[0] != "0" || now[3] != "1" || now[5] != otherNode(pod[1]) {
-			t.Fatalf("index, address and node of the Job's pods: %v; that of index 1 was to go to %s", now, otherNode(pod[1]))
-		}
-		wantAnswers(t, in.lab.Node("a").Dial, now[4]+":8080", []string{"indexed-1"})
-		if status := kubectl(t, c, "", "get", "job", "indexed", "-o=jsonpath={.status.active} {.status.failed}"); strings.TrimSpace(status) != "2" {
-			t.Errorf("active and failed: %q", status)
-		}
-		kubectl(t, c, "", "delete", "job", "indexed", "--wait")
-	})
 	t.Run("a StatefulSet's pod moves under its name, and the other stays", func(t *testing.T) {
 		kubectl(t, c, twoOfASet, "apply", "-f", "-")
 		kubectl(t, c, "", "rollout", "status", "statefulset", "two", "--timeout=60s")
@@ -172,6 +154,24 @@ func testOwners(t *testing.T, in *installation) {
 		}
 		kubectl(t, c, "", "delete", "statefulset,service", "two", "--wait")
 		kubectl(t, c, "", "wait", "--for=delete", "pod", "-l=app=two", "--timeout=60s")
+	})
+	t.Run("a pod of an indexed Job keeps its index", func(t *testing.T) {
+		kubectl(t, c, indexedJob, "apply", "-f", "-")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "-l=app=indexed", "--timeout=60s")
+		pod := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=batch.kubernetes.io/job-completion-index=1,app=indexed", "-o=jsonpath={.items[0].metadata.name} {.items[0].spec.nodeName}"))
+		migrate(t, c, "indexed", pod[0], otherNode(pod[1]), "")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "indexed", "--timeout=60s")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "-l=app=indexed", "--timeout=60s")
+		now := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=indexed", "--sort-by={.metadata.annotations.batch\\.kubernetes\\.io/job-completion-index}",
+			"-o=jsonpath={range .items[*]}{.metadata.annotations.batch\\.kubernetes\\.io/job-completion-index} {.status.podIP} {.spec.nodeName} {end}"))
+		if len(now) != 6 || now[0] != "0" || now[3] != "1" || now[5] != otherNode(pod[1]) {
+			t.Fatalf("index, address and node of the Job's pods: %v; that of index 1 was to go to %s", now, otherNode(pod[1]))
+		}
+		wantAnswers(t, in.lab.Node("a").Dial, now[4]+":8080", []string{"indexed-1"})
+		if status := kubectl(t, c, "", "get", "job", "indexed", "-o=jsonpath={.status.active} {.status.failed}"); strings.TrimSpace(status) != "2" {
+			t.Errorf("active and failed: %q", status)
+		}
+		kubectl(t, c, "", "delete", "job", "indexed", "--wait")
 	})
 	drained := func(t *testing.T, node string) {
 		t.Helper()
