@@ -39,10 +39,11 @@ func (m *incoming) drop(ctx context.Context, reason string) error {
 	}
 }
 
-// resolve takes an operator's word on a migration in doubt.
+// resolve takes an operator's word on a migration in doubt, or that a late pod which
+// was not restored yet is given up.
 func (m *incoming) resolve(o peerv1.Outcome) error {
 	m.mu.Lock()
-	doubt := m.doubt
+	doubt := m.doubt || m.record.Stage == destinationAwaiting && o == peerv1.Outcome_OUTCOME_ABORTED
 	m.mu.Unlock()
 	if !doubt {
 		return fmt.Errorf("migration %s is not in doubt: its source answers, or nothing is to be decided: %w", m.id, errdefs.ErrFailedPrecondition)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,6 +31,9 @@ const (
 	firstPause = time.Second
 	maxPause   = 30 * time.Second
 )
+
+// errGivenUp: an operator does not want a late pod any more.
+var errGivenUp = errors.New("an operator gave the pod up before it was restored")
 
 // errStoreLost: what a late pod was to be restored from is gone.
 var errStoreLost = errors.New("what the pod was to be restored from is lost: this node was started again")
@@ -131,23 +135,61 @@ func (m *incoming) bringUp(ctx context.Context) bool {
 	if err := m.intact(); err != nil {
 		return m.lose(ctx, err)
 	}
+	err := m.untilGivenUp(ctx, m.restoreNext)
+	switch {
+	case ctx.Err() != nil:
+		return true
+	case err != nil:
+		return m.lose(ctx, err)
+	}
+	return m.letRun(ctx)
+}
+
+// untilGivenUp ends do when an operator gives the pod up, and returns errGivenUp then.
+func (m *incoming) untilGivenUp(parent context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for {
+			select {
+			case word := <-m.verdict:
+				if word == peerv1.Outcome_OUTCOME_ABORTED { // else it says what is known
+					cancel(errGivenUp)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	err := do(ctx)
+	cancel(nil)
+	watch.Wait()
+	if err != nil && errors.Is(context.Cause(ctx), errGivenUp) {
+		return errGivenUp
+	}
+	return err
+}
+
+// restoreNext restores the pod in the first sandbox in which that can be done. An
+// error means that ctx has ended.
+func (m *incoming) restoreNext(ctx context.Context) error {
 	for wait := firstPause; ; wait = min(2*wait, maxPause) {
 		err := m.arrive(ctx)
 		if err == nil {
 			err = m.stillWanted(ctx)
 		}
 		if err == nil {
-			return m.letRun(ctx)
+			return nil
 		}
 		if ctx.Err() != nil {
-			return true
+			return ctx.Err()
 		}
 		m.say(fmt.Sprintf("the pod is not restored yet, its next sandbox is waited for: %v", err))
 		if err := m.clearAttempt(ctx, err); err != nil {
 			m.log.Error("what is left of the attempt cannot be removed", "error", err)
 		}
-		if pause(ctx, wait) != nil {
-			return true
+		if err := pause(ctx, wait); err != nil {
+			return err
 		}
 	}
 }
@@ -164,13 +206,16 @@ func (m *incoming) intact() error {
 	return s.Close()
 }
 
-// lose waits until the source has heard that the pod is lost, and clears away what
-// is left.
+// lose removes what the pod was to be restored from, and waits until the source has
+// heard that it is lost before it forgets the migration.
 func (m *incoming) lose(ctx context.Context, why error) bool {
 	m.mu.Lock()
 	m.gone = why
 	m.mu.Unlock()
 	m.say("LOST: " + why.Error())
+	m.until(ctx, func() error {
+		return errors.Join(m.removePod(ctx, m.current(), why), m.closeStore(), m.removeSpool())
+	})
 	select {
 	case <-m.told:
 		m.clean(ctx)

@@ -203,6 +203,34 @@ func TestADeletedLatePodIsRestoredInTheNext(t *testing.T) {
 	}
 }
 
+// Nobody makes the pod, and an operator does not want to wait for it any more.
+func TestALatePodIsGivenUpByAnOperator(t *testing.T) {
+	c, _ := newLateKubernetes(t)
+	c.remakes.Store(false)
+	o, err := c.a.daemon.Orchestrate(t.Context(), &nodev1.MigrateRequest{Pod: "default/p", To: "b", Migration: "m-given", LatePod: true}, podless{testKubernetes{c}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = o.Events(t.Context(), func(e *nodev1.Event) error {
+		if e.Kind != "committed" {
+			return nil
+		}
+		_, err := (&nodeServer{d: c.b.daemon}).Resolve(t.Context(), &nodev1.ResolveRequest{Migration: "m-given", Abort: true})
+		return err
+	})
+	<-o.Done()
+	c.settled()
+	if m := o.Migration(); !m.Result.GetLost() || !strings.Contains(m.Result.GetError(), errGivenUp.Error()) {
+		t.Errorf("ended with %v", m)
+	}
+	c.checkLate(t, false)
+}
+
+// podless is a cluster that removes the source's pod and makes none.
+type podless struct{ testKubernetes }
+
+func (k podless) MakePod(context.Context, string) error { return nil }
+
 func TestASealedDestinationDoesAsTheSourceSays(t *testing.T) {
 	for source, want := range map[peerv1.Outcome]destinationAction{
 		peerv1.Outcome_OUTCOME_COMMITTED:   destinationAwait,
@@ -250,7 +278,7 @@ func TestALatePodWhoseDestinationIsLostIsGivenUp(t *testing.T) {
 	<-o.Done()
 	c.settled()
 	m := o.Migration()
-	if m.Phase != nodev1.Phase_PHASE_FAILED || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {
+	if m.Phase != nodev1.Phase_PHASE_FAILED || !m.Result.GetLost() || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {
 		t.Errorf("ended with %v", m)
 	}
 	c.checkLate(t, false)

@@ -207,7 +207,7 @@ func (m *outgoing) close(failure error) {
 	r.EngineReason = m.engineReason
 	r.FinalPages, r.FinalBytes, r.ImageBytes = m.cut.GetPages(), m.cut.GetBytes(), m.cut.GetImageBytes()
 	if failure != nil {
-		r.Error = failure.Error()
+		r.Error, r.Lost = failure.Error(), errors.Is(failure, errDestinationLost)
 	}
 	m.result = r
 	m.mu.Unlock()

@@ -190,13 +190,16 @@ func newResolve(a *app) *cobra.Command {
 	req := new(nodev1.ResolveRequest)
 	cmd := &cobra.Command{
 		Use:   "resolve MIGRATION (--source-is-gone | --abort)",
-		Short: "Decide for a destination that is in doubt: its source was lost at the moment of the commit",
+		Short: "Decide for a destination that is in doubt, its source lost at the moment of the commit, or give up a late pod",
 		Long: `A destination whose source was lost at the moment of the commit holds the pod, and does
 not let it run: the source may be running it. It asks the source again and again. If you
 KNOW that the source node will never run the pod again (it burned, or you have
 switched it off and will remove the pod before it is switched on), say --source-is-gone.
 If the source runs the pod, say --abort. Saying --source-is-gone while the source runs
-makes two copies of the pod.`,
+makes two copies of the pod.
+
+Where a pod is made only after the commit (a StatefulSet's, say), the destination keeps
+it until its cluster has made it. If nobody will, --abort gives it up for good.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Migration = args[0]

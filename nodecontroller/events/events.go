@@ -62,6 +62,8 @@ func end(p nodev1.Phase, r *nodev1.Result) Event {
 			message += fmt.Sprintf(", downtime %v", duration(d.MeasuredUs, time.Millisecond))
 		}
 		return Event{Normal, "Succeeded", message}
+	case r.Lost:
+		return Event{Warning, "Lost", r.Error}
 	case p == nodev1.Phase_PHASE_CANCELLED:
 		return Event{Normal, "Cancelled", "the pod runs on " + r.From + ": " + r.Error}
 	case p == nodev1.Phase_PHASE_MIGRATION_COMPLETE:

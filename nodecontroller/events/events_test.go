@@ -28,6 +28,10 @@ func TestWhatHappensIsToldInWordsForItsReader(t *testing.T) {
 			Event{Warning, "Failed", "the pod runs on a: no room"},
 		},
 		{
+			"lost", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_FAILED, Result: &nodev1.Result{From: "a", Error: "the destination lost the pod", Lost: true}},
+			Event{Warning, "Lost", "the destination lost the pod"},
+		},
+		{
 			"cancelled", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_CANCELLED, Result: &nodev1.Result{From: "a", Error: "cancelled"}},
 			Event{Normal, "Cancelled", "the pod runs on a: cancelled"},
 		},

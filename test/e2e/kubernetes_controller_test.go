@@ -1,22 +1,22 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"k8s.io/client-go/tools/clientcmd"
-
-	"godwit.dev/godwit/clustercontroller"
-	"godwit.dev/godwit/clustercontroller/admission"
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/pace"
 )
 
@@ -47,28 +47,24 @@ func (k *kube) controller() {
 	webhook := claimWebhook(k.t)
 	host := hostOn(k.t, k.a.Addr())
 	k.kubectl(fmt.Sprintf(claimService, host, controllerPort), "apply", "-f", "-")
-	config, err := clientcmd.BuildConfigFromFlags("", k.Kubeconfig())
+	bin, err := lab.FindBin()
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- clustercontroller.Run(ctx, config, clustercontroller.Options{
-			Namespace: "godwit-system", Service: "godwit-controller", WebhookPort: controllerPort, HealthAddress: "0", MetricsAddress: "0",
-			Signer: v1alpha1.SignerPeer, Validity: 24 * time.Hour,
-			Admission: admission.Options{PerNode: 2, Attempts: 3, Pause: time.Second, Keep: time.Hour},
-		}, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	}()
+	out := new(bytes.Buffer)
+	controller := exec.Command(filepath.Join(bin, "godwit-controller"), "--kubeconfig="+k.Kubeconfig(),
+		"--webhook-port="+strconv.Itoa(controllerPort), "--health-address=0", "--metrics-address=0")
+	controller.Stdout, controller.Stderr = out, out
+	if err := controller.Start(); err != nil {
+		k.t.Fatal(err)
+	}
 	k.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
 		defer cancel()
-		if _, err := k.Kubectl(ctx, "", "delete", "mutatingwebhookconfiguration", v1alpha1.WebhookConfiguration); err != nil {
-			k.t.Error(err)
-		}
-		stop()
-		if err := <-ended; err != nil {
-			k.t.Error(err)
+		_, err := k.Kubectl(ctx, "", "delete", "mutatingwebhookconfiguration", v1alpha1.WebhookConfiguration)
+		err = errors.Join(err, controller.Process.Signal(os.Interrupt), controller.Wait())
+		if err != nil || k.t.Failed() {
+			k.t.Errorf("godwit-controller: %v\n%s", err, out)
 		}
 	})
 	k.kubectl(webhook, "apply", "-f", "-")

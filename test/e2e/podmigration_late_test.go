@@ -243,3 +243,59 @@ func TestKubernetesPodMigrationsOfABarePodWithAVolumeOfOneNode(t *testing.T) {
 	v.verify()
 	k.nothingLeft()
 }
+
+// A Deployment of one pod with such a volume: the pod that its ReplicaSet makes waits for the volume as well.
+func TestKubernetesPodMigrationsOfADeploymentWithAVolumeOfOneNode(t *testing.T) {
+	k := newKube(t)
+	k.controller()
+	k.volume(lab.VolumeSpec{Name: "only"})
+	k.kubectl(fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: only}
+spec:
+  strategy: {type: Recreate}
+  selector: {matchLabels: {app: only}}
+  template:
+    metadata: {labels: {app: only}}
+    spec:
+      runtimeClassName: godwit
+      terminationGracePeriodSeconds: 0
+      volumes: [{name: content, persistentVolumeClaim: {claimName: only}}]
+      containers:
+      - name: ticks
+        image: %q
+        imagePullPolicy: Never
+        command: [sh, -c, "i=0; while :; do i=$((i+1)); echo $i >> /content/ticks; sleep 0.2; done"]
+        volumeMounts: [{name: content, mountPath: /content}]
+`, theCluster.image), "apply", "-f", "-")
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		defer cancel()
+		for _, args := range [][]string{{"delete", "deployment", "only"}, {"delete", "podmigration", "only"}, {"wait", "--for=delete", "pod", "-l=app=only", "--timeout=50s"}} {
+			if _, err := k.Kubectl(ctx, "", args...); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=50s")
+	pod := strings.Fields(k.kubectl("", "get", "pods", "-l=app=only", "-o=jsonpath={.items[*].metadata.name} {.items[*].spec.nodeName}"))
+	target := k.b
+	if pod[1] == k.b.Name {
+		target = k.a
+	}
+	k.kubectl(fmt.Sprintf("apiVersion: godwit.dev/v1alpha1\nkind: PodMigration\nmetadata: {name: only}\nspec: {podName: %s, targetNode: %s}\n", pod[0], target.Name), "apply", "-f", "-")
+	k.kubectl("", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "only", "--timeout=50s")
+	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=50s")
+	k.attached("only", target)
+	now := strings.Fields(k.kubectl("", "get", "pods", "-l=app=only", "-o=jsonpath={.items[*].metadata.name} {.items[*].spec.nodeName}"))
+	if len(now) != 2 || now[0] == pod[0] || now[1] != target.Name {
+		t.Fatalf("it was %v and is %v", pod, now)
+	}
+	lines := strings.Fields(k.kubectl("", "exec", now[0], "--", "cat", "/content/ticks"))
+	for i, line := range lines {
+		if line != fmt.Sprint(i+1) { // one that began anew would count from one again
+			t.Fatalf("line %d on the volume is %q", i+1, line)
+		}
+	}
+	k.nothingLeft()
+}

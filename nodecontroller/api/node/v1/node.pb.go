@@ -1181,9 +1181,11 @@ type Result struct {
 	TotalUs      uint64       `protobuf:"varint,10,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
 	Totals       *Progress    `protobuf:"bytes,11,opt,name=totals,proto3" json:"totals,omitempty"`
 	// What the frozen window sent.
-	FinalPages    uint64 `protobuf:"varint,12,opt,name=final_pages,json=finalPages,proto3" json:"final_pages,omitempty"`
-	FinalBytes    uint64 `protobuf:"varint,13,opt,name=final_bytes,json=finalBytes,proto3" json:"final_bytes,omitempty"`
-	ImageBytes    uint64 `protobuf:"varint,14,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	FinalPages uint64 `protobuf:"varint,12,opt,name=final_pages,json=finalPages,proto3" json:"final_pages,omitempty"`
+	FinalBytes uint64 `protobuf:"varint,13,opt,name=final_bytes,json=finalBytes,proto3" json:"final_bytes,omitempty"`
+	ImageBytes uint64 `protobuf:"varint,14,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	// The destination owned the pod and has lost it: nothing of it runs anywhere.
+	Lost          bool `protobuf:"varint,15,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1314,6 +1316,13 @@ func (x *Result) GetImageBytes() uint64 {
 		return x.ImageBytes
 	}
 	return 0
+}
+
+func (x *Result) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 type Migration struct {
@@ -2071,7 +2080,7 @@ const file_node_proto_rawDesc = "" +
 	"\tclocks_us\x18\t \x01(\x03R\bclocksUs\x12\x1b\n" +
 	"\tcommit_us\x18\n" +
 	" \x01(\x04R\bcommitUs\x12\x1b\n" +
-	"\tresume_us\x18\v \x01(\x04R\bresumeUs\"\xd8\x03\n" +
+	"\tresume_us\x18\v \x01(\x04R\bresumeUs\"\xec\x03\n" +
 	"\x06Result\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
@@ -2090,7 +2099,8 @@ const file_node_proto_rawDesc = "" +
 	"\vfinal_bytes\x18\r \x01(\x04R\n" +
 	"finalBytes\x12\x1f\n" +
 	"\vimage_bytes\x18\x0e \x01(\x04R\n" +
-	"imageBytes\"\xfb\x03\n" +
+	"imageBytes\x12\x12\n" +
+	"\x04lost\x18\x0f \x01(\bR\x04lost\"\xfb\x03\n" +
 	"\tMigration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x10\n" +
