@@ -112,7 +112,15 @@ func (c *Cluster) RemoveVolume(ctx context.Context, v VolumeSpec) error {
 			return err
 		}
 	}
-	return until(ctx, func() error { return c.Storage().Remove(ctx, v.Name) })
+	var gone error
+	err := until(ctx, func() error {
+		err := c.Storage().Remove(ctx, v.Name)
+		if errors.Is(err, storage.ErrNoVolume) {
+			gone, err = err, nil // waiting does not bring it back
+		}
+		return err
+	})
+	return errors.Join(err, gone)
 }
 
 // Storage is what the volumes are in. Each node has it at storage.Dir, whether a volume of it is attached there or not.

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/test/pace"
 )
@@ -139,8 +142,17 @@ func TestKubernetesVolumes(t *testing.T) {
 			t.Error("it is removed twice")
 		}
 	})
-	t.Run("down leaves nothing while the disk is mounted", func(t *testing.T) {
+	t.Run("down leaves nothing of a disk that is mounted where everything was killed", func(t *testing.T) {
 		wantAttached(t, c, "disk", "a")
+		a := l.Node("a")
+		for _, pid := range []int{a.servicePID("storage"), a.servicePID("kubelet"), c.Control().servicePID("csi-attacher"), c.Control().PID(), a.PID()} {
+			if pid <= 0 {
+				t.Fatal("something to kill does not run")
+			}
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) { // one may take another with it
+				t.Fatal(err)
+			}
+		}
 		if err := Down(t.Context(), o.Dir); err != nil {
 			t.Fatal(err)
 		}

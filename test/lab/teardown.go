@@ -69,6 +69,10 @@ func (l layout) endNode(node string) error {
 				}
 			}
 		}
+		if s.alive() {
+			// PID 1 waits for all others of its namespace to end, when it has neither memory nor a cgroup by which it is found.
+			pids = append(pids, s.PID)
+		}
 		return append(pids, inMountNS(mountNS)...)
 	}
 	if err := endAll(find, func() { thawCgroup(l.nodeCgroup(node)) }); err != nil {
