@@ -88,6 +88,7 @@ func Settle(ctx context.Context, n *lab.Node, before Census, slack Slack) ([]Dif
 var (
 	migrationID = regexp.MustCompile(`m-[0-9]{8}-[0-9a-f]{10}`)
 	uuid        = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
+	ioDir       = regexp.MustCompile(`/io/[0-9]+(/|$)`) // of any length: containerd takes a random number
 	hexID       = regexp.MustCompile(`[0-9a-f]{8,}`)
 	number      = regexp.MustCompile(`[0-9]+`)
 )
@@ -96,6 +97,7 @@ var (
 func pattern(name string) string {
 	name = migrationID.ReplaceAllString(name, "MIGRATION")
 	name = uuid.ReplaceAllString(name, "UUID")
+	name = ioDir.ReplaceAllString(name, "/io/ID$1")
 	name = hexID.ReplaceAllString(name, "ID")
 	return number.ReplaceAllString(name, "N")
 }

@@ -35,8 +35,10 @@ func TestPatternHidesWhatIsNewEachTime(t *testing.T) {
 		"/run/godwit/store/m-20261121-d8cd78b92f/pages":                                          "/run/godwit/store/MIGRATION/pages",
 		"/run/godwit/shim/8f6130b057b49daec684bfb25a89b1bd3e4aa79afce4ca1240833f62047ccc9c.sock": "/run/godwit/shim/ID.sock",
 		"/run/netns/cni-6b1c2b0e-9d7b-1234-aaaa-0123456789ab":                                    "/run/netns/cni-UUID",
-		"socket:[12345]":          "socket:[N]",
-		"/run/containerd/fifo/77": "/run/containerd/fifo/N",
+		"socket:[12345]":                       "socket:[N]",
+		"/run/containerd/fifo/77":              "/run/containerd/fifo/N",
+		"/x/io/123":                            "/x/io/ID",
+		"/x/io/1234567890/8f6130b057b4-stdout": "/x/io/ID/ID-stdout",
 	} {
 		if have := pattern(in); have != want {
 			t.Errorf("%s: %s, want %s", in, have, want)
