@@ -9,11 +9,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
+	"godwit.dev/godwit/test/bench/steps"
 	"godwit.dev/godwit/test/figure"
 	"godwit.dev/godwit/test/lab"
 )
@@ -27,7 +26,7 @@ const cleanLimit = 2 * time.Minute
 func main() {
 	out := flag.String("out", "out/bench.json", "file for the figures")
 	repeat := flag.Int("repeat", 3, "moves of the small redis each way; the median counts")
-	only := flag.String("only", "", "run only these steps, by name, with commas: "+strings.Join(stepNames(), ", "))
+	only := flag.String("only", "", "run only these steps, by name, with commas: "+steps.Names(all))
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -37,48 +36,19 @@ func main() {
 	}
 }
 
-// step is a part of the bench that has nodes of its own.
-type step struct {
-	name string
-	run  func(*bench, context.Context) error
-}
-
-var steps = []step{
-	{"rules", (*bench).rules},
-	{"first-copy", (*bench).firstCopy},
-	{"downtime", (*bench).small},
-	{"stall", (*bench).ticking},
-	{"growth", (*bench).big},
-	{"loss", (*bench).lossOfSource},
-	{"page-server", (*bench).pageServer},
-}
-
-func stepNames() []string {
-	var names []string
-	for _, s := range steps {
-		names = append(names, s.name)
-	}
-	return names
-}
-
-// choose returns the steps of these names, all of them for none.
-func choose(only string) ([]step, error) {
-	if only == "" {
-		return steps, nil
-	}
-	var chosen []step
-	for _, name := range strings.Split(only, ",") {
-		i := slices.IndexFunc(steps, func(s step) bool { return s.name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("no step has the name %q: use some of %s", name, strings.Join(stepNames(), ", "))
-		}
-		chosen = append(chosen, steps[i])
-	}
-	return chosen, nil
+// all are the steps; each has nodes of its own.
+var all = []steps.Step[*bench]{
+	{Name: "rules", Run: (*bench).rules},
+	{Name: "first-copy", Run: (*bench).firstCopy},
+	{Name: "downtime", Run: (*bench).small},
+	{Name: "stall", Run: (*bench).ticking},
+	{Name: "growth", Run: (*bench).big},
+	{Name: "loss", Run: (*bench).lossOfSource},
+	{Name: "page-server", Run: (*bench).pageServer},
 }
 
 func run(ctx context.Context, out string, repeat int, only string) (err error) {
-	chosen, err := choose(only)
+	chosen, err := steps.Choose(all, only)
 	if err != nil {
 		return err
 	}
@@ -89,8 +59,8 @@ func run(ctx context.Context, out string, repeat int, only string) (err error) {
 	}()
 	b := &bench{repeat: repeat}
 	for _, s := range chosen {
-		if err := s.run(b, ctx); err != nil {
-			return fmt.Errorf("step %s: %w", s.name, err)
+		if err := s.Run(b, ctx); err != nil {
+			return fmt.Errorf("step %s: %w", s.Name, err)
 		}
 		if err := lab.Down(ctx, labDir); err != nil {
 			return err

@@ -145,7 +145,7 @@ func TestKubernetesVolumes(t *testing.T) {
 	t.Run("down leaves nothing of a disk that is mounted where everything was killed", func(t *testing.T) {
 		wantAttached(t, c, "disk", "a")
 		a := l.Node("a")
-		for _, pid := range []int{a.servicePID("storage"), a.servicePID("kubelet"), c.Control().servicePID("csi-attacher"), c.Control().PID(), a.PID()} {
+		for _, pid := range []int{a.ServicePID("storage"), a.ServicePID("kubelet"), c.Control().ServicePID("csi-attacher"), c.Control().PID(), a.PID()} {
 			if pid <= 0 {
 				t.Fatal("something to kill does not run")
 			}

@@ -10,11 +10,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
+	"godwit.dev/godwit/test/bench/steps"
 	"godwit.dev/godwit/test/figure"
 	"godwit.dev/godwit/test/lab"
 )
@@ -32,7 +31,7 @@ const cleanLimit = 2 * time.Minute
 func main() {
 	out := flag.String("out", "out/bench-kubernetes.json", "file for the figures")
 	repeat := flag.Int("repeat", 5, "moves of one pod of each kind; the median counts")
-	only := flag.String("only", "", "run only these steps, by name, with commas: "+strings.Join(stepNames(), ", "))
+	only := flag.String("only", "", "run only these steps, by name, with commas: "+steps.Names(all))
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -42,44 +41,15 @@ func main() {
 	}
 }
 
-// step is a part of the bench. All have the same cluster, and leave no pod in it.
-type step struct {
-	name string
-	run  func(*bench, context.Context) error
-}
-
-var steps = []step{
-	{"move", (*bench).compare},
-	{"ten", (*bench).ten},
-	{"idle", (*bench).idle},
-}
-
-func stepNames() []string {
-	var names []string
-	for _, s := range steps {
-		names = append(names, s.name)
-	}
-	return names
-}
-
-// choose returns the steps of these names, all of them for none.
-func choose(only string) ([]step, error) {
-	if only == "" {
-		return steps, nil
-	}
-	var chosen []step
-	for _, name := range strings.Split(only, ",") {
-		i := slices.IndexFunc(steps, func(s step) bool { return s.name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("no step has the name %q: use some of %s", name, strings.Join(stepNames(), ", "))
-		}
-		chosen = append(chosen, steps[i])
-	}
-	return chosen, nil
+// all are the steps. They have the same cluster, and leave no pod in it.
+var all = []steps.Step[*bench]{
+	{Name: "move", Run: (*bench).compare},
+	{Name: "ten", Run: (*bench).ten},
+	{Name: "idle", Run: (*bench).idle},
 }
 
 func run(ctx context.Context, out string, repeat int, only string) (err error) {
-	chosen, err := choose(only)
+	chosen, err := steps.Choose(all, only)
 	if err != nil {
 		return err
 	}
@@ -98,9 +68,9 @@ func run(ctx context.Context, out string, repeat int, only string) (err error) {
 	defer c.lab.Close()
 	b := &bench{cluster: c, repeat: repeat}
 	for _, s := range chosen {
-		fmt.Printf("%s:\n", s.name)
-		if err := s.run(b, ctx); err != nil {
-			return fmt.Errorf("step %s: %w", s.name, err)
+		fmt.Printf("%s:\n", s.Name)
+		if err := s.Run(b, ctx); err != nil {
+			return fmt.Errorf("step %s: %w", s.Name, err)
 		}
 	}
 	r := b.report()
