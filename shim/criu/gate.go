@@ -68,9 +68,11 @@ type Arrival struct {
 }
 
 // Gate holds CRIU at stages until a verdict is given. It lives in a directory
-// of its own: an action script and two FIFOs.
+// of its own: two FIFOs and an action script, which is in memory if nothing can be
+// executed there.
 type Gate struct {
-	dir      string
+	script   string
+	memory   *os.File // that the script is in, if not in a file of dir
 	up, down *os.File
 	arrivals chan Arrival
 
@@ -81,27 +83,68 @@ type Gate struct {
 // NewGate makes a gate in dir, which must exist and belong to the caller, that
 // stops CRIU at the given stages and lets it pass all others.
 func NewGate(dir string, stages ...Stage) (*Gate, error) {
-	g := &Gate{dir: dir, arrivals: make(chan Arrival, len(stages))}
+	g := &Gate{arrivals: make(chan Arrival, len(stages))}
 	upPath, downPath := filepath.Join(dir, "stage"), filepath.Join(dir, "verdict")
 	names := make([]string, len(stages))
 	for i, s := range stages {
 		names[i] = string(s)
 	}
-	script := fmt.Sprintf(gateScript, strings.Join(names, " "), downPath, upPath)
-	if err := os.WriteFile(g.Script(), []byte(script), 0o700); err != nil {
-		return nil, fmt.Errorf("write action script: %w", err)
+	err := g.place(dir, fmt.Sprintf(gateScript, strings.Join(names, " "), downPath, upPath))
+	if err != nil {
+		return nil, err
 	}
-	var err error
 	if g.up, err = openFIFO(upPath); err != nil {
+		g.memory.Close()
 		return nil, err
 	}
 	if g.down, err = openFIFO(downPath); err != nil {
+		g.memory.Close()
 		g.up.Close()
 		return nil, err
 	}
 	g.reader.Add(1)
 	go g.read()
 	return g, nil
+}
+
+// place puts the script where it can be executed: in dir, or in memory if dir is mounted
+// noexec, as /run is where an initramfs of initramfs-tools has mounted it.
+func (g *Gate) place(dir, script string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("directory for the action script: %w", err)
+	}
+	if fs.Flags&unix.ST_NOEXEC == 0 {
+		g.script = filepath.Join(dir, "action")
+		if err := os.WriteFile(g.script, []byte(script), 0o700); err != nil {
+			return fmt.Errorf("write action script: %w", err)
+		}
+		return nil
+	}
+	memory, err := executable(script)
+	if err != nil {
+		return fmt.Errorf("action script in memory, as %s is mounted noexec: %w", dir, err)
+	}
+	g.memory = memory
+	g.script = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), memory.Fd())
+	return nil
+}
+
+// executable makes a file in memory that can be executed: nobody has it open to write.
+func executable(text string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("godwit-action", unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 all of them could be
+		fd, err = unix.MemfdCreate("godwit-action", unix.MFD_CLOEXEC)
+	}
+	if err != nil {
+		return nil, err
+	}
+	writable := os.NewFile(uintptr(fd), "action")
+	defer writable.Close()
+	if _, err := writable.WriteString(text); err != nil {
+		return nil, err
+	}
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // openFIFO makes a FIFO and opens both its ends, so that neither opening nor
@@ -121,7 +164,7 @@ func openFIFO(path string) (*os.File, error) {
 }
 
 // Script is the path to give to CRIU as its action script.
-func (g *Gate) Script() string { return filepath.Join(g.dir, "action") }
+func (g *Gate) Script() string { return g.script }
 
 func (g *Gate) read() {
 	defer g.reader.Done()
@@ -168,6 +211,7 @@ func (g *Gate) Close() {
 	g.closing.Do(func() {
 		g.up.Close()
 		g.down.Close()
+		g.memory.Close()
 		g.reader.Wait()
 	})
 }

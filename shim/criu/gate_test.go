@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // script starts the gate's action script as CRIU would at a stage.
@@ -51,6 +53,34 @@ func TestGateHoldsTheScriptUntilTheVerdict(t *testing.T) {
 			if got := cmd.ProcessState.ExitCode(); got != int(verdict) {
 				t.Errorf("script at %s exits with %d, verdict was %d", stage, got, verdict)
 			}
+		}
+	}
+}
+
+func TestGateWorksWhereNothingCanBeExecuted(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, ""); err != nil {
+		t.Skip("nothing can be mounted here: ", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	g, err := NewGate(dir, PostRestore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	for _, verdict := range []Verdict{Go, Stop} {
+		cmd := script(t, g, PostRestore)
+		if _, err := g.Wait(ctx, PostRestore); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Answer(verdict); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait()
+		if got := cmd.ProcessState.ExitCode(); got != int(verdict) {
+			t.Errorf("the script exits with %d, verdict was %d", got, verdict)
 		}
 	}
 }
