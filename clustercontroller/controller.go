@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"godwit.dev/godwit/clustercontroller/admission"
+	"godwit.dev/godwit/clustercontroller/attendance"
 	"godwit.dev/godwit/clustercontroller/authority"
 	"godwit.dev/godwit/clustercontroller/serving"
 	"godwit.dev/godwit/clustercontroller/signing"
@@ -126,6 +127,9 @@ func addParts(m manager.Manager, ca *authority.Authority, o Options) error {
 	if err := admission.Add(m, o.Admission); err != nil {
 		return err
 	}
+	if err := attendance.Add(m); err != nil {
+		return err
+	}
 	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("health: %w", err)
 	}
@@ -138,7 +142,7 @@ func addParts(m manager.Manager, ca *authority.Authority, o Options) error {
 // cached says which objects of a kind the cache keeps, where not all.
 func cached(namespace string) map[client.Object]cache.ByObject {
 	all := authority.CachedIn(namespace)
-	maps.Copy(all, admission.Cached())
+	maps.Copy(all, attendance.Cached())
 	return all
 }
 

@@ -8,6 +8,7 @@
 //     the means to trust it
 //   - admission: the webhooks themselves, and the removal of drains that have
 //     ended (leader only)
+//   - attendance: PodMigrations that no node attends to (leader only)
 //
 // Any number of replicas may run: one leads, all serve webhooks. Moving pods is
 // the node daemons' matter, in nodecontroller/kubernetes.

@@ -58,6 +58,8 @@ type Daemon struct {
 	processes func(ctx context.Context, pod cri.Pod, late bool) ([]obstacle.Finding, error)
 	// containers are a pod's that run.
 	containers func(ctx context.Context, pod cri.Pod) ([]processcheck.Container, error)
+	// cutovers are taken one at a time.
+	cutovers turns
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.

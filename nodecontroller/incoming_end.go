@@ -110,7 +110,7 @@ func (m *incoming) act(ctx context.Context, action destinationAction, source pee
 		m.clean(ctx)
 		return true
 	case destinationResume:
-		if _, err := m.d.resumeShim(ctx, m.current().Sandbox, m.id); err != nil {
+		if _, err := m.resume(ctx); err != nil {
 			m.log.Error("the pod is not resumed yet", "error", plain(err))
 			return false
 		}

@@ -318,7 +318,7 @@ func (m *incoming) letRun(ctx context.Context) bool {
 		m.log.Error("the restored pod is not on record", "error", err)
 	}
 	for {
-		_, err := m.d.resumeShim(ctx, m.current().Sandbox, m.id)
+		_, err := m.resume(ctx)
 		if err == nil {
 			m.say("the pod runs, its memory is filled in")
 			m.committed()

@@ -131,14 +131,31 @@ func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 	m.mu.Lock()
 	m.doubt = false
 	m.mu.Unlock()
-	resumed, err := m.d.resumeShim(ctx, m.current().Sandbox, m.id)
+	resumed, err := m.resume(ctx)
 	if err != nil {
 		return nil, m.notResumed(ctx, plain(err))
 	}
 	m.say("committed: the pod runs, its memory is filled in")
 	m.committed()
 	r := m.current()
-	return &peerv1.CommitResponse{ResumedUnixNano: resumed, Sandbox: r.Sandbox, PodIp: m.podIP}, nil
+	return &peerv1.CommitResponse{ResumedUnixNano: resumed.ResumedUnixNano, Trouble: resumed.Trouble, Sandbox: r.Sandbox, PodIp: m.podIP}, nil
+}
+
+// resume has the shim let the pod run. What goes wrong meanwhile is the migration's
+// detail.
+func (m *incoming) resume(ctx context.Context) (*shimv1.ResumeResponse, error) {
+	sandbox := m.current().Sandbox
+	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		m.d.whileResuming(watch, sandbox, m.id, m.say)
+	}()
+	defer func() {
+		stop()
+		<-watched
+	}()
+	return m.d.resumeShim(ctx, sandbox, m.id)
 }
 
 // notResumed says whether telling the commit again can help.

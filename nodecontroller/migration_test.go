@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	"godwit.dev/godwit/pagestream/track"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
@@ -204,8 +206,26 @@ func TestSecondMigrationOfAPodIsRefused(t *testing.T) {
 	c.check(true)
 }
 
-func TestDestinationHoldsInDoubtUntilAnOperatorDecides(t *testing.T) {
-	for _, gone := range []bool{true, false} {
+func TestDestinationHoldsInDoubtUntilAnOperatorOrTheClusterDecides(t *testing.T) {
+	resolve := func(gone bool) func(*Daemon, string) error {
+		return func(d *Daemon, id string) error {
+			s := &nodeServer{d}
+			if _, err := s.Resolve(context.Background(), &nodev1.ResolveRequest{Migration: id}); err == nil {
+				t.Error("resolved without a word")
+			}
+			_, err := s.Resolve(context.Background(), &nodev1.ResolveRequest{Migration: id, SourceIsGone: gone, Abort: !gone})
+			return err
+		}
+	}
+	for _, k := range []struct {
+		gone   bool // the source, after it has committed
+		decide func(*Daemon, string) error
+	}{
+		{true, resolve(true)},
+		{false, resolve(false)},
+		{false, (*Daemon).CallOff},
+	} {
+		gone := k.gone
 		c := newTestCluster(t)
 		c.a.run()
 		c.fault = &fault{call: "source.Commit", after: gone, do: func(c *testCluster) error {
@@ -221,11 +241,10 @@ func TestDestinationHoldsInDoubtUntilAnOperatorDecides(t *testing.T) {
 		if runs {
 			t.Fatal("runs in doubt")
 		}
-		s := &nodeServer{c.b.daemon}
-		if _, err := s.Resolve(context.Background(), &nodev1.ResolveRequest{Migration: id}); err == nil {
-			t.Error("resolved without a word")
+		if err := c.b.daemon.CallOff("another"); !errdefs.IsNotFound(err) {
+			t.Errorf("another migration: %v", err)
 		}
-		if _, err := s.Resolve(context.Background(), &nodev1.ResolveRequest{Migration: id, SourceIsGone: gone, Abort: !gone}); err != nil {
+		if err := k.decide(c.b.daemon, id); err != nil {
 			t.Fatal(err)
 		}
 		deadline := time.Now().Add(20 * time.Second)

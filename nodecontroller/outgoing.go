@@ -94,10 +94,7 @@ func (m *outgoing) run(ctx context.Context) {
 		err = m.copyMemory()
 	}
 	if err == nil {
-		err = m.cutOver()
-	}
-	if err == nil {
-		err = m.commit(ctx)
+		err = m.inTurn(ctx)
 	}
 	switch {
 	case errors.Is(err, errInDoubt):

@@ -93,8 +93,11 @@ func (m *outgoing) current() record {
 	return m.record
 }
 
-// measure notes the downtime as the nodes see it.
+// measure notes the downtime as the nodes see it, and what went wrong over there.
 func (m *outgoing) measure(r *peerv1.CommitResponse) {
+	if r.Trouble != "" {
+		m.tell("note", "node "+m.request.To+" had to restore the pod more than once: "+r.Trouble)
+	}
 	m.downtime = &nodev1.Downtime{
 		FreezeUs:   m.cut.FreezeUs,
 		DumpUs:     m.cut.DumpUs,

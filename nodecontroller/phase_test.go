@@ -21,7 +21,7 @@ func TestPhasesMoveAsTheDesignSays(t *testing.T) {
 	all := []nodev1.Phase{pending, preparing, started, migrating, complete, succeeded, failed, cancelled}
 	legal := map[[2]nodev1.Phase]bool{
 		{pending, preparing}: true, {preparing, started}: true, {started, migrating}: true,
-		{migrating, complete}: true, {complete, succeeded}: true,
+		{migrating, complete}: true, {complete, succeeded}: true, {complete, failed}: true,
 		{pending, failed}: true, {preparing, failed}: true, {started, failed}: true, {migrating, failed}: true,
 		{pending, cancelled}: true, {preparing, cancelled}: true, {started, cancelled}: true, {migrating, cancelled}: true,
 	}
@@ -41,7 +41,8 @@ func TestPhasesMoveAsTheDesignSays(t *testing.T) {
 func TestStagesMoveForwardsOnly(t *testing.T) {
 	all := []stage{
 		sourcePreparing, sourceDeciding, sourceCommitted,
-		destinationPreparing, destinationParked, destinationRestoring, destinationHeld, destinationCommitted, destinationAborting,
+		destinationPreparing, destinationPrepared, destinationParked, destinationRestoring, destinationHeld, destinationSealed, destinationAwaiting,
+		destinationCommitted, destinationAborting,
 	}
 	legal := map[[2]stage]bool{
 		{sourcePreparing, sourceDeciding}: true, {sourceDeciding, sourceCommitted}: true,
@@ -49,6 +50,9 @@ func TestStagesMoveForwardsOnly(t *testing.T) {
 		{destinationRestoring, destinationHeld}: true, {destinationHeld, destinationCommitted}: true,
 		{destinationPreparing, destinationAborting}: true, {destinationParked, destinationAborting}: true,
 		{destinationRestoring, destinationAborting}: true, {destinationHeld, destinationAborting}: true,
+		{destinationPreparing, destinationPrepared}: true, {destinationPrepared, destinationParked}: true, {destinationPrepared, destinationAborting}: true,
+		{destinationPrepared, destinationSealed}: true, {destinationSealed, destinationAwaiting}: true, {destinationSealed, destinationAborting}: true,
+		{destinationAwaiting, destinationCommitted}: true,
 	}
 	for _, from := range all {
 		for _, to := range all {

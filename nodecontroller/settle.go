@@ -18,6 +18,9 @@ const (
 	// commitDeadline is how long the destination's acknowledgement is waited
 	// for before the commit is told again.
 	commitDeadline = 15 * time.Second
+	// lostAfter is how long a destination that does not answer must have been out of
+	// the cluster to be taken for lost.
+	lostAfter = time.Minute
 	// askAgain is the pause between two attempts at something that has to
 	// succeed one day.
 	askAgain = time.Second
@@ -134,9 +137,9 @@ func (d *Daemon) tellAbort(ctx context.Context, r record, reason string) error {
 	return plain(err)
 }
 
-// tellCommit tells the destination until it acknowledges. The answer is nil if
-// the destination had finished before: a destination that voted drops the pod
-// only on this node's word, or an operator's.
+// tellCommit tells the destination until it acknowledges, or has left the cluster
+// for good. The answer is nil if the destination had finished before: a destination
+// that voted drops the pod only on this node's word, or an operator's.
 func (d *Daemon) tellCommit(ctx context.Context, r record, log *slog.Logger) (*peerv1.CommitResponse, error) {
 	return d.tellCommitWaiting(ctx, r, 0, log)
 }
@@ -144,6 +147,7 @@ func (d *Daemon) tellCommit(ctx context.Context, r record, log *slog.Logger) (*p
 // tellCommitWaiting is tellCommit of a destination that may wait with its answer for
 // a pod that comes late.
 func (d *Daemon) tellCommitWaiting(ctx context.Context, r record, wait time.Duration, log *slog.Logger) (*peerv1.CommitResponse, error) {
+	var missing absence
 	for {
 		p, err := d.dialPeer(ctx, r.Peer, d.addressOf(r))
 		if err == nil {
@@ -161,11 +165,36 @@ func (d *Daemon) tellCommitWaiting(ctx context.Context, r record, wait time.Dura
 				return nil, fmt.Errorf("node %s: %w: %w", r.Peer, errDestinationLost, plain(err))
 			}
 		}
+		if missing.lasts(r.Kubelet && d.unknown(r.Peer), time.Now()) {
+			return nil, fmt.Errorf("node %s: %w: the node is gone from the cluster: %w", r.Peer, errDestinationLost, plain(err))
+		}
 		log.Warn("the destination has not acknowledged the commit, telling it again", "error", plain(err))
 		if err := pause(ctx, askAgain); err != nil {
 			return nil, fmt.Errorf("node %s has not acknowledged the commit: %w", r.Peer, err)
 		}
 	}
+}
+
+// unknown says whether the cluster has no node of that name: one that does not
+// answer says nothing.
+func (d *Daemon) unknown(peer string) bool {
+	_, err := d.peers.lookup(peer)
+	return errors.Is(err, ErrUnknownPeer)
+}
+
+// absence is since when a node has been out of the cluster.
+type absence struct{ since time.Time }
+
+// lasts says whether a node that is out of the cluster now has been so, each time it
+// was looked for, for long enough to be lost.
+func (a *absence) lasts(out bool, now time.Time) bool {
+	switch {
+	case !out:
+		a.since = time.Time{}
+	case a.since.IsZero():
+		a.since = now
+	}
+	return out && now.Sub(a.since) >= lostAfter
 }
 
 // removeSource removes what is left of a pod that has moved away, or has the cluster

@@ -87,18 +87,38 @@ func (d *Daemon) abortShim(ctx context.Context, sandbox, migration, reason strin
 }
 
 // resumeShim has the held containers run, and returns when they did.
-func (d *Daemon) resumeShim(ctx context.Context, sandbox, migration string) (int64, error) {
+func (d *Daemon) resumeShim(ctx context.Context, sandbox, migration string) (*shimv1.ResumeResponse, error) {
 	// Once begun it is not to be given up because a caller went away.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	s, err := d.dialShim(ctx, sandbox)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer s.close()
-	r, err := s.Resume(ctx, &shimv1.ResumeRequest{Migration: migration})
+	return s.Resume(ctx, &shimv1.ResumeRequest{Migration: migration})
+}
+
+// whileResuming tells what goes wrong with a resume that is under way, until ctx ends.
+func (d *Daemon) whileResuming(ctx context.Context, sandbox, migration string, tell func(trouble string)) {
+	s, err := d.dialShim(ctx, sandbox)
 	if err != nil {
-		return 0, err
+		return
 	}
-	return r.ResumedUnixNano, nil
+	defer s.close()
+	stream, err := s.Watch(ctx, &shimv1.WatchRequest{Migration: migration})
+	if err != nil {
+		return
+	}
+	told := ""
+	for {
+		p, err := stream.Recv()
+		if err != nil {
+			return
+		}
+		if p.Trouble != "" && p.Trouble != told {
+			told = p.Trouble
+			tell(told)
+		}
+	}
 }

@@ -33,6 +33,8 @@ func (d *destination) early(c *container) bool {
 // run, or to fail, since.
 func (a *arrival) answered() bool {
 	select {
+	case <-a.failed:
+		return false
 	case <-a.started:
 		return false
 	default:

@@ -163,7 +163,7 @@ func TestAdmissionIsAFileOfTheDaemons(t *testing.T) {
 
 func TestNothingStartsInAPodThatHasMoved(t *testing.T) {
 	p := &pod{containers: map[string]*container{}}
-	m := newMigrations(p)
+	m := newMigrations(p, newRestoreMonitor(nil))
 	if err := m.refuseDeparted("c1"); err != nil {
 		t.Errorf("a pod that never moved: %v", err)
 	}

@@ -42,7 +42,7 @@ func resetIn(namespace string) error {
 	}
 	defer unix.Close(fd)
 	var own, pod unix.Stat_t
-	if err := errors.Join(unix.Stat("/proc/self/ns/net", &own), unix.Fstat(fd, &pod)); err != nil {
+	if err := errors.Join(unix.Stat("/proc/thread-self/ns/net", &own), unix.Fstat(fd, &pod)); err != nil {
 		return fmt.Errorf("network namespace of the pod: %w", err)
 	}
 	if own.Ino == pod.Ino {

@@ -2,16 +2,14 @@ package shim
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"godwit.dev/godwit/pagestream/precopy"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
+	"godwit.dev/godwit/shim/criu"
 )
 
 // cutOver freezes the pod and brings everything that is left to the
@@ -180,20 +178,16 @@ func (w *frozenWindow) noteDump(s *source) {
 // dumped (criu/files-reg.c, create_link_remap: link_remap.N beside the file).
 func (s *source) sendRemaps(ctx context.Context) error {
 	for _, c := range s.containers {
-		info, err := os.Stat(filepath.Join(c.images, "remap-fpath.img"))
-		if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() <= imageHeader {
-			continue
-		}
+		has, err := criu.HasRemaps(c.images)
 		if err != nil {
 			return fmt.Errorf("images of container %s: %w", c.id, err)
 		}
-		return s.syncFrozen(ctx)
+		if has {
+			return s.syncFrozen(ctx)
+		}
 	}
 	return nil
 }
-
-// imageHeader is the size of an image without entries: two magic numbers.
-const imageHeader = 8
 
 // lastPages sends what is dirty.
 func (s *source) lastPages(ctx context.Context, w *frozenWindow) error {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
-	"golang.org/x/sys/unix"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 	"godwit.dev/godwit/shim/criu"
@@ -22,71 +21,14 @@ type startFunc func(context.Context) (*taskAPI.StartResponse, error)
 // errAborted fails the starts of a migration that was called off.
 var errAborted = errors.New("the migration was aborted")
 
-// arrivalState is where one container of a destination stands.
-type arrivalState int
-
-const (
-	// arrivalExpected: asked about, but its start has not come.
-	arrivalExpected arrivalState = iota
-	// arrivalParked: its start waits for the order to restore.
-	arrivalParked
-	// arrivalRestoring: CRIU is at work.
-	arrivalRestoring
-	// arrivalHeld: its processes exist and wait for the commit.
-	arrivalHeld
-	// arrivalRunning: let go.
-	arrivalRunning
-	// arrivalEnded: failed, aborted or deleted.
-	arrivalEnded
-)
-
-// arrivalMoves are the legal moves; every other is an error.
-var arrivalMoves = map[arrivalState][]arrivalState{
-	arrivalExpected:  {arrivalParked, arrivalEnded},
-	arrivalParked:    {arrivalRestoring, arrivalEnded},
-	arrivalRestoring: {arrivalHeld, arrivalEnded},
-	arrivalHeld:      {arrivalRunning, arrivalEnded},
-	arrivalRunning:   {arrivalEnded},
-}
-
-func (s arrivalState) String() string {
-	return [...]string{"expected", "parked", "restoring", "held", "running", "ended"}[s]
-}
-
-// arrival is one container of the destination.
-type arrival struct {
-	container *container
-	state     arrivalState
-	// answeredBy is the process that stands for the container if its start is
-	// answered early, else 0. It is set before parked is closed.
-	answeredBy uint32
-	// parked is closed when the start has come, or never will.
-	parked chan struct{}
-	// order has the stock start run.
-	order chan struct{}
-	// ended is done, with a cause, when there will be no running container.
-	ended context.Context
-	end   context.CancelCauseFunc
-	// started is closed when the stock start has returned.
-	started chan struct{}
-	// failed is closed when the container is known never to run: no process of
-	// it exists or ever did.
-	failed   chan struct{}
-	failedAt time.Time // set before failed is closed
-	// filling starts fill once; fillErr is how that failed.
-	filling sync.Once
-	fillErr error
-	fill    *fill // guarded by the destination's mu until it is told what to serve
-	// restore exists from the order to restore on.
-	restore *criu.Restore
-}
-
 // destination is the receiving side of a migration in the new pod's shim.
 type destination struct {
 	id  string
 	log *slog.Logger
 	// placeholder is the process that stands for an answered container.
 	placeholder func() uint32
+	// monitor runs the restores.
+	monitor *restoreMonitor
 
 	mu       sync.Mutex
 	arrivals map[string]*arrival // by container id, guarded by mu
@@ -96,9 +38,9 @@ type destination struct {
 	changed *broadcast
 }
 
-func newDestination(id string, placeholder func() uint32, log *slog.Logger) *destination {
+func newDestination(id string, placeholder func() uint32, monitor *restoreMonitor, log *slog.Logger) *destination {
 	return &destination{
-		id: id, placeholder: placeholder, log: log.With("migration", id),
+		id: id, placeholder: placeholder, monitor: monitor, log: log.With("migration", id),
 		arrivals: map[string]*arrival{}, changed: newBroadcast(),
 	}
 }
@@ -110,8 +52,7 @@ func (d *destination) arrival(id string) *arrival {
 	defer d.mu.Unlock()
 	a, ok := d.arrivals[id]
 	if !ok {
-		a = &arrival{parked: make(chan struct{}), order: make(chan struct{}), started: make(chan struct{}), failed: make(chan struct{})}
-		a.ended, a.end = context.WithCancelCause(context.Background())
+		a = newArrival()
 		d.arrivals[id] = a
 	}
 	return a
@@ -188,7 +129,8 @@ func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error
 	return resp, nil
 }
 
-// parkAndRun is the start of a parked container without its end.
+// parkAndRun is the start of a parked container without its end. When the restore is
+// ordered, the end of ctx breaks it off before the commit only.
 func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
 	// Asked for and started now, while nobody waits; what fails, prepare says.
 	_, _ = installedCRIU.get(ctx)
@@ -203,26 +145,30 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 		fill.stop()
 		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
-	resp, err := run(ctx)
+	defer d.monitor.supervise(a.container.id, func(failure error) bool { return d.restoreEnded(a, failure) })()
+	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
+	resp, err := run(context.WithoutCancel(ctx))
+	closeNames(a.names)
 	if err != nil {
-		err = a.restore.WithLog(err)
+		err = d.latest(a).restore.WithLog(err)
 		d.finish(a, err)
+		a.end(err) // if it was moved to its end without
 	}
 	return resp, err
+}
+
+// latest is the latest attempt at a container, which there is from the order on.
+func (d *destination) latest(a *arrival) *attempt {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return a.attempt
 }
 
 // startFill starts the fault server of a parked container, once. Whoever waits
 // for the order to restore stops it if that never comes.
 func (d *destination) startFill(ctx context.Context, a *arrival) (*fill, error) {
 	a.filling.Do(func() {
-		work, err := restoreWorkDir(a.container)
-		if err != nil {
-			a.fillErr = err
-			return
-		}
-		f, err := startFill(ctx, d.log, fillConfig{
-			work: work, changed: d.changed.signal, lost: func(err error) { d.endContainer(a, err) },
-		})
+		f, err := d.newFill(ctx, a)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		a.fill, a.fillErr = f, err
@@ -232,14 +178,29 @@ func (d *destination) startFill(ctx context.Context, a *arrival) (*fill, error) 
 	return a.fill, a.fillErr
 }
 
+// newFill starts a fault server for a container.
+func (d *destination) newFill(ctx context.Context, a *arrival) (*fill, error) {
+	work, err := restoreWorkDir(a.container)
+	if err != nil {
+		return nil, err
+	}
+	return startFill(ctx, d.log, fillConfig{
+		work: work, changed: d.changed.signal, lost: func(err error) { d.memoryLost(a, err) },
+	})
+}
+
 // finish ends a container's arrival.
 func (d *destination) finish(a *arrival, cause error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.moveLocked(a, arrivalEnded) != nil {
-		return
+	d.endLocked(a, cause)
+}
+
+// endLocked is finish with mu held.
+func (d *destination) endLocked(a *arrival, cause error) {
+	if d.moveLocked(a, arrivalEnded) == nil {
+		a.end(cause)
 	}
-	a.end(cause)
 }
 
 // waitParked returns the root file system of a container whose start is parked.
@@ -261,7 +222,14 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 	if err := d.move(a, arrivalRestoring); err != nil {
 		return err
 	}
-	if err := d.prepare(ctx, a, r); err != nil {
+	a.request = r
+	var err error
+	if a.names, err = keepNames(a.container, r.GetImagesDir()); err != nil {
+		d.log.Warn("a restore of the container cannot be done again", "container", a.container.id, "error", err)
+	}
+	t, err := d.equipFirst(ctx, a)
+	if err != nil {
+		closeNames(a.names)
 		d.finish(a, err)
 		return err
 	}
@@ -270,212 +238,81 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 	defer cancel(nil)
 	stop := context.AfterFunc(a.ended, func() { cancel(context.Cause(a.ended)) })
 	defer stop()
-	if err := a.restore.Held(both); err != nil {
+	pid, err := t.restore.Held(both)
+	if err != nil {
 		d.abandon(a, err)
 		return err
 	}
-	return d.move(a, arrivalHeld)
+	return d.hold(a, pid)
 }
 
-// prepare sets everything that a container's restore needs: the link to its
-// images, the gate, and what the fault server serves. After an error the parked
-// start stops the server.
-func (d *destination) prepare(ctx context.Context, a *arrival, r *shimv1.RestoreRequest) error {
-	c := a.container
+// hold notes that a container is held, and where its processes are.
+func (d *destination) hold(a *arrival, criuPID int) error {
+	cgroup, err := cgroupOf(a.container.id, criuPID)
+	if err != nil {
+		d.log.Warn("a restore that hangs cannot be ended by its cgroup", "container", a.container.id, "error", err)
+	}
+	var made sysvObjects
+	if hasSysV(a.request.GetImagesDir()) {
+		// Nobody but CRIU has made any yet.
+		if made, err = listSysV(int(d.placeholder())); err != nil {
+			d.log.Warn("a restore of the container cannot be done again", "container", a.container.id, "error", err)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a.cgroup, a.made = cgroup, made
+	return d.moveLocked(a, arrivalHeld)
+}
+
+// equipFirst is equip for the restore that is ordered. After an error the parked start
+// stops the fault server.
+func (d *destination) equipFirst(ctx context.Context, a *arrival) (*attempt, error) {
+	fill, err := d.startFill(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return d.equip(ctx, a, 1, fill)
+}
+
+// equip sets everything that an attempt at a container's restore needs: the link to its
+// images, the gate, and what the fault server serves.
+func (d *destination) equip(ctx context.Context, a *arrival, number int, fill *fill) (*attempt, error) {
+	c, r := a.container, a.request
 	link := checkpointLink(c)
 	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove old link to images: %w", err)
+		return nil, fmt.Errorf("remove old link to images: %w", err)
 	}
 	if err := os.Symlink(r.GetImagesDir(), link); err != nil {
-		return fmt.Errorf("link images: %w", err)
+		return nil, fmt.Errorf("link images: %w", err)
 	}
 	gate, err := workDir(c, "restore")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	work, err := restoreWorkDir(c)
 	if err != nil {
-		return err
-	}
-	fill, err := d.startFill(ctx, a)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	version, err := installedCRIU.get(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	restore, err := criu.PrepareRestore(criu.RestoreConfig{
 		ID: c.id, Version: version, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if a.state != arrivalRestoring {
+	if a.ended.Err() != nil {
 		restore.Close()
-		return context.Cause(a.ended)
+		return nil, context.Cause(a.ended)
 	}
-	a.restore = restore
-	fill.serve(fillOrder{Store: r.GetStoreDir(), Container: uint16(r.GetIndex())})
-	return nil
-}
-
-// resume lets all held containers run. It is the destination's side of the
-// commit and may be asked again: it says that the pod runs only when every
-// container does.
-func (d *destination) resume(ctx context.Context) (time.Time, error) {
-	all, first, err := d.release()
-	if err != nil {
-		return time.Time{}, err
-	}
-	if first {
-		for _, a := range all {
-			err = errors.Join(err, a.restore.Answer(criu.Go))
-		}
-	}
-	for _, a := range all {
-		select {
-		case <-a.started:
-		case <-ctx.Done():
-			return time.Time{}, errors.Join(err, fmt.Errorf("wait for resumed containers: %w", ctx.Err()))
-		}
-		if first && a.ended.Err() != nil { // later, it may have run and ended
-			err = errors.Join(err, context.Cause(a.ended))
-		}
-		a.restore.Close()
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.resumed, err
-}
-
-// release marks all held containers as running, in one step: either all of the
-// pod is let go or none of it. It returns them, and whether it did so now.
-func (d *destination) release() (all []*arrival, first bool, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	first = d.resumed.IsZero()
-	for id, a := range d.arrivals {
-		if first && a.state != arrivalHeld {
-			return nil, false, fmt.Errorf("container %s is %v, not held", id, a.state)
-		}
-		if a.restore != nil {
-			all = append(all, a)
-		}
-	}
-	if !first {
-		return all, false, nil
-	}
-	for _, a := range all {
-		if err := d.moveLocked(a, arrivalRunning); err != nil {
-			return nil, false, err
-		}
-	}
-	d.resumed = time.Now()
-	return all, true, nil
-}
-
-// abort ends the migration before its commit: parked starts fail, held
-// processes are killed without having run.
-func (d *destination) abort(reason string) error {
-	d.mu.Lock()
-	if !d.resumed.IsZero() {
-		d.mu.Unlock()
-		return errors.New("the pod runs here already")
-	}
-	d.aborted = true
-	var all []*arrival
-	for _, a := range d.arrivals {
-		all = append(all, a)
-	}
-	d.mu.Unlock()
-	for _, a := range all {
-		d.abandon(a, fmt.Errorf("%w: %s", errAborted, reason))
-	}
-	d.changed.signal()
-	return nil
-}
-
-// abandon ends one container, whatever it is doing.
-func (d *destination) abandon(a *arrival, cause error) {
-	d.mu.Lock()
-	state := a.state
-	if state == arrivalRunning || state == arrivalEnded {
-		d.mu.Unlock()
-		return
-	}
-	d.moveLocked(a, arrivalEnded)
-	restore, fill := a.restore, a.fill
-	d.mu.Unlock()
-	a.end(cause)
-	if restore == nil {
-		return
-	}
-	restore.Answer(criu.Stop)
-	if state == arrivalRestoring {
-		killRestore(a.container.id)
-	}
-	<-a.started
-	restore.Close()
-	fill.stop()
-	if runc, err := a.container.runtime(); err == nil {
-		clearRestoreRoot(runc.Root, a.container.id)
-		clearCgroups(a.container.bundle)
-	}
-}
-
-// endContainer kills a running container whose memory cannot be completed: it
-// must not go on with zeros where its data was.
-func (d *destination) endContainer(a *arrival, cause error) {
-	d.mu.Lock()
-	running := a.state == arrivalRunning
-	d.mu.Unlock()
-	if !running {
-		return // its restore has failed, and says so itself
-	}
-	d.log.Error("container is killed: its memory is lost", "container", a.container.id, "error", cause)
-	if pid, err := a.container.pid(); err == nil {
-		unix.Kill(pid, unix.SIGKILL)
-	}
-	d.finish(a, cause)
-}
-
-// find returns the arrival of a container, if it is one.
-func (d *destination) find(id string) (*arrival, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	a, ok := d.arrivals[id]
-	return a, ok
-}
-
-// cancel ends the wait of a container that does not run yet; it returns when no
-// process of it is left.
-func (d *destination) cancel(id string, cause error) {
-	d.mu.Lock()
-	a, ok := d.arrivals[id]
-	waiting := ok && a.container != nil && a.state != arrivalRunning
-	d.mu.Unlock()
-	if !waiting {
-		return
-	}
-	d.abandon(a, cause)
-	if a.ended.Err() != nil { // else it came to run just now
-		<-a.started
-	}
-}
-
-// forget drops a deleted container.
-func (d *destination) forget(id string) {
-	d.mu.Lock()
-	a, ok := d.arrivals[id]
-	delete(d.arrivals, id)
-	d.mu.Unlock()
-	if ok && a.fill != nil {
-		a.fill.stop()
-	}
-	d.changed.signal()
+	a.attempt, a.fill = newAttempt(number, restore, fill), fill
+	fill.serve(orderOf(r, number))
+	return a.attempt, nil
 }
 
 // committed says whether the pod was let run here.
@@ -505,13 +342,14 @@ func (d *destination) progress() *shimv1.Progress {
 	}
 	filled, held := true, len(d.arrivals) > 0
 	for _, a := range d.arrivals {
-		if a.state == arrivalEnded && p.Error == "" {
-			p.Error = context.Cause(a.ended).Error()
+		if cause := context.Cause(a.ended); cause != nil && p.Error == "" {
+			p.Error = cause.Error()
 		}
 		if a.state == arrivalRestoring {
 			p.State = shimv1.State_STATE_RESTORING
 		}
 		held = held && a.state == arrivalHeld
+		filled = filled && a.state != arrivalCommitted && a.state != arrivalRepeating
 		if a.fill != nil {
 			s := a.fill.stats()
 			p.FilledPages += s.filled
@@ -519,6 +357,9 @@ func (d *destination) progress() *shimv1.Progress {
 			p.Faults += s.faults
 			filled = filled && s.done
 		}
+	}
+	if err := d.troubleLocked(); err != nil {
+		p.Trouble = err.Error()
 	}
 	switch {
 	case !d.resumed.IsZero() && filled:

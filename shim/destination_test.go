@@ -19,7 +19,7 @@ func testDestination() *destination {
 	installedCRIU.mu.Lock()
 	defer installedCRIU.mu.Unlock()
 	installedCRIU.version = &criuversion.Newest
-	return newDestination("m1", func() uint32 { return 7 }, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	return newDestination("m1", func() uint32 { return 7 }, newRestoreMonitor(nil), slog.New(slog.NewTextHandler(io.Discard, nil)))
 }
 
 func TestArrivalAllowsOnlyTheMovesOfItsTable(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 
 	"godwit.dev/godwit/pagestream/lazy"
 	"godwit.dev/godwit/pagestream/store"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
 const (
@@ -46,6 +47,19 @@ type fillOrder struct {
 	// Store is the sealed store, Container the number of the container in it.
 	Store     string
 	Container uint16
+	// Attempt is the number of the restore whose processes are served.
+	Attempt int
+}
+
+// orderOf is the order that goes with an attempt at a restore.
+func orderOf(r *shimv1.RestoreRequest, attempt int) fillOrder {
+	return fillOrder{Store: r.GetStoreDir(), Container: uint16(r.GetIndex()), Attempt: attempt}
+}
+
+// journal is the directory of the fault servers of one attempt: what they note of its
+// processes' memory says nothing of that of the next.
+func (o fillOrder) journal() string {
+	return filepath.Join(o.Store, fmt.Sprintf("journal-%d-%d", o.Container, o.Attempt))
 }
 
 // fill brings the memory of one restored container: the shim keeps the
@@ -214,7 +228,7 @@ func runFill() error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return lazy.Serve(context.Background(), lazy.Config{
 		Keeper: keeper, Reader: reader, Container: order.Container, Hold: true, Calm: fillCalm, Log: log,
-		Journal: filepath.Join(order.Store, fmt.Sprintf("journal-%d", order.Container)),
+		Journal: order.journal(),
 	})
 }
 

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
 // A destination whose pod kubelet makes has no file trees at first. Memory goes
@@ -17,6 +15,9 @@ import (
 // lastRounds is what the rounds may still take when the destination has its trees:
 // kubelet gives the start that lasts until the commit two minutes.
 const lastRounds = time.Minute
+
+// noRounds is why the rounds of a pod have ended that is frozen first.
+const noRounds = "stop-and-copy has none"
 
 // roundsThenFiles is rounds where files go later: memory is copied and then kept up
 // with until keep ends.
@@ -59,7 +60,7 @@ func (s *source) waitForTrees(ctx context.Context) error {
 	if err := s.awaitTrees(ctx); err != nil {
 		return ended(ctx, err)
 	}
-	return ended(ctx, s.move(shimv1.State_STATE_CONVERGED))
+	return s.converge(ctx, noRounds)
 }
 
 // awaitTrees waits until the destination has its file trees.

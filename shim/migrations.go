@@ -22,8 +22,9 @@ import (
 // migrations serves the Migration service. A shim takes part in one migration
 // at a time, as its source or as its destination.
 type migrations struct {
-	pod *pod
-	log *slog.Logger
+	pod     *pod
+	monitor *restoreMonitor
+	log     *slog.Logger
 
 	mu          sync.Mutex
 	server      *ttrpc.Server // guarded by mu; nil until the pod is known
@@ -32,10 +33,10 @@ type migrations struct {
 	destination *destination  // the last destination migration, guarded by mu
 }
 
-func newMigrations(p *pod) *migrations {
+func newMigrations(p *pod, monitor *restoreMonitor) *migrations {
 	// The shim framework has set up where this shim's log goes.
 	out := log.L.Logger.Out
-	return &migrations{pod: p, log: slog.New(slog.NewTextHandler(out, nil))}
+	return &migrations{pod: p, monitor: monitor, log: slog.New(slog.NewTextHandler(out, nil))}
 }
 
 // listen opens the service's socket once the pod's id is known.
@@ -140,7 +141,7 @@ func (m *migrations) expectArrival(c *container) (*arrival, bool) {
 func (m *migrations) startDestination(ctx context.Context, c *container, start startFunc) (*taskAPI.StartResponse, error) {
 	m.mu.Lock()
 	if m.destination == nil || m.destination.id != c.migration {
-		m.destination = newDestination(c.migration, m.pod.placeholder, m.log)
+		m.destination = newDestination(c.migration, m.pod.placeholder, m.monitor, m.log)
 	}
 	d := m.destination
 	m.mu.Unlock()
@@ -159,7 +160,7 @@ func (m *migrations) expectDestination(id string) (*destination, error) {
 		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "the pod is the destination of migration %s", d.id)
 	}
 	if m.destination == nil || m.destination.id != id {
-		m.destination = newDestination(id, m.pod.placeholder, m.log)
+		m.destination = newDestination(id, m.pod.placeholder, m.monitor, m.log)
 	}
 	return m.destination, nil
 }
@@ -191,6 +192,16 @@ func (m *migrations) cancel(container string, cause error) {
 	m.mu.Unlock()
 	if d != nil {
 		d.cancel(container, cause)
+	}
+}
+
+// cancelAll ends the waits of all containers of a destination, if this shim is one.
+func (m *migrations) cancelAll(cause error) {
+	m.mu.Lock()
+	d := m.destination
+	m.mu.Unlock()
+	if d != nil {
+		d.cancelAll(cause)
 	}
 }
 

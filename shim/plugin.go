@@ -6,6 +6,7 @@ import (
 	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
+	gorunc "github.com/containerd/go-runc"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
@@ -40,8 +41,10 @@ func newTasks(ctx context.Context, publisher containerdshim.Publisher, sd shutdo
 	if err != nil {
 		return nil, err
 	}
+	monitor := newRestoreMonitor(gorunc.Monitor) // the stock service's
+	gorunc.Monitor = monitor
 	p := &pod{containers: map[string]*container{}}
-	m := newMigrations(p)
+	m := newMigrations(p, monitor)
 	sd.RegisterCallback(func(context.Context) error {
 		m.close()
 		return nil

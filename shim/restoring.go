@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"golang.org/x/sys/unix"
@@ -35,17 +37,18 @@ func killRestore(id string) {
 	}
 	for _, path := range procs {
 		cmdline, err := os.ReadFile(path)
-		if err != nil || !isRestoreOf(bytes.Split(bytes.TrimRight(cmdline, "\x00"), []byte{0}), id) {
+		if err != nil || !isRestoreOf(strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00"), id) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err != nil {
 			continue
 		}
-		for _, child := range children(pid) {
+		below := children(pid)
+		unix.Kill(pid, unix.SIGKILL) // first, else it begins to clear up
+		for _, child := range below {
 			unix.Kill(child, unix.SIGKILL)
 		}
-		unix.Kill(pid, unix.SIGKILL)
 	}
 }
 
@@ -56,12 +59,11 @@ func killRestore(id string) {
 func clearRestoreRoot(runcRoot, id string) {
 	state := filepath.Join(runcRoot, id)
 	root := filepath.Join(state, "criu-root")
-	if err := unix.Unmount(root, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-		return // there is none
+	if err := unix.Unmount(root, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return // what is mounted there must not be removed
 	}
-	if os.Remove(root) == nil {
-		os.Remove(state)
-	}
+	os.Remove(root)
+	os.Remove(state) // fails where runc knows the container
 }
 
 // clearCgroups removes the cgroups that a killed `runc restore` has made and
@@ -86,16 +88,8 @@ func clearCgroups(bundle string) {
 }
 
 // isRestoreOf recognises `runc ... restore ... ID`.
-func isRestoreOf(args [][]byte, id string) bool {
-	if len(args) < 3 || string(args[len(args)-1]) != id {
-		return false
-	}
-	for _, a := range args[1:] {
-		if string(a) == "restore" {
-			return true
-		}
-	}
-	return false
+func isRestoreOf(args []string, id string) bool {
+	return len(args) >= 3 && args[len(args)-1] == id && slices.Contains(args[1:len(args)-1], "restore")
 }
 
 // children lists the child processes of all threads of a process.

@@ -151,7 +151,11 @@ func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.
 	if err != nil {
 		return nil, refuse(d.id, err)
 	}
-	return &shimv1.ResumeResponse{ResumedUnixNano: at.UnixNano()}, nil
+	resp := &shimv1.ResumeResponse{ResumedUnixNano: at.UnixNano()}
+	if trouble := d.trouble(); trouble != nil {
+		resp.Trouble = trouble.Error()
+	}
+	return resp, nil
 }
 
 // refuse names the migration in an error for the daemon.

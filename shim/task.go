@@ -102,8 +102,12 @@ func (t *tasks) Start(ctx context.Context, r *taskAPI.StartRequest) (*taskAPI.St
 	return resp, nil
 }
 
-// Kill signals a process; killing a container that does not run yet ends its wait.
+// Kill signals a process; killing a container that does not run yet ends its wait, and
+// killing the sandbox that of all its containers.
 func (t *tasks) Kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Empty, error) {
+	if c, ok := t.pod.get(r.ID); ok && c.sandbox && r.ExecID == "" {
+		t.migrations.cancelAll(errKilled)
+	}
 	if r.ExecID == "" {
 		t.migrations.cancel(r.ID, errKilled)
 		if _, ok := t.failed(r.ID); ok {

@@ -13,15 +13,9 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/selection"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
-
-	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 )
 
 // Paths at which the webhooks are served.
@@ -51,16 +45,6 @@ func (o Options) check() error {
 			o.PerNode, o.Attempts, o.Pause, o.Keep)
 	}
 	return nil
-}
-
-// Cached says which objects a manager's cache has to keep to: drains only. What
-// the webhooks decide by is read live.
-func Cached() map[client.Object]cache.ByObject {
-	drains, err := labels.NewRequirement(v1alpha1.LabelDrain, selection.Exists, nil)
-	if err != nil {
-		panic(err) // the key is a constant
-	}
-	return map[client.Object]cache.ByObject{&v1alpha1.PodMigration{}: {Label: labels.NewSelector().Add(*drains)}}
 }
 
 // Add has the manager serve the webhooks on every replica, and its leader remove

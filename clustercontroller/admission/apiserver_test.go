@@ -44,7 +44,7 @@ const (
 )
 
 // cluster is a real API server with what the manifests install, and the
-// controller running with the rights that they give it. There are no nodes.
+// controller running with the rights that they give it. There are no nodes but their objects.
 type cluster struct {
 	client.Client
 	clientset *kubernetes.Clientset
@@ -165,6 +165,9 @@ func (c *cluster) install(t *testing.T, scheme *runtime.Scheme, port int32) {
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "localhost"},
 	})
 	c.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
+	for _, name := range []string{"a", "b", "n1", "n2", "n3", "n4", "n5"} { // of those that are gone migrations would be ended
+		c.create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
 }
 
 // run starts the controller, and returns when the API server asks it.

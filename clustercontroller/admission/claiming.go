@@ -73,6 +73,9 @@ func (h *claimHandler) claim(ctx context.Context, pod *corev1.Pod, namespace str
 			return nil, fmt.Errorf("migrations of the namespace: %w", err)
 		}
 		m := claimable(pod, list.Items)
+		if other := awaited(pod, list.Items); m == nil && other != nil {
+			return nil, fmt.Errorf("PodMigration %s waits for the pod of its destination, which another request is making", other.Name)
+		}
 		if m == nil || m.Status.Claim == v1alpha1.ClaimTaken {
 			return m, nil
 		}

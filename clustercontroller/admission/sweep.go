@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
@@ -17,13 +18,15 @@ import (
 // ended: nobody owns them, and nobody else would.
 func addSweep(m manager.Manager, keep time.Duration) error {
 	s := &sweep{m.GetClient(), keep, time.Now}
-	if err := builder.ControllerManagedBy(m).Named("ended-drains").For(&v1alpha1.PodMigration{}).Complete(s); err != nil {
+	if err := builder.ControllerManagedBy(m).Named("ended-drains").For(&v1alpha1.PodMigration{}, builder.WithPredicates(predicate.NewPredicateFuncs(isDrain))).Complete(s); err != nil {
 		return fmt.Errorf("removal of ended drains: %w", err)
 	}
 	return nil
 }
 
-// sweep reconciles drains, the only PodMigrations that the cache has.
+func isDrain(o client.Object) bool { return o.GetLabels()[v1alpha1.LabelDrain] != "" }
+
+// sweep reconciles drains.
 type sweep struct {
 	client client.Client
 	keep   time.Duration

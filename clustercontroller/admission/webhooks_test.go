@@ -14,6 +14,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -30,6 +31,7 @@ func TestOnAnAPIServer(t *testing.T) {
 	t.Run("a claim wins over progress that is written", c.testClaimConflict)
 	t.Run("a dry run claims nothing", c.testDryCreate)
 	t.Run("a set's pod whose creation got lost claims again", c.testClaimAgain)
+	t.Run("after a claim that came to nothing none starts afresh", c.testClaimUnmade)
 	t.Run("a claim that cannot be written refuses the pod", c.testClaimUnwritable)
 	t.Run("an eviction waits for the move", c.testEviction)
 	t.Run("a drain moves two at a time", c.testLimit)
@@ -82,13 +84,15 @@ func (c *cluster) testClaims(t *testing.T, offers int) {
 	for i := range pods {
 		pods[i] = owned("web-", "ReplicaSet", owner)
 		creating.Go(func() {
-			// A conflict that lasts refuses the pod; a ReplicaSet creates it again.
+			// A conflict that lasts refuses the pod, and so does a claim whose pod has not been seen; a ReplicaSet creates it again.
 			for {
 				err := c.Create(t.Context(), pods[i])
-				if err == nil || !apierrors.IsServiceUnavailable(err) {
-					if err != nil {
-						t.Error(err)
-					}
+				switch {
+				case err == nil:
+					c.introduce(t, pods[i])
+					return
+				case !apierrors.IsServiceUnavailable(err):
+					t.Error(err)
 					return
 				}
 			}
@@ -117,6 +121,59 @@ func (c *cluster) testClaims(t *testing.T, offers int) {
 	for i := range offers {
 		c.wantClaim(t, &v1alpha1.PodMigration{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("claims-%d-%d", offers, i)}}, v1alpha1.ClaimTaken)
 	}
+}
+
+// introduce says in its migration's status that a destination's pod is there, as its node does.
+func (c *cluster) introduce(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	name := pod.Annotations[v1alpha1.AnnotationMovedBy]
+	if name == "" {
+		return
+	}
+	m := &v1alpha1.PodMigration{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: name}}
+	before := m.DeepCopy()
+	m.Status.DestinationPod = &v1alpha1.PodReference{Name: pod.Name, UID: pod.UID}
+	if err := c.Status().Patch(t.Context(), m, client.MergeFrom(before)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A quota counts after the webhook has answered.
+func (c *cluster) testClaimUnmade(t *testing.T) {
+	m := c.offer(t, "unmade", "ReplicaSet", "web-abcde", "unmade")
+	quota := &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "none"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}},
+	}
+	c.create(t, quota)
+	quota.Status.Hard, quota.Status.Used = quota.Spec.Hard, corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")} // as its controller says
+	if err := c.Status().Update(t.Context(), quota); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the quota counts", func(ctx context.Context) error {
+		if err := c.Create(ctx, owned("web-", "ReplicaSet", "unmade")); !apierrors.IsForbidden(err) && !apierrors.IsServiceUnavailable(err) {
+			return fmt.Errorf("create: %w", err)
+		}
+		return nil
+	})
+	c.wantClaim(t, m, v1alpha1.ClaimTaken)
+	c.remove(t, quota)
+	if err := c.Create(t.Context(), owned("web-", "ReplicaSet", "unmade")); !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "PodMigration unmade waits") {
+		t.Errorf("a fresh pod in its place: %v", err)
+	}
+	if err := c.Create(t.Context(), owned("web-", "ReplicaSet", "another")); err != nil {
+		t.Errorf("a pod of another owner: %v", err)
+	}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(m), m); err != nil {
+		t.Fatal(err)
+	}
+	m.Status.Claim = v1alpha1.ClaimOpen // as the source's node does
+	if err := c.Status().Update(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	pod := owned("web-", "ReplicaSet", "unmade")
+	c.create(t, pod)
+	wantArrival(t, pod)
 }
 
 func wantArrival(t *testing.T, pod *corev1.Pod) {

@@ -5,7 +5,10 @@ package events
 
 import (
 	"fmt"
+	"path"
 	"time"
+
+	"github.com/docker/go-units"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 )
@@ -57,11 +60,7 @@ func Of(e *nodev1.Event) (Event, bool) {
 func end(p nodev1.Phase, r *nodev1.Result) Event {
 	switch {
 	case r.Succeeded:
-		message := fmt.Sprintf("moved from %s to %s in %v", r.From, r.Destination.GetNode(), duration(r.TotalUs, 100*time.Millisecond))
-		if d := r.Downtime; d != nil {
-			message += fmt.Sprintf(", downtime %v", duration(d.MeasuredUs, time.Millisecond))
-		}
-		return Event{Normal, "Succeeded", message}
+		return Event{Normal, "Succeeded", Summary(r)}
 	case r.Lost:
 		return Event{Warning, "Lost", r.Error}
 	case p == nodev1.Phase_PHASE_CANCELLED:
@@ -70,6 +69,28 @@ func end(p nodev1.Phase, r *nodev1.Result) Event {
 		return Event{Warning, "Unfinished", "the pod is " + r.Destination.GetNode() + "'s, and not all of it is cleared away: " + r.Error}
 	}
 	return Event{Warning, "Failed", "the pod runs on " + r.From + ": " + r.Error}
+}
+
+// Summary is one line about a move that succeeded: of what, from where to where, how
+// long it took and how much went over.
+func Summary(r *nodev1.Result) string {
+	text := fmt.Sprintf("pod %s moved from %s to %s in %v", path.Base(r.Pod), r.From, r.Destination.GetNode(), duration(r.TotalUs, 100*time.Millisecond))
+	if d := r.Downtime; d != nil {
+		text += fmt.Sprintf(", downtime %v", duration(d.MeasuredUs, time.Millisecond))
+	}
+	if m := Memory(r); m > 0 {
+		text += fmt.Sprintf(", memory %s, sent %s", units.BytesSize(float64(m)), units.BytesSize(float64(r.Totals.GetWireBytesSent())))
+	}
+	return text
+}
+
+// Memory is how much of it the pod had, bytes: what the first copy found, or, of a pod
+// that was frozen first, what was copied then.
+func Memory(r *nodev1.Result) uint64 {
+	if m := r.Totals.GetMemoryBytes(); m > 0 {
+		return m
+	}
+	return r.FinalBytes
 }
 
 func duration(us uint64, round time.Duration) time.Duration {

@@ -19,9 +19,23 @@ func TestWhatHappensIsToldInWordsForItsReader(t *testing.T) {
 		{"an image", &nodev1.Event{Kind: "image", Message: "sent"}, Event{}},
 		{
 			"success", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, Message: "done", Result: &nodev1.Result{
-				Succeeded: true, From: "a", Destination: to, TotalUs: 2_345_678, Downtime: &nodev1.Downtime{MeasuredUs: 228_400},
+				Succeeded: true, Pod: "shop/cache", From: "a", Destination: to, TotalUs: 2_345_678, Downtime: &nodev1.Downtime{MeasuredUs: 228_400},
+				Totals: &nodev1.Progress{MemoryBytes: 1 << 30, WireBytesSent: 700 << 20}, FinalBytes: 9 << 20,
 			}},
-			Event{Normal, "Succeeded", "moved from a to b in 2.3s, downtime 228ms"},
+			Event{Normal, "Succeeded", "pod cache moved from a to b in 2.3s, downtime 228ms, memory 1GiB, sent 700MiB"},
+		},
+		{
+			"success of one that was frozen first", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, Result: &nodev1.Result{
+				Succeeded: true, Pod: "shop/cache", From: "a", Destination: to, TotalUs: 900_000, Downtime: &nodev1.Downtime{MeasuredUs: 500_000},
+				Totals: &nodev1.Progress{WireBytesSent: 40 << 20}, FinalBytes: 90 << 20,
+			}},
+			Event{Normal, "Succeeded", "pod cache moved from a to b in 900ms, downtime 500ms, memory 90MiB, sent 40MiB"},
+		},
+		{
+			"success of one that an earlier daemon began", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, Result: &nodev1.Result{
+				Succeeded: true, Pod: "shop/cache", From: "a", Destination: to, TotalUs: 900_000,
+			}},
+			Event{Normal, "Succeeded", "pod cache moved from a to b in 900ms"},
 		},
 		{
 			"failure", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_FAILED, Result: &nodev1.Result{From: "a", Error: "no room"}},

@@ -17,9 +17,9 @@ import (
 	"godwit.dev/godwit/nodecontroller/cli"
 )
 
-// untaken is how long a migration may wait for a node to take it up before that is
-// remarked upon.
-const untaken = 10 * time.Second
+// untaken is how long a migration may be without a phase before that is remarked
+// upon: godwit-controller says more, and sooner.
+const untaken = 15 * time.Second
 
 // lastFigures is how long a migration that is over is looked at for its figures,
 // which may be written a moment after its phase.
@@ -111,7 +111,7 @@ func (f *follower) follow(ctx context.Context, last *v1alpha1.PodMigration) erro
 			f.view.note(text)
 		case <-f.untaken:
 			if last.Status.Phase == "" {
-				f.view.note("no node has taken it up yet: see with kubectl godwit check whether godwit-node runs on the pod's node")
+				f.view.note("no node has taken it up yet, and godwit-controller does not say why: see with kubectl godwit check whether godwit-node runs on the pod's node")
 			}
 		case <-f.interrupts:
 			if asked {

@@ -40,7 +40,14 @@ func (a arrivals) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, e
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if decideArrival(m, a.engine.Active(id)) == arrivalRemove {
+	active := a.engine.Active(id)
+	if active && m != nil && neverAgreed(m) {
+		if err := a.engine.CallOff(id); err == nil {
+			a.log.Info("the pod is not held any more: the cluster had not agreed to its commit", "migration", id)
+		}
+		return ctrl.Result{RequeueAfter: lookAgain}, nil
+	}
+	if decideArrival(m, active) == arrivalRemove {
 		// Its owner would make another in its place, fresh, while the source's pod is
 		// not its own again: that is put back by the source's node.
 		if away, err := a.released(ctx, m); err != nil || away {
@@ -124,6 +131,12 @@ func decideArrival(m *v1alpha1.PodMigration, active bool) arrivalAction {
 		return arrivalRemove
 	}
 	return arrivalKeep
+}
+
+// neverAgreed says whether a migration ended without the cluster's having agreed to its
+// commit: no source commits without that.
+func neverAgreed(m *v1alpha1.PodMigration) bool {
+	return (m.Status.Phase == v1alpha1.PhaseFailed || m.Status.Phase == v1alpha1.PhaseCancelled) && m.Status.CommitTime == nil
 }
 
 // released says whether a migration's source pod is out of its owner's selection.

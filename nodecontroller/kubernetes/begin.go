@@ -32,7 +32,7 @@ func (c *Controller) begin(ctx context.Context, m *v1alpha1.PodMigration, pod *c
 	s, err := c.startSession(ctx, m, pod)
 	if err != nil {
 		c.forget(m.UID)
-		return ctrl.Result{}, c.refuse(ctx, m, err)
+		return c.postpone(ctx, m, err)
 	}
 	c.work.Go(s.follow)
 	return ctrl.Result{}, nil

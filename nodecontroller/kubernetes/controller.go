@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -43,6 +44,7 @@ type Controller struct {
 
 	mu       sync.Mutex
 	sessions map[types.UID]*session // of running migrations, guarded by mu
+	claims   unmadeClaims           // guarded by mu
 }
 
 // Preflight is what must hold before anything is done for a migration.
@@ -86,10 +88,26 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 		if v.sourceGone, err = c.sourceGone(ctx, m); err != nil {
 			return ctrl.Result{}, err
 		}
+		if v.lost, err = c.lost(ctx, m); err != nil {
+			return ctrl.Result{}, err
+		}
 	}
 	what := decide(m, v)
 	if what != actNothing {
 		c.log.Debug("PodMigration", "migration", idOf(m), "object", r.String(), "phase", string(m.Status.Phase), "action", what.String())
+	}
+	if what == actLose {
+		return ctrl.Result{}, c.end(ctx, m, v1alpha1.PhaseFailed, fmt.Sprintf("node %s owned the pod, and has lost it: %s", m.Status.DestinationNode, v.lost))
+	}
+	switch {
+	case what == actNothing && v.followed:
+		return c.reopen(ctx, m)
+	case what == actWait:
+		if _, err := c.reopen(ctx, m); err != nil {
+			return ctrl.Result{}, err
+		}
+	default:
+		c.claimSeen(m.UID)
 	}
 	return c.act(ctx, what, m, pod)
 }
@@ -156,6 +174,26 @@ func (c *Controller) sourceGone(ctx context.Context, m *v1alpha1.PodMigration) (
 	return err == nil && pod.UID != m.Status.SourcePod.UID, client.IgnoreNotFound(err)
 }
 
+// lost says what became of the pod that the destination owns if it is not there any
+// more, "" if it is. One that is not known yet may only be to come.
+func (c *Controller) lost(ctx context.Context, m *v1alpha1.PodMigration) (string, error) {
+	node := new(corev1.Node)
+	err := c.reader.Get(ctx, client.ObjectKey{Name: m.Status.DestinationNode}, node)
+	if apierrors.IsNotFound(err) {
+		return "the node is gone from the cluster", nil
+	}
+	is := m.Status.DestinationPod
+	if err != nil || is == nil || is.UID == "" {
+		return "", err
+	}
+	pod := new(corev1.Pod)
+	err = c.reader.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: is.Name}, pod)
+	if apierrors.IsNotFound(err) || err == nil && pod.UID != is.UID {
+		return "pod " + is.Name + " was deleted", nil
+	}
+	return "", err
+}
+
 // accept takes a PodMigration up: from here on it is this node's.
 func (c *Controller) accept(ctx context.Context, m *v1alpha1.PodMigration, pod *corev1.Pod) error {
 	m = m.DeepCopy()
@@ -174,6 +212,9 @@ func (c *Controller) accept(ctx context.Context, m *v1alpha1.PodMigration, pod *
 		StartTime:  &now,
 		Message:    "accepted",
 	}
+	meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionTakenUp, Status: metav1.ConditionTrue, Reason: "Accepted", Message: "by node " + c.node, ObservedGeneration: m.Generation,
+	})
 	for _, s := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
 		if s.State.Running != nil {
 			m.Status.Containers = append(m.Status.Containers, v1alpha1.ContainerStatus{Name: s.Name, Image: s.Image, State: v1alpha1.ContainerRunning})

@@ -24,12 +24,14 @@ const (
 	actFail
 	// actSucceed: an earlier daemon's migration was carried through.
 	actSucceed
+	// actLose: it was carried through, and the destination has lost the pod.
+	actLose
 	// actClean: it is over; clear away what it left in the cluster.
 	actClean
 )
 
 func (a action) String() string {
-	return [...]string{"nothing", "accept", "begin", "abort", "cancel", "wait", "fail", "succeed", "clean"}[a]
+	return [...]string{"nothing", "accept", "begin", "abort", "cancel", "wait", "fail", "succeed", "lose", "clean"}[a]
 }
 
 // view is what a source's node knows beside the object.
@@ -42,19 +44,16 @@ type view struct {
 	active bool
 	// sourceGone: the pod that was to be moved is no longer in the cluster.
 	sourceGone bool
+	// lost is what became of the pod that the destination owned, if it is gone.
+	lost string
 }
 
 // decide says what the source's node does next. m is at this node or at none.
 func decide(m *v1alpha1.PodMigration, v view) action {
 	unwanted := m.Spec.Cancel || !m.DeletionTimestamp.IsZero()
 	switch p := m.Status.Phase; {
-	case p == "" && !m.DeletionTimestamp.IsZero() && hasFinalizer(m):
-		// Deleted in the moment in which a node took it up; which one, nothing says.
-		return actCancel
-	case p == "" && (!v.here || !m.DeletionTimestamp.IsZero()):
-		return actNothing
-	case p == "":
-		return actAccept
+	case m.Untaken():
+		return decideUntaken(m, v)
 	case p.Over() && v.followed && !p.Committed():
 		return actAbort // somebody else ended it, or its session is about to end
 	case p.Over() && (v.followed || v.active):
@@ -70,16 +69,32 @@ func decide(m *v1alpha1.PodMigration, v view) action {
 	case p == v1alpha1.PhaseMigrationComplete:
 		// The daemon forgets a committed migration only when the source's pod is
 		// removed: one that is there runs on.
-		if v.sourceGone {
-			return actSucceed
+		switch {
+		case !v.sourceGone:
+			return actFail
+		case v.lost != "":
+			return actLose
 		}
-		return actFail
+		return actSucceed
 	case unwanted:
 		return actCancel
 	case p == v1alpha1.PhasePending:
 		return actBegin
 	}
 	return actFail
+}
+
+// decideUntaken says whether this node takes a migration up. It may be Pending
+// already: so says godwit-controller of those that nobody takes up.
+func decideUntaken(m *v1alpha1.PodMigration, v view) action {
+	switch deleted := !m.DeletionTimestamp.IsZero(); {
+	case deleted && hasFinalizer(m):
+		// Deleted in the moment in which a node took it up; which one, nothing says.
+		return actCancel
+	case v.here && !deleted:
+		return actAccept
+	}
+	return actNothing
 }
 
 // decideOver says whether something is left to clear away.

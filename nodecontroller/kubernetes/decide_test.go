@@ -11,6 +11,7 @@ import (
 )
 
 func TestWhatIsDoneNextFollowsFromObjectAndNode(t *testing.T) {
+	const untaken v1alpha1.Phase = "Pending, at no node"
 	here, followed, active := view{here: true}, view{here: true, followed: true}, view{here: true, active: true}
 	for _, c := range []struct {
 		name                       string
@@ -25,6 +26,10 @@ func TestWhatIsDoneNextFollowsFromObjectAndNode(t *testing.T) {
 		{"a new one that is deleted while it is accepted", "", false, true, true, here, actCancel},
 		{"one of another node that is deleted while it is accepted", "", false, true, true, view{}, actCancel},
 		{"a new one that is cancelled already", "", true, false, false, here, actAccept},
+		{"one that waits for its node", untaken, false, false, false, here, actAccept},
+		{"one that waits for another node", untaken, false, false, false, view{}, actNothing},
+		{"one that waits and is deleted", untaken, false, true, false, here, actNothing},
+		{"one that waits and is deleted while it is accepted", untaken, false, true, true, view{}, actCancel},
 		{"a pending one", v1alpha1.PhasePending, false, false, true, here, actBegin},
 		{"a pending one without its pod, which begin refuses", v1alpha1.PhasePending, false, false, true, view{}, actBegin},
 		{"a pending one that is cancelled", v1alpha1.PhasePending, true, false, true, here, actCancel},
@@ -39,6 +44,8 @@ func TestWhatIsDoneNextFollowsFromObjectAndNode(t *testing.T) {
 		{"one of an earlier daemon, cancelled, that has ended", v1alpha1.PhaseMigrating, true, false, true, here, actCancel},
 		{"a committed one of an earlier daemon that still ends", v1alpha1.PhaseMigrationComplete, false, false, true, active, actWait},
 		{"a committed one of an earlier daemon", v1alpha1.PhaseMigrationComplete, false, false, true, view{sourceGone: true}, actSucceed},
+		{"a committed one of an earlier daemon, of which the destination is gone", v1alpha1.PhaseMigrationComplete, false, false, true, view{sourceGone: true, lost: "node b is gone"}, actLose},
+		{"one that the node never heard to be committed, of which the destination is gone", v1alpha1.PhaseMigrationComplete, false, false, true, view{here: true, lost: "node b is gone"}, actFail},
 		{"one that the node never heard to be committed", v1alpha1.PhaseMigrationComplete, false, false, true, here, actFail},
 		{"one that another has ended", v1alpha1.PhaseFailed, false, false, true, followed, actAbort},
 		{"one that has succeeded a moment ago", v1alpha1.PhaseSucceeded, false, false, true, followed, actWait},
@@ -47,7 +54,13 @@ func TestWhatIsDoneNextFollowsFromObjectAndNode(t *testing.T) {
 		{"one that is over and cleaned", v1alpha1.PhaseFailed, false, false, false, here, actNothing},
 		{"one that has succeeded", v1alpha1.PhaseSucceeded, false, false, true, view{}, actClean},
 	} {
-		m := &v1alpha1.PodMigration{Spec: v1alpha1.PodMigrationSpec{Cancel: c.cancel}, Status: v1alpha1.PodMigrationStatus{Phase: c.phase}}
+		m := &v1alpha1.PodMigration{Spec: v1alpha1.PodMigrationSpec{Cancel: c.cancel}, Status: v1alpha1.PodMigrationStatus{Phase: c.phase, SourceNode: "a"}}
+		switch c.phase {
+		case untaken:
+			m.Status.Phase, m.Status.SourceNode = v1alpha1.PhasePending, ""
+		case "":
+			m.Status.SourceNode = ""
+		}
 		if c.deleted {
 			now := metav1.Now()
 			m.DeletionTimestamp = &now

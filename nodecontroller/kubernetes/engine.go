@@ -15,6 +15,9 @@ type Engine interface {
 	// Active says whether the daemon still has something to do for a migration, as
 	// its source or destination: it runs, or an earlier daemon left it.
 	Active(id string) bool
+	// CallOff tells the daemon, as a destination, that the cluster has not agreed to a
+	// migration's commit and never will. It fails if that is of no use to it.
+	CallOff(id string) error
 	// PinnedImages are, by container, the names under which kubelet finds the very
 	// images of a pod of this node, namespace/name, at a destination.
 	PinnedImages(ctx context.Context, pod string) (map[string]string, error)

@@ -24,12 +24,17 @@ func (cl *Cluster) Peers(port int) *Peers {
 	return &Peers{reader: cl.manager.GetAPIReader(), port: port}
 }
 
-// Address is where a node's daemon listens, host:port.
+// Address is where a node's daemon listens, host:port. The error wraps
+// nodecontroller.ErrUnknownPeer if the cluster has no such node.
 func (p *Peers) Address(node string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	n := new(corev1.Node)
-	if err := p.reader.Get(ctx, client.ObjectKey{Name: node}, n); err != nil {
+	err := p.reader.Get(ctx, client.ObjectKey{Name: node}, n)
+	if apierrors.IsNotFound(err) {
+		return "", fmt.Errorf("node %s is not in the cluster: %w", node, nodecontroller.ErrUnknownPeer)
+	}
+	if err != nil {
 		return "", fmt.Errorf("node %s: %w", node, err)
 	}
 	for _, a := range n.Status.Addresses {

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -44,7 +45,7 @@ func (p *preflight) Check(ctx context.Context, m *v1alpha1.PodMigration, pod *co
 	}
 	switch {
 	case plan.Node != "":
-		found, err := p.target(ctx, pod, plan.Node, storage)
+		found, err := p.target(ctx, pod, plan.Node, storage, len(obstacle.Refusals(findings)) == 0)
 		if err != nil {
 			return plan, err
 		}
@@ -86,8 +87,9 @@ func (p *preflight) late(ctx context.Context, pod *corev1.Pod, storage podcheck.
 	return append(found, podcheck.OfLateOwner(pod, hooks.Webhooks, set)...), nil
 }
 
-// target judges the node that was asked for.
-func (p *preflight) target(ctx context.Context, pod *corev1.Pod, name string, storage podcheck.Storage) ([]obstacle.Finding, error) {
+// target judges the node that was asked for. If it is not Ready for the moment, a pod
+// that is movable waits for it.
+func (p *preflight) target(ctx context.Context, pod *corev1.Pod, name string, storage podcheck.Storage, movable bool) ([]obstacle.Finding, error) {
 	node := new(corev1.Node)
 	err := p.reader.Get(ctx, client.ObjectKey{Name: name}, node)
 	if apierrors.IsNotFound(err) {
@@ -95,6 +97,9 @@ func (p *preflight) target(ctx context.Context, pod *corev1.Pod, name string, st
 	}
 	if err != nil {
 		return nil, fmt.Errorf("node %s: %w", name, err)
+	}
+	if why, is := unready(node, time.Now()); is && movable {
+		return nil, notReady(name, why)
 	}
 	self := new(corev1.Node)
 	if err := p.reader.Get(ctx, client.ObjectKey{Name: p.node}, self); err != nil {
@@ -127,15 +132,22 @@ func (p *preflight) choose(ctx context.Context, m *v1alpha1.PodMigration, pod *c
 		}
 	}
 	var candidates []podcheck.Node
+	mayBeReady := false
 	for i := range nodes.Items {
 		n := &nodes.Items[i]
+		if _, is := unready(n, time.Now()); is && n.Name != p.node {
+			mayBeReady = true
+		}
 		candidates = append(candidates, podcheck.Node{Node: n, Pods: on[n.Name], Unfit: unfit(self, n)})
 	}
 	name, _, err := podcheck.ChooseNode(pod, m.Spec, candidates, storage)
 	if err != nil {
-		return "", fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		err = fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return name, nil
+	if err != nil && mayBeReady {
+		return "", &notYetError{err}
+	}
+	return name, err
 }
 
 // unfit is why one node's daemon cannot take in what the other's sends, as far as

@@ -69,7 +69,7 @@ func Connect(o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	ctrl.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
-	m, err := ctrl.NewManager(o.Access, ctrl.Options{
+	m, err := ctrl.NewManager(unthrottled(o.Access), ctrl.Options{
 		Scheme:  scheme,
 		Logger:  logr.FromSlogHandler(o.Log.Handler()),
 		Metrics: server.Options{BindAddress: "0"}, // the daemon has its own
@@ -95,20 +95,13 @@ func Connect(o Options) (*Cluster, error) {
 	return &Cluster{manager: m, options: o}, nil
 }
 
-// slim leaves out of the cache what nobody reads of a migration that is over:
-// they may be many.
-func slim(object any) (any, error) {
-	m, ok := object.(*v1alpha1.PodMigration)
-	if !ok {
-		return object, nil
-	}
-	m.ManagedFields = nil
-	if m.Status.Phase.Over() {
-		m.Status.Rounds, m.Status.Conditions, m.Status.Containers = nil, nil, nil
-		m.Status.Message, m.Status.EngineReason, m.Status.StopReason = "", "", ""
-		m.Annotations = nil
-	}
-	return m, nil
+// unthrottled has the API server alone say what is too much: client-go's own limit, five
+// calls a second for all migrations of the node together, would have a frozen pod wait in
+// line behind the progress of others before it is agreed to its commit.
+func unthrottled(access *rest.Config) *rest.Config {
+	access = rest.CopyConfig(access)
+	access.QPS = -1
+	return access
 }
 
 // Run serves the node's PodMigrations until ctx ends. It returns when everything
@@ -150,7 +143,7 @@ func (cl *Cluster) newController(ctx context.Context) (*Controller, error) {
 	c := &Controller{
 		client: cl.manager.GetClient(), reader: cl.manager.GetAPIReader(), node: o.Node, engine: o.Engine,
 		record: recorder{cl.manager.GetEventRecorder("godwit-node")}, log: o.Log, most: o.Moves, life: ctx,
-		sessions: make(map[types.UID]*session),
+		sessions: make(map[types.UID]*session), claims: make(unmadeClaims),
 	}
 	if c.most <= 0 {
 		c.most = DefaultMoves
@@ -161,6 +154,9 @@ func (cl *Cluster) newController(ctx context.Context) (*Controller, error) {
 
 // setup has the manager call the two reconcilers.
 func (c *Controller) setup(m ctrl.Manager) error {
+	if err := m.GetFieldIndexer().IndexField(c.life, &v1alpha1.PodMigration{}, unfinishedOf, podOfUnfinished); err != nil {
+		return err
+	}
 	err := ctrl.NewControllerManagedBy(m).
 		Named("migrations").
 		For(&v1alpha1.PodMigration{}).
@@ -176,28 +172,4 @@ func (c *Controller) setup(m ctrl.Manager) error {
 		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(coming)).
 		Watches(&v1alpha1.PodMigration{}, handler.EnqueueRequestsFromMapFunc(arrivalOf)).
 		Complete(arrivals{c})
-}
-
-// migrationsOf are the PodMigrations that a pod concerns: those that wait for it.
-func (c *Controller) migrationsOf(ctx context.Context, pod client.Object) []ctrl.Request {
-	all := new(v1alpha1.PodMigrationList)
-	if err := c.client.List(ctx, all, client.InNamespace(pod.GetNamespace())); err != nil {
-		return nil
-	}
-	var requests []ctrl.Request
-	for i := range all.Items {
-		if m := &all.Items[i]; m.Spec.PodName == pod.GetName() && !m.Status.Phase.Over() {
-			requests = append(requests, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(m)})
-		}
-	}
-	return requests
-}
-
-// arrivalOf is the pod that a PodMigration concerns on the destination.
-func arrivalOf(_ context.Context, o client.Object) []ctrl.Request {
-	m, ok := o.(*v1alpha1.PodMigration)
-	if !ok || m.Status.DestinationPod == nil {
-		return nil
-	}
-	return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: m.Namespace, Name: m.Status.DestinationPod.Name}}}
 }

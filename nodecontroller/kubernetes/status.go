@@ -8,6 +8,7 @@ import (
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/events"
 )
 
 // maxRounds is how many rounds a status shows: the first ones and the last.
@@ -120,8 +121,12 @@ func applyResult(s *v1alpha1.PodMigrationStatus, r *nodev1.Result, at time.Time)
 		downtime := microseconds(d.GetMeasuredUs())
 		s.Downtime = &downtime
 	}
-	if r.GetError() != "" {
+	s.MemoryBytes = int64(events.Memory(r))
+	switch {
+	case r.GetError() != "":
 		s.Message = r.GetError()
+	case r.GetSucceeded():
+		s.Message = events.Summary(r)
 	}
 }
 

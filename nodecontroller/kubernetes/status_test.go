@@ -51,11 +51,17 @@ func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
 	feed(event(nodev1.Phase_PHASE_MIGRATING, "cutover"), v1alpha1.PhaseMigrationComplete, v1alpha1.ContainerMoved)
 	feed(event(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed"), v1alpha1.PhaseMigrationComplete, v1alpha1.ContainerMoved)
 	last := event(nodev1.Phase_PHASE_SUCCEEDED, "ended")
-	last.Result = &nodev1.Result{Engine: "WriteProtect", TotalUs: 2e6, Downtime: &nodev1.Downtime{MeasuredUs: 120e3}}
+	last.Result = &nodev1.Result{
+		Succeeded: true, Pod: "shop/cache", From: "a", Destination: &nodev1.Destination{Node: "b"}, Engine: "WriteProtect", TotalUs: 2e6,
+		Downtime: &nodev1.Downtime{MeasuredUs: 120e3}, FinalBytes: 6 << 20,
+	}
 	last.Destination = &nodev1.Destination{PodIp: "10.1.2.3"}
 	feed(last, v1alpha1.PhaseSucceeded, v1alpha1.ContainerMoved)
 	if s.Downtime.Duration != 120*time.Millisecond || s.Total.Duration != 2*time.Second || s.CompletionTime == nil || s.Engine != "WriteProtect" || s.DestinationPod.IP != "10.1.2.3" {
 		t.Errorf("result: %+v", s)
+	}
+	if want := "pod cache moved from a to b in 2s, downtime 120ms, memory 6MiB, sent 0B"; s.Message != want || s.MemoryBytes != 6<<20 {
+		t.Errorf("%q, memory %d bytes; want %q", s.Message, s.MemoryBytes, want)
 	}
 	for _, c := range []string{v1alpha1.ConditionPrepared, v1alpha1.ConditionCommitted} {
 		if !meta.IsStatusConditionTrue(s.Conditions, c) {

@@ -28,9 +28,12 @@ const (
 	PostDump Stage = "post-dump"
 	// PostRestore comes when all processes exist again and wait inside CRIU's
 	// restorer. They run only if CRIU goes on: if it dies here, or gets a
-	// verdict other than Go, they never run. (At the later stage pre-resume the
-	// verdict is only logged, and a dying CRIU would let them go.)
+	// verdict other than Go, they never run.
 	PostRestore Stage = "post-restore"
+	// PreResume is CRIU's last step before it detaches from the processes, and they
+	// run. The verdict is only logged here, and a CRIU that dies lets them go: to hold
+	// them back it must not be answered, and all of them be killed with it.
+	PreResume Stage = "pre-resume"
 )
 
 // Verdict is what the action script exits with.

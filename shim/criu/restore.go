@@ -32,7 +32,8 @@ type RestoreConfig struct {
 }
 
 // Restore is a restore that somebody else starts, by `runc restore`, and that
-// is held when all processes exist and none has run.
+// is held twice: when all processes exist and none has run, and once more right
+// before they run.
 type Restore struct {
 	config  RestoreConfig
 	gate    *Gate
@@ -41,7 +42,7 @@ type Restore struct {
 
 // PrepareRestore sets the gate and the configuration for a coming restore.
 func PrepareRestore(config RestoreConfig) (*Restore, error) {
-	gate, err := NewGate(config.Gate, PostRestore)
+	gate, err := NewGate(config.Gate, PostRestore, PreResume)
 	if err != nil {
 		return nil, err
 	}
@@ -52,22 +53,45 @@ func PrepareRestore(config RestoreConfig) (*Restore, error) {
 	return &Restore{config: config, gate: gate}, nil
 }
 
-// Held returns when all processes of the container exist and wait. ctx must
-// end, with a cause, when the restore has failed.
-func (r *Restore) Held(ctx context.Context) error {
-	_, err := r.gate.Wait(ctx, PostRestore)
-	if err != nil {
-		return r.WithLog(fmt.Errorf("restore container %s: %w", r.config.ID, err))
-	}
-	return nil
+// Held returns CRIU's pid when all processes of the container exist and wait. ctx
+// must end, with a cause, when the restore has failed.
+func (r *Restore) Held(ctx context.Context) (int, error) {
+	return r.wait(ctx, PostRestore)
 }
 
-// Answer lets the held processes run, or has CRIU kill them.
+// Resuming returns when CRIU, which was let go on, is about to let the processes run:
+// until the answer none has run, and after it none can be held back. ctx must end,
+// with a cause, when the restore has failed.
+func (r *Restore) Resuming(ctx context.Context) error {
+	_, err := r.wait(ctx, PreResume)
+	return err
+}
+
+func (r *Restore) wait(ctx context.Context, stage Stage) (int, error) {
+	a, err := r.gate.Wait(ctx, stage)
+	if err != nil {
+		return 0, r.WithLog(fmt.Errorf("restore container %s: %w", r.config.ID, err))
+	}
+	return a.PID, nil
+}
+
+// Answer has CRIU go on from where it waits, or kill the held processes. Once it is
+// Resuming, Stop would not stop it: kill it before the gate closes.
 func (r *Restore) Answer(v Verdict) error { return r.gate.Answer(v) }
 
 // WithLog adds CRIU's own account to an error.
 func (r *Restore) WithLog(err error) error {
 	return withLog(err, r.config.Work, restoreLog)
+}
+
+// KeepLog puts CRIU's log aside under a name that says which attempt it is of: the
+// next one writes its own in its place.
+func (r *Restore) KeepLog(attempt int) error {
+	path := filepath.Join(r.config.Work, restoreLog)
+	if err := os.Rename(path, fmt.Sprintf("%s.%d", path, attempt)); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("keep CRIU's log: %w", err)
+	}
+	return nil
 }
 
 // Close removes gate and configuration, once. A restore still held is told to stop.

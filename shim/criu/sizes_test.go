@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// regularFiles makes an image of open files: a size of 0 stands for none.
-func regularFiles(t *testing.T, sizes ...uint64) []byte {
+// sizedFiles makes an image of open files: a size of 0 stands for none.
+func sizedFiles(t *testing.T, sizes ...uint64) []byte {
 	t.Helper()
 	image := binary.LittleEndian.AppendUint64(nil, filesMagic)
 	for i, size := range sizes {
@@ -41,11 +41,11 @@ func TestSizesOfFilesThatOthersWriteToAreForgotten(t *testing.T) {
 		before, after []byte
 		changed       bool
 	}{
-		"one of two":             {regularFiles(t, 5, 6), regularFiles(t, 5, 0), true},
-		"one that has none":      {regularFiles(t, 5, 0), regularFiles(t, 5, 0), false},
-		"none that is shared":    {regularFiles(t, 5), regularFiles(t, 5), false},
+		"one of two":             {sizedFiles(t, 5, 6), sizedFiles(t, 5, 0), true},
+		"one that has none":      {sizedFiles(t, 5, 0), sizedFiles(t, 5, 0), false},
+		"none that is shared":    {sizedFiles(t, 5), sizedFiles(t, 5), false},
 		"beside a timer":         {filesOf(t, 1, 0, 50), filesOf(t, 1, 0, 50), false},
-		"an image without files": {regularFiles(t), regularFiles(t), false},
+		"an image without files": {sizedFiles(t), sizedFiles(t), false},
 	} {
 		out, changed, err := forgetSizes(c.before, shared)
 		if err != nil || changed != c.changed || !bytes.Equal(out, c.after) {

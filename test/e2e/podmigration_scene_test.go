@@ -364,21 +364,21 @@ func (v *traveller) processes(n *lab.Node) []int {
 		args, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 		return !strings.Contains(string(args), ": app="+v.app+";") || !strings.HasPrefix(string(args), "sh\x00")
 	})
-	// A child that has not begun its own program yet looks like the shell.
-	shells := slices.Clone(pids)
-	return slices.DeleteFunc(pids, func(pid int) bool { return slices.Contains(shells, parentOf(pid)) })
+	// A shell that is about to run another program looks like the one that forked it.
+	counting := slices.Clone(pids)
+	return slices.DeleteFunc(pids, func(pid int) bool { return slices.Contains(counting, parentOf(pid)) })
 }
 
-// parentOf is a process's parent, 0 if it has ended.
+// parentOf is the parent of a process, 0 if that is gone.
 func parentOf(pid int) int {
-	status, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
-			parent, _ := strconv.Atoi(strings.TrimSpace(value))
-			return parent
-		}
+	stat, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	_, rest, _ := strings.Cut(string(stat), ") ") // the name before it may have spaces
+	var state string
+	var parent int
+	if _, err := fmt.Sscan(rest, &state, &parent); err != nil {
+		return 0
 	}
-	return 0
+	return parent
 }
 
 // goesOn sees that the pod serves, and that its files count on from where they were.

@@ -52,14 +52,14 @@ func checkStatus(t *testing.T, m *v1alpha1.PodMigration, source, destination *co
 	t.Helper()
 	s := m.Status
 	for _, c := range []string{
-		v1alpha1.ConditionMovable, v1alpha1.ConditionPrepared, v1alpha1.ConditionParked, v1alpha1.ConditionConverged,
+		v1alpha1.ConditionTakenUp, v1alpha1.ConditionMovable, v1alpha1.ConditionPrepared, v1alpha1.ConditionParked, v1alpha1.ConditionConverged,
 		v1alpha1.ConditionCommitted, v1alpha1.ConditionCleaned,
 	} {
 		if !meta.IsStatusConditionTrue(s.Conditions, c) {
 			t.Errorf("condition %s is not true: %+v", c, s.Conditions)
 		}
 	}
-	if engine != "None" && (len(s.Rounds) == 0 || s.Rounds[0].Bytes == 0 || s.Rounds[0].DirtyPages == 0 || s.StopReason == "") {
+	if s.StopReason == "" || engine != "None" && (len(s.Rounds) == 0 || s.Rounds[0].Bytes == 0 || s.Rounds[0].DirtyPages == 0) {
 		t.Errorf("rounds %+v, ended because %q", s.Rounds, s.StopReason)
 	}
 	if s.Engine != engine || s.EngineReason == "" {
@@ -73,8 +73,11 @@ func checkStatus(t *testing.T, m *v1alpha1.PodMigration, source, destination *co
 	} else {
 		t.Logf("downtime %v, total %v", s.Downtime.Duration, s.Total.Duration)
 	}
-	if s.StartTime == nil || s.CommitTime == nil || s.CompletionTime == nil || s.BytesSent == 0 || engine != "None" && s.MemoryBytes == 0 {
+	if s.StartTime == nil || s.CommitTime == nil || s.CompletionTime == nil || s.BytesSent == 0 || s.MemoryBytes == 0 {
 		t.Errorf("started %v, committed %v, completed %v, %d bytes of memory, %d sent", s.StartTime, s.CommitTime, s.CompletionTime, s.MemoryBytes, s.BytesSent)
+	}
+	if want := "pod " + source.Name + " moved from " + s.SourceNode + " to " + s.DestinationNode; !strings.HasPrefix(s.Message, want) || !strings.Contains(s.Message, "downtime") || !strings.Contains(s.Message, "sent") {
+		t.Errorf("it says %q", s.Message)
 	}
 	for _, c := range s.Containers {
 		if c.State != v1alpha1.ContainerMoved || !strings.Contains(c.Image, "@sha256:") {

@@ -25,6 +25,34 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 `
 
+const threeAlways = `apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: three}
+spec:
+  minAvailable: 3
+  selector: {matchLabels: {app: three}}
+`
+
+var indexedJob = `apiVersion: batch/v1
+kind: Job
+metadata: {name: indexed}
+spec:
+  backoffLimit: 0
+  completions: 2
+  parallelism: 2
+  completionMode: Indexed
+  template:
+    metadata: {labels: {app: indexed}}
+    spec:
+` + webPod("      ", "runtimeClassName: godwit", "restartPolicy: Never")
+
+// noMorePods keeps the API server from making any, after its webhooks have answered.
+const noMorePods = `apiVersion: v1
+kind: ResourceQuota
+metadata: {name: no-more-pods}
+spec: {hard: {pods: "0"}}
+`
+
 var oneJob = `apiVersion: batch/v1
 kind: Job
 metadata: {name: one}
@@ -127,16 +155,71 @@ func testOwners(t *testing.T, in *installation) {
 		kubectl(t, c, "", "delete", "statefulset,service", "two", "--wait")
 		kubectl(t, c, "", "wait", "--for=delete", "pod", "-l=app=two", "--timeout=60s")
 	})
-	t.Run("a drain moves the pods of a node", func(t *testing.T) {
-		kubectl(t, c, "", "drain", "a", "--pod-selector=app=three", "--timeout=120s")
-		defer kubectl(t, c, "", "uncordon", "a")
+	t.Run("a pod of an indexed Job keeps its index", func(t *testing.T) {
+		kubectl(t, c, indexedJob, "apply", "-f", "-")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "-l=app=indexed", "--timeout=60s")
+		pod := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=batch.kubernetes.io/job-completion-index=1,app=indexed", "-o=jsonpath={.items[0].metadata.name} {.items[0].spec.nodeName}"))
+		migrate(t, c, "indexed", pod[0], otherNode(pod[1]), "")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "indexed", "--timeout=60s")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "-l=app=indexed", "--timeout=60s")
+		now := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=indexed", "--sort-by={.metadata.annotations.batch\\.kubernetes\\.io/job-completion-index}",
+			"-o=jsonpath={range .items[*]}{.metadata.annotations.batch\\.kubernetes\\.io/job-completion-index} {.status.podIP} {.spec.nodeName} {end}"))
+		if len(now) != 6 || now[0] != "0" || now[3] != "1" || now[5] != otherNode(pod[1]) {
+			t.Fatalf("index, address and node of the Job's pods: %v; that of index 1 was to go to %s", now, otherNode(pod[1]))
+		}
+		wantAnswers(t, in.lab.Node("a").Dial, now[4]+":8080", []string{"indexed-1"})
+		if status := kubectl(t, c, "", "get", "job", "indexed", "-o=jsonpath={.status.active} {.status.failed}"); strings.TrimSpace(status) != "2" {
+			t.Errorf("active and failed: %q", status)
+		}
+		kubectl(t, c, "", "delete", "job", "indexed", "--wait")
+	})
+	drained := func(t *testing.T, node string) {
+		t.Helper()
+		defer kubectl(t, c, "", "uncordon", node)
 		nodes := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[*].spec.nodeName}"))
-		if len(nodes) != 3 || slices.Contains(nodes, "a") {
+		if len(nodes) != 3 || slices.Contains(nodes, node) {
 			t.Errorf("pods on %v", nodes)
 		}
-		wantAnswers(t, in.lab.Node("b").Dial, service+":80", born)
+		wantAnswers(t, in.lab.Node(otherNode(node)).Dial, service+":80", born)
+	}
+	t.Run("a drain moves the pods of a node, though one of two controllers goes meanwhile", func(t *testing.T) {
+		leader, _, _ := strings.Cut(kubectl(t, c, "", "get", "lease", "-n", installedIn, "godwit-controller", "-o=jsonpath={.spec.holderIdentity}"), "_")
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.Kubectl(t.Context(), "", "drain", "a", "--pod-selector=app=three", "--timeout=150s")
+			done <- err
+		}()
+		kubectl(t, c, "", "delete", "pod", "-n", installedIn, leader, "--wait=false")
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		drained(t, "a")
+		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "deployment/godwit-controller", "--timeout=60s")
 	})
-	kubectl(t, c, "", "delete", "deployment,service", "three")
+	t.Run("a drain moves pods whose budget allows no disruption, and it counts none", func(t *testing.T) {
+		kubectl(t, c, threeAlways, "apply", "-f", "-")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.currentHealthy}=3", "poddisruptionbudget", "three", "--timeout=60s")
+		kubectl(t, c, "", "drain", "b", "--pod-selector=app=three", "--timeout=85s")
+		drained(t, "b")
+		if disrupted := kubectl(t, c, "", "get", "poddisruptionbudget", "three", "-o=jsonpath={.status.disruptedPods}"); disrupted != "" {
+			t.Errorf("the budget counts disruptions: %s", disrupted)
+		}
+	})
+	t.Run("a pod that a quota refused does not start afresh later", func(t *testing.T) {
+		from := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[0].metadata.name} {.items[0].spec.nodeName}"))
+		kubectl(t, c, noMorePods, "apply", "-f", "-")
+		defer kubectl(t, c, "", "delete", "resourcequota", "no-more-pods", "--ignore-not-found")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.hard.pods}=0", "resourcequota", "no-more-pods", "--timeout=60s")
+		migrate(t, c, "refused", from[0], otherNode(from[1]), "")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.claim}=Taken", "podmigration", "refused", "--timeout=60s")
+		kubectl(t, c, "", "delete", "resourcequota", "no-more-pods")
+		// The claim is opened again after a minute, and the ReplicaSet's pauses between its attempts have grown.
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.destinationPod.name}", "podmigration", "refused", "--timeout=85s")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "refused", "--timeout=85s")
+		kubectl(t, c, "", "rollout", "status", "deployment", "three", "--timeout=60s")
+		wantAnswers(t, in.lab.Node("a").Dial, service+":80", born)
+	})
+	kubectl(t, c, "", "delete", "deployment,service,poddisruptionbudget", "three")
 	kubectl(t, c, "", "wait", "--for=delete", "pod", "-l=app=three", "--timeout=60s")
 	kubectl(t, c, "", "delete", "podmigrations", "--all", "--timeout=60s")
 }

@@ -187,6 +187,7 @@ func TestClusterInstallation(t *testing.T) {
 	kubectl(t, c, "", "rollout", "status", "-n", installedIn, "deployment/godwit-controller", "--timeout=0")
 	wantRestarts(1)
 
+	abandon(t, c)
 	t.Run("each node has its own certificate of the cluster", func(t *testing.T) { testNodeCertificates(t, in) })
 	t.Run("a node's daemon gets that node's certificate, and nobody another", func(t *testing.T) { testRequests(t, c) })
 	t.Run("the service accounts may do no more than they must", func(t *testing.T) { testRights(t, c) })
@@ -210,6 +211,7 @@ func TestClusterInstallation(t *testing.T) {
 	})
 	kubectl(t, c, singlePod("single", "godwit"), "apply", "-f", "-")
 	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=60s")
+	t.Run("PodMigrations that no node attends to end", func(t *testing.T) { testAbandoned(t, c) })
 	t.Run("a PodMigration moves the pod", func(t *testing.T) { testMove(t, c) })
 	t.Run("pods of controllers move", func(t *testing.T) { testOwners(t, in) })
 	t.Run("an upgrade restarts the daemons, and containerd only if its configuration changes", func(t *testing.T) {

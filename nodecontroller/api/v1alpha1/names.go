@@ -46,6 +46,9 @@ const (
 
 // Condition types of a PodMigration.
 const (
+	// ConditionTakenUp: the node on which the pod runs has taken it up; false says
+	// why none has.
+	ConditionTakenUp = "TakenUp"
 	// ConditionMovable: the preflight found nothing against the move.
 	ConditionMovable = "Movable"
 	// ConditionPrepared: the destination has store and images.

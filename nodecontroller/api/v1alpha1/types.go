@@ -208,7 +208,8 @@ type Phase string
 
 // The phases.
 const (
-	// PhasePending: accepted, nothing done.
+	// PhasePending: accepted, nothing done; without a source node no node has
+	// accepted it yet.
 	PhasePending Phase = "Pending"
 	// PhasePreparing: the destination gets images and makes room.
 	PhasePreparing Phase = "Preparing"
@@ -229,6 +230,11 @@ const (
 // Over says whether nothing more happens in the phase.
 func (p Phase) Over() bool {
 	return p == PhaseSucceeded || p == PhaseFailed || p == PhaseCancelled
+}
+
+// Untaken says whether no node has taken the migration up yet.
+func (m *PodMigration) Untaken() bool {
+	return m.Status.SourceNode == "" && !m.Status.Phase.Over()
 }
 
 // Committed says whether the destination owns the pod.

@@ -698,7 +698,9 @@ type Progress struct {
 	FillPages   uint64 `protobuf:"varint,18,opt,name=fill_pages,json=fillPages,proto3" json:"fill_pages,omitempty"`
 	Faults      uint64 `protobuf:"varint,19,opt,name=faults,proto3" json:"faults,omitempty"`
 	// Source: memory is as far as it can be, SendFiles is awaited.
-	AwaitsFiles   bool `protobuf:"varint,20,opt,name=awaits_files,json=awaitsFiles,proto3" json:"awaits_files,omitempty"`
+	AwaitsFiles bool `protobuf:"varint,20,opt,name=awaits_files,json=awaitsFiles,proto3" json:"awaits_files,omitempty"`
+	// Destination: why containers are being, or were, restored again since the commit.
+	Trouble       string `protobuf:"bytes,21,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -871,6 +873,13 @@ func (x *Progress) GetAwaitsFiles() bool {
 		return x.AwaitsFiles
 	}
 	return false
+}
+
+func (x *Progress) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
 }
 
 type SendFilesRequest struct {
@@ -1542,8 +1551,10 @@ func (x *ResumeRequest) GetMigration() string {
 type ResumeResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ResumedUnixNano int64                  `protobuf:"varint,1,opt,name=resumed_unix_nano,json=resumedUnixNano,proto3" json:"resumed_unix_nano,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Why containers had to be restored more than once; empty if none had.
+	Trouble       string `protobuf:"bytes,2,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResumeResponse) Reset() {
@@ -1581,6 +1592,13 @@ func (x *ResumeResponse) GetResumedUnixNano() int64 {
 		return x.ResumedUnixNano
 	}
 	return 0
+}
+
+func (x *ResumeResponse) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
 }
 
 var File_migration_proto protoreflect.FileDescriptor
@@ -1638,7 +1656,7 @@ const file_migration_proto_rawDesc = "" +
 	"\vduration_us\x18\x05 \x01(\x04R\n" +
 	"durationUs\x12\x17\n" +
 	"\ascan_us\x18\x06 \x01(\x04R\x06scanUs\x12\x19\n" +
-	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\x95\x05\n" +
+	"\bstood_us\x18\a \x01(\x04R\astoodUs\"\xaf\x05\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -1667,7 +1685,8 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"fill_pages\x18\x12 \x01(\x04R\tfillPages\x12\x16\n" +
 	"\x06faults\x18\x13 \x01(\x04R\x06faults\x12!\n" +
-	"\fawaits_files\x18\x14 \x01(\bR\vawaitsFiles\"0\n" +
+	"\fawaits_files\x18\x14 \x01(\bR\vawaitsFiles\x12\x18\n" +
+	"\atrouble\x18\x15 \x01(\tR\atrouble\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
 	"\x11SendFilesResponse\".\n" +
@@ -1707,9 +1726,10 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"<\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +
-	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano*\x87\x02\n" +
+	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x18\n" +
+	"\atrouble\x18\x02 \x01(\tR\atrouble*\x87\x02\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ROUNDS\x10\x01\x12\x13\n" +

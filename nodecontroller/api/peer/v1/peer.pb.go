@@ -1139,11 +1139,13 @@ type CommitResponse struct {
 	// Wall clock of the destination when the tasks ran, unix nanoseconds; 0 if the
 	// pod comes late and does not run yet.
 	ResumedUnixNano int64 `protobuf:"varint,1,opt,name=resumed_unix_nano,json=resumedUnixNano,proto3" json:"resumed_unix_nano,omitempty"`
+	// Why containers had to be restored more than once; empty if none had.
+	Trouble string `protobuf:"bytes,2,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	// What a pod that does not run yet waits for.
-	WaitsFor string `protobuf:"bytes,2,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	WaitsFor string `protobuf:"bytes,3,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	// The pod, where it has come late.
-	Sandbox       string `protobuf:"bytes,3,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
-	PodIp         string `protobuf:"bytes,4,opt,name=pod_ip,json=podIp,proto3" json:"pod_ip,omitempty"`
+	Sandbox       string `protobuf:"bytes,4,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	PodIp         string `protobuf:"bytes,5,opt,name=pod_ip,json=podIp,proto3" json:"pod_ip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1183,6 +1185,13 @@ func (x *CommitResponse) GetResumedUnixNano() int64 {
 		return x.ResumedUnixNano
 	}
 	return 0
+}
+
+func (x *CommitResponse) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
 }
 
 func (x *CommitResponse) GetWaitsFor() string {
@@ -1552,12 +1561,13 @@ const file_peer_proto_rawDesc = "" +
 	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\"F\n" +
 	"\rCommitRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x17\n" +
-	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"\x8a\x01\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"\xa4\x01\n" +
 	"\x0eCommitResponse\x12*\n" +
-	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x1b\n" +
-	"\twaits_for\x18\x02 \x01(\tR\bwaitsFor\x12\x18\n" +
-	"\asandbox\x18\x03 \x01(\tR\asandbox\x12\x15\n" +
-	"\x06pod_ip\x18\x04 \x01(\tR\x05podIp\"D\n" +
+	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x18\n" +
+	"\atrouble\x18\x02 \x01(\tR\atrouble\x12\x1b\n" +
+	"\twaits_for\x18\x03 \x01(\tR\bwaitsFor\x12\x18\n" +
+	"\asandbox\x18\x04 \x01(\tR\asandbox\x12\x15\n" +
+	"\x06pod_ip\x18\x05 \x01(\tR\x05podIp\"D\n" +
 	"\fAbortRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0f\n" +

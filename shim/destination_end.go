@@ -1,0 +1,144 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/shim/criu"
+)
+
+// abort ends the migration before its commit: parked starts fail, held
+// processes are killed without having run.
+func (d *destination) abort(reason string) error {
+	d.mu.Lock()
+	if !d.resumed.IsZero() {
+		d.mu.Unlock()
+		return errors.New("the pod runs here already")
+	}
+	d.aborted = true
+	var all []*arrival
+	for _, a := range d.arrivals {
+		all = append(all, a)
+	}
+	d.mu.Unlock()
+	for _, a := range all {
+		d.abandon(a, fmt.Errorf("%w: %s", errAborted, reason))
+	}
+	d.changed.signal()
+	return nil
+}
+
+// abandonUncommitted is abandon if there has been no commit.
+func (d *destination) abandonUncommitted(a *arrival, cause error) {
+	if !d.committed() {
+		d.abandon(a, cause)
+	}
+}
+
+// stopLimit is how long CRIU may take to undo a restore that it holds.
+const stopLimit = 5 * time.Second
+
+// abandon ends one container that does not run, whatever it is doing.
+func (d *destination) abandon(a *arrival, cause error) {
+	d.mu.Lock()
+	state := a.state
+	if state == arrivalRunning || state == arrivalEnded {
+		d.mu.Unlock()
+		return
+	}
+	d.endLocked(a, cause)
+	t := a.attempt
+	d.mu.Unlock()
+	if t == nil {
+		return
+	}
+	switch state {
+	case arrivalHeld:
+		t.restore.Answer(criu.Stop)
+		defer time.AfterFunc(stopLimit, func() { d.killAttempt(a) }).Stop()
+	case arrivalRestoring, arrivalCommitted:
+		d.killAttempt(a)
+	}
+	<-a.started
+	t = d.latest(a) // a start that was being repeated may have begun another
+	t.restore.Close()
+	t.fill.stop()
+	if runc, err := a.container.runtime(); err == nil {
+		clearRestoreRoot(runc.Root, a.container.id)
+		clearCgroups(a.container.bundle)
+	}
+}
+
+// memoryLost is told that the fault server of a container cannot go on. A running
+// container is killed: it must not go on with zeros where its data was. One that does
+// not run yet has lost its CRIU, or needs another fault server, and with it another
+// restore.
+func (d *destination) memoryLost(a *arrival, cause error) {
+	d.mu.Lock()
+	state := a.state
+	if state == arrivalCommitted {
+		a.attempt.end(cause) // before anybody lets it go
+	}
+	d.mu.Unlock()
+	switch state {
+	case arrivalHeld:
+		go d.abandon(a, cause) // which waits for who calls; the start waits for it
+	case arrivalRunning:
+		d.log.Error("container is killed: its memory is lost", "container", a.container.id, "error", cause)
+		if pid, err := a.container.pid(); err == nil {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		d.finish(a, cause)
+	}
+}
+
+// find returns the arrival of a container, if it is one.
+func (d *destination) find(id string) (*arrival, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a, ok := d.arrivals[id]
+	return a, ok
+}
+
+// cancel ends the wait of a container that does not run yet; it returns when no
+// process of it is left.
+func (d *destination) cancel(id string, cause error) {
+	d.mu.Lock()
+	a, ok := d.arrivals[id]
+	waiting := ok && a.container != nil && a.state != arrivalRunning
+	d.mu.Unlock()
+	if !waiting {
+		return
+	}
+	d.abandon(a, cause)
+	if a.ended.Err() != nil { // else it came to run just now
+		<-a.started
+	}
+}
+
+// cancelAll is cancel for all containers: their sandbox is being killed.
+func (d *destination) cancelAll(cause error) {
+	d.mu.Lock()
+	ids := slices.Collect(maps.Keys(d.arrivals))
+	d.mu.Unlock()
+	for _, id := range ids {
+		d.cancel(id, cause)
+	}
+}
+
+// forget drops a deleted container.
+func (d *destination) forget(id string) {
+	d.mu.Lock()
+	a, ok := d.arrivals[id]
+	delete(d.arrivals, id)
+	d.mu.Unlock()
+	if ok && a.fill != nil {
+		a.fill.stop()
+	}
+	d.changed.signal()
+}
