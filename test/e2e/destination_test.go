@@ -126,7 +126,8 @@ func smallDisk(t *testing.T, from, n *lab.Node, size string) (resize func(size s
 	}
 	awaitContainerd(t, n)
 	const file = "/tmp/pause.tar"
-	if _, err := from.Exec(ctx, "ctr", "-n", "k8s.io", "images", "export", file, "localhost/pause:1"); err != nil {
+	// Without --local ctr may end before it has written what the transfer service streams to it.
+	if _, err := from.Exec(ctx, "ctr", "-n", "k8s.io", "images", "export", "--local", file, "localhost/pause:1"); err != nil {
 		t.Fatal(err)
 	}
 	pause, err := os.ReadFile(from.Path(file))
