@@ -69,7 +69,9 @@ func (d *destination) abandon(a *arrival, cause error) {
 	t.restore.Close()
 	t.fill.stop()
 	if runc, err := a.container.runtime(); err == nil {
-		clearRestoreRoot(runc.Root, a.container.id)
+		if err := clearRestoreRoot(runc.Root, a.container.id); err != nil {
+			d.log.Warn("a restore is not cleared away", "container", a.container.id, "error", err)
+		}
 		clearCgroups(a.container.bundle)
 	}
 }

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 
@@ -31,10 +32,16 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 	}
 	killRestore(id)
 	os.Remove(shimv1.SocketPath(id))
-	status, err := s.Manager.Stop(ctx, id)
-	if namespace, nerr := namespaces.NamespaceRequired(ctx); nerr == nil {
-		clearRestoreRoot(filepath.Join(process.RuncRoot, namespace), id)
+	namespace, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return containerdshim.StopStatus{}, err
 	}
+	root := filepath.Join(process.RuncRoot, namespace)
+	if err := unmountRestoreRoot(root, id); err != nil {
+		return containerdshim.StopStatus{}, err
+	}
+	status, err := s.Manager.Stop(ctx, id)
+	err = errors.Join(err, clearRestoreRoot(root, id))
 	clearCgroups(bundle)
 	return status, err
 }

@@ -109,13 +109,18 @@ func (d *destination) clean(a *arrival, t *attempt) error {
 	if err != nil {
 		return err
 	}
+	if err := unmountRestoreRoot(runc.Root, c.id); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanLimit)
 	defer cancel()
 	// A restore that was killed early has no state that runc would know.
 	if err := runc.Delete(ctx, c.id, &gorunc.DeleteOpts{Force: true}); err != nil {
 		d.log.Info("runc has nothing to delete of a restore", "container", c.id, "answer", err)
 	}
-	clearRestoreRoot(runc.Root, c.id)
+	if err := clearRestoreRoot(runc.Root, c.id); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(orderOf(a.request, t.number).journal()); err != nil {
 		return fmt.Errorf("journals of the fault server: %w", err)
 	}

@@ -52,18 +52,35 @@ func killRestore(id string) {
 	}
 }
 
-// clearRestoreRoot removes what a `runc restore` that was killed leaves of its
-// state: it binds the root file system beside it for CRIU (runc:
-// libcontainer/criu_linux.go, prepareCriuRestoreMounts and Restore), and without
-// a state.json `runc delete` knows nothing of it.
-func clearRestoreRoot(runcRoot, id string) {
-	state := filepath.Join(runcRoot, id)
-	root := filepath.Join(state, "criu-root")
-	if err := unix.Unmount(root, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return // what is mounted there must not be removed
+// restoreRoot is where a `runc restore` binds the container's root file system for
+// CRIU, in its state directory (runc: libcontainer/criu_linux.go, Restore). One that is
+// killed leaves it there.
+func restoreRoot(runcRoot, id string) string { return filepath.Join(runcRoot, id, "criu-root") }
+
+// unmountRestoreRoot takes that mount away. `runc delete` removes the state directory
+// with everything below it, and so would empty the container's root file system.
+func unmountRestoreRoot(runcRoot, id string) error {
+	root := restoreRoot(runcRoot, id)
+	for {
+		switch err := unix.Unmount(root, unix.MNT_DETACH); {
+		case err == nil: // one more may be below it
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil
+		default:
+			return fmt.Errorf("unmount the root file system that a restore left at %s: %w", root, err)
+		}
 	}
-	os.Remove(root)
-	os.Remove(state) // fails where runc knows the container
+}
+
+// clearRestoreRoot removes what a `runc restore` that was killed leaves of its
+// state: without a state.json `runc delete` knows nothing of it.
+func clearRestoreRoot(runcRoot, id string) error {
+	if err := unmountRestoreRoot(runcRoot, id); err != nil {
+		return err // what is mounted there must not be removed
+	}
+	os.Remove(restoreRoot(runcRoot, id))
+	os.Remove(filepath.Join(runcRoot, id)) // fails where runc knows the container
+	return nil
 }
 
 // clearCgroups removes the cgroups that a killed `runc restore` has made and
