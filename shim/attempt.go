@@ -17,12 +17,12 @@ import (
 // as it takes; one that fails after it is not, as the pod would live through the same
 // moments twice.
 //
-// CRIU 4.2.1 does hang, once in a while: it says that the next stage has begun before
+// CRIU 4.2.1 can hang: it says that the next stage has begun before
 // it has set how many threads have yet to end it (criu/cr-restore.c, __restore_switch_stage:
 // two plain stores, which Debian's compiler has swapped). If CRIU is preempted between
 // them, the thread that it has just continued ends the stage first, its decrement is
 // overwritten, and CRIU and all threads wait for one more for ever. Stopped there with
-// a breakpoint, CRIU hangs each time.
+// a breakpoint, which was tried once, it hung like that.
 
 // attempt is one run of `runc restore`.
 type attempt struct {
