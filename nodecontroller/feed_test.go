@@ -88,3 +88,27 @@ func TestFeedKeepsTheNewestProgressForTheSlow(t *testing.T) {
 		t.Errorf("got progress of rounds %v, want the newest only", got)
 	}
 }
+
+// The shim tells of its progress by a stream of its own.
+func TestNothingIsToldAfterTheEndOfAMigration(t *testing.T) {
+	c := newTestCluster(t)
+	c.a.run()
+	var m *outgoing
+	c.fault = &fault{call: "source.CutOver", do: func(c *testCluster) error {
+		c.a.daemon.mu.Lock()
+		defer c.a.daemon.mu.Unlock()
+		for _, m = range c.a.daemon.outgoing {
+		}
+		return nil
+	}}
+	if _, err := c.migrate(modeLive); err != nil {
+		t.Fatal(err)
+	}
+	c.settled()
+	m.tell(kindProgress, "")
+	m.feed.mu.Lock()
+	defer m.feed.mu.Unlock()
+	if last := m.feed.steps[len(m.feed.steps)-1]; last.Kind != "ended" || m.feed.progress != nil {
+		t.Errorf("told last: %v, then %v", last, m.feed.progress)
+	}
+}

@@ -82,7 +82,7 @@ func (c *testCluster) interposed(call string, after bool) error {
 	if !hit {
 		return nil
 	}
-	close(c.struck)
+	defer close(c.struck) // when what it breaks is broken: who waits for it looks at the nodes next
 	return f.do(c)
 }
 

@@ -166,11 +166,17 @@ func (m *outgoing) move(to nodev1.Phase, kind, message string) {
 	m.tell(kind, message)
 }
 
-// tell says what happened, in the present phase.
+// tell says what happened, in the present phase. Events are told in the order in which they happened, and none after the
+// last: the shim's progress may still come in when the migration has ended.
 func (m *outgoing) tell(kind, message string) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	if kind == kindProgress && m.result != nil {
+		return
+	}
 	if kind != kindProgress {
 		m.detail = message
+		m.log.Info(message, "kind", kind, "phase", PhaseName(m.phase))
 	}
 	e := &nodev1.Event{
 		Migration:   m.id,
@@ -181,10 +187,6 @@ func (m *outgoing) tell(kind, message string) {
 		Progress:    m.progress,
 		Destination: m.destination,
 		Result:      m.result,
-	}
-	m.mu.Unlock()
-	if kind != kindProgress {
-		m.log.Info(message, "kind", kind, "phase", PhaseName(e.Phase))
 	}
 	m.d.observe(e)
 	m.feed.publish(e)

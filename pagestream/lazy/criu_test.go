@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,6 +51,8 @@ func newNode(t *testing.T, dir, program string) *node {
 		}
 		root = "/"
 	}
+	// The kernel kills the node when the thread that started it ends, and threads do end in these tests.
+	runtime.LockOSThread()
 	n := &node{}
 	n.init = exec.Command("bash", "-c", nodeScript, "node", t.TempDir(), root, dir, program)
 	n.init.SysProcAttr = &syscall.SysProcAttr{

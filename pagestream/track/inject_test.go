@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,6 +74,8 @@ type target struct {
 	in  *os.File
 	out *bufio.Scanner
 	pid int
+
+	pipe *os.File // what out reads
 }
 
 func start(t testing.TB, name string, args ...string) *target {
@@ -91,7 +94,7 @@ func start(t testing.TB, name string, args ...string) *target {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &target{t: t, cmd: cmd, in: in.(interface{ Fd() uintptr }).(*os.File), out: bufio.NewScanner(out), pid: cmd.Process.Pid}
+	p := &target{t: t, cmd: cmd, in: in.(interface{ Fd() uintptr }).(*os.File), out: bufio.NewScanner(out), pid: cmd.Process.Pid, pipe: out.(*os.File)}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
@@ -115,8 +118,13 @@ func needsUffd(t testing.TB) {
 
 func (p *target) line() string {
 	p.t.Helper()
+	if err := p.pipe.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil { // far beyond what a busy machine takes
+		p.t.Fatal(err)
+	}
 	if !p.out.Scan() {
-		p.t.Fatalf("process %d ended its output: %v", p.pid, p.out.Err())
+		call, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", p.pid))
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
+		p.t.Fatalf("process %d ended its output, or answers nothing: %v; it is in %s\n%s", p.pid, p.out.Err(), call, status)
 	}
 	return p.out.Text()
 }
@@ -174,7 +182,7 @@ func TestInjectLeavesNothingInABlockedProcess(t *testing.T) {
 		t.Run(wait, func(t *testing.T) {
 			t.Parallel()
 			p := start(t, "blocked", wait)
-			time.Sleep(20 * time.Millisecond) // into the call
+			p.waitInCall(wait)
 			before := p.fds()
 			for range 20 {
 				injectInto(t, p.pid)
@@ -187,12 +195,42 @@ func TestInjectLeavesNothingInABlockedProcess(t *testing.T) {
 			}
 			// It ends the wait by the signal or the input it waits for, and says
 			// whether the call, the registers and the signal mask were as ever.
+			p.waitInCall(wait)
 			p.in.WriteString("go\n")
 			if wait != "read" && wait != "nanosleep" && wait != "epoll-short" {
 				p.cmd.Process.Signal(unix.SIGUSR1)
 			}
 			p.expect("ok")
 		})
+	}
+}
+
+// waitInCall waits until the process is in its call, or back in it: a signal that comes between the end of a stop and the start
+// of the call again is handled before it, and the call waits for another (arch_do_signal_or_restart only winds back the
+// instruction pointer). So it is with every stop, SIGSTOP's too.
+func (p *target) waitInCall(call string) {
+	p.t.Helper()
+	numbers, known := map[string][]int{
+		"read": {unix.SYS_READ}, "epoll": {unix.SYS_EPOLL_WAIT}, "ppoll": {unix.SYS_PPOLL}, "sigsuspend": {unix.SYS_RT_SIGSUSPEND},
+		"sigwait": {unix.SYS_RT_SIGTIMEDWAIT}, "futex": {unix.SYS_FUTEX}, "wait": {unix.SYS_WAIT4}, "recv": {unix.SYS_RECVFROM},
+		"pause": {unix.SYS_PAUSE}, "semop": {unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP}, "epoll-pwait": {unix.SYS_EPOLL_PWAIT},
+	}[call]
+	if !known {
+		time.Sleep(20 * time.Millisecond) // it spins, or waits for a time that is over soon
+		return
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", p.pid))
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(string(b), " ")
+		if n, err := strconv.Atoi(first); err == nil && slices.Contains(numbers, n) {
+			return
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("process %d is not in its call: %s", p.pid, b)
+		}
 	}
 }
 

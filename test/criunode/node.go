@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,6 +47,8 @@ type Node struct {
 	init *exec.Cmd
 	log  bytes.Buffer
 	dir  string
+	// closed lets the thread go from which the first process was started.
+	closed chan struct{}
 }
 
 // New makes a node in which the directory shared is seen as /shared. The root
@@ -81,21 +84,40 @@ func (n *Node) start(root, shared string) error {
 	if err != nil {
 		return fmt.Errorf("criu node: %w", err)
 	}
-	if err := n.init.Start(); err != nil {
+	if err := n.startHeld(); err != nil {
 		return fmt.Errorf("no right to make namespaces: %w: %w", err, ErrUnavailable)
 	}
 	if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
 		n.init.Process.Kill()
 		n.init.Wait()
+		close(n.closed)
 		return fmt.Errorf("criu node: %w: %s", err, n.log.String())
 	}
 	return nil
+}
+
+// startHeld starts the node's first process from a thread that stays until the node is closed: the kernel sends the signal of
+// a parent's death when the thread ends that started the process, and in the tests of namespaces threads do end.
+func (n *Node) startHeld() error {
+	started := make(chan error)
+	n.closed = make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := n.init.Start()
+		started <- err
+		if err == nil {
+			<-n.closed
+		}
+	}()
+	return <-started
 }
 
 // Close ends everything in the node.
 func (n *Node) Close() error {
 	n.init.Process.Kill()
 	n.init.Wait() // it was killed
+	close(n.closed)
 	return os.Remove(n.dir)
 }
 
