@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,38 +24,13 @@ const (
 // without CONFIG_INET_DIAG_DESTROY answers that it cannot; its peers then hear
 // of it a little later.
 func resetConnections(pid int) error {
-	done := make(chan error, 1)
-	go func() {
-		// The thread is in another namespace afterwards, and must end: it is
-		// never unlocked.
-		runtime.LockOSThread()
-		done <- resetIn(fmt.Sprintf("/proc/%d/ns/net", pid))
-	}()
-	return <-done
-}
-
-func resetIn(namespace string) error {
-	fd, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("network namespace of the pod: %w", err)
-	}
-	defer unix.Close(fd)
-	var own, pod unix.Stat_t
-	if err := errors.Join(unix.Stat("/proc/thread-self/ns/net", &own), unix.Fstat(fd, &pod)); err != nil {
-		return fmt.Errorf("network namespace of the pod: %w", err)
-	}
-	if own.Ino == pod.Ino {
-		return nil // the node's own network: other pods' connections are in it too
-	}
-	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter network namespace of the pod: %w", err)
-	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		if e := resetFamily(family); e != nil {
-			err = errors.Join(err, e)
+	// In the node's own network are other pods' connections, too: those of a pod without one stay.
+	return inNamespace(pid, networkNamespace, func() (err error) {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			err = errors.Join(err, resetFamily(family))
 		}
-	}
-	return err
+		return err
+	})
 }
 
 func resetFamily(family uint8) error {

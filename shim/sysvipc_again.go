@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -48,7 +47,7 @@ func hasSysV(images string) bool {
 // listSysV lists the objects of a process' IPC namespace; of the node's own it lists
 // none, as they are not the pod's.
 func listSysV(pid int) (objects sysvObjects, err error) {
-	err = inIPC(pid, func() error {
+	err = inNamespace(pid, ipcNamespace, func() error {
 		for _, k := range sysvKinds {
 			ids, err := sysvIDs(k.list)
 			if err != nil {
@@ -63,7 +62,7 @@ func listSysV(pid int) (objects sysvObjects, err error) {
 
 // removeSysV removes objects of a process' IPC namespace, those that are there still.
 func removeSysV(pid int, objects sysvObjects) error {
-	return inIPC(pid, func() error {
+	return inNamespace(pid, ipcNamespace, func() error {
 		var all error
 		for i, ids := range objects {
 			for _, id := range ids {
@@ -74,51 +73,6 @@ func removeSysV(pid int, objects sysvObjects) error {
 		}
 		return all
 	})
-}
-
-// inIPC does something in the IPC namespace of a process, unless that is this one's.
-// The thread comes back: one that ended would take along what it has started, as runc
-// asks to be killed with the thread that is its parent.
-func inIPC(pid int, do func() error) error {
-	runtime.LockOSThread()
-	stay, err := visitIPC(pid, do)
-	if !stay {
-		runtime.UnlockOSThread()
-	}
-	return err
-}
-
-// visitIPC is inIPC on a locked thread; stay says that the thread could not come back.
-func visitIPC(pid int, do func() error) (stay bool, err error) {
-	pod, err := unix.Open(fmt.Sprintf("/proc/%d/ns/ipc", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false, fmt.Errorf("IPC namespace of the pod: %w", err)
-	}
-	defer unix.Close(pod)
-	own, err := unix.Open("/proc/thread-self/ns/ipc", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false, fmt.Errorf("IPC namespace of the shim: %w", err)
-	}
-	defer unix.Close(own)
-	if same, err := sameFile(pod, own); err != nil || same {
-		return false, err
-	}
-	if err := unix.Setns(pod, unix.CLONE_NEWIPC); err != nil {
-		return false, fmt.Errorf("enter IPC namespace of the pod: %w", err)
-	}
-	err = do()
-	if back := unix.Setns(own, unix.CLONE_NEWIPC); back != nil {
-		return true, errors.Join(err, fmt.Errorf("leave IPC namespace of the pod: %w", back))
-	}
-	return false, err
-}
-
-func sameFile(a, b int) (bool, error) {
-	var first, second unix.Stat_t
-	if err := errors.Join(unix.Fstat(a, &first), unix.Fstat(b, &second)); err != nil {
-		return false, fmt.Errorf("compare namespaces: %w", err)
-	}
-	return first.Dev == second.Dev && first.Ino == second.Ino, nil
 }
 
 // sysvIDs reads a list: a line of titles, then one of each object, its id second.

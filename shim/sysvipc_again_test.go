@@ -46,7 +46,7 @@ func TestSystemVObjectsOfANamespaceAreListedAndRemoved(t *testing.T) {
 	if got := count(); len(got) != 3 || got[0]+got[1]+got[2] != 0 {
 		t.Fatalf("a new namespace has %v", got)
 	}
-	err := inIPC(pid, func() error {
+	err := inNamespace(pid, ipcNamespace, func() error {
 		if _, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, unix.IPC_CREAT|0o600); err != nil {
 			return err
 		}
