@@ -75,6 +75,7 @@ func (s *source) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect to node %s: %w", r.GetPeerName(), err)
 	}
+	s.useLink(l.session)
 	l.files = newFileStream(l.session)
 	if err := s.openTrees(); err != nil {
 		return err

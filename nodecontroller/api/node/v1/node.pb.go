@@ -494,7 +494,10 @@ type MigrateRequest struct {
 	FirstRounds     uint32 `protobuf:"varint,32,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although the downtime would be longer than the limit:
 	// StopAndCopy or Abort, in any case; empty means StopAndCopy. InvalidArgument: another.
-	OnStall       string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	OnStall string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// If more pods are to leave the node than may at a time, those of higher priority go first,
+	// and among the same those that were asked for first.
+	Priority      int32 `protobuf:"varint,40,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -653,6 +656,13 @@ func (x *MigrateRequest) GetOnStall() string {
 		return x.OnStall
 	}
 	return ""
+}
+
+func (x *MigrateRequest) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
 }
 
 type Round struct {
@@ -1079,7 +1089,7 @@ type Event struct {
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	UnixNano  int64                  `protobuf:"varint,2,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`
 	Phase     Phase                  `protobuf:"varint,3,opt,name=phase,proto3,enum=godwit.node.v1.Phase" json:"phase,omitempty"`
-	// One word that says what happened: accepted, waiting, prepared, image, place,
+	// One word that says what happened: accepted, waiting, queued, prepared, image, place,
 	// created, tracking, progress, converged, freezing, cutover, held, committed, resumed,
 	// cleaned, rolledback, note, and at last ended.
 	Kind     string    `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -2142,7 +2152,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\x8a\x04\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xa6\x04\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -2165,7 +2175,8 @@ const file_node_proto_rawDesc = "" +
 	"\x04rule\x18\x1e \x01(\tR\x04rule\x12*\n" +
 	"\x11downtime_limit_ms\x18\x1f \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
-	"\bon_stall\x18! \x01(\tR\aonStall\"\xbd\x04\n" +
+	"\bon_stall\x18! \x01(\tR\aonStall\x12\x1a\n" +
+	"\bpriority\x18( \x01(\x05R\bpriority\"\xbd\x04\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
