@@ -219,6 +219,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		RoundPagesDone: p.RoundPagesDone,
 		PagesSent:      p.PagesSent,
 		ZeroPages:      p.ZeroPages,
+		UnchangedPages: p.UnchangedPages,
 		BytesSent:      p.BytesSent,
 		WireBytesSent:  p.WireBytesSent,
 		FileBytesSent:  p.FileBytesSent,

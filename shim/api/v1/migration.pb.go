@@ -835,10 +835,13 @@ type Progress struct {
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
 	// Source: what has gone to the link since the beginning, and how long frames have waited for
 	// the share of it, summed over the streams.
-	LinkBytes     uint64 `protobuf:"varint,40,opt,name=link_bytes,json=linkBytes,proto3" json:"link_bytes,omitempty"`
-	ThrottledUs   uint64 `protobuf:"varint,41,opt,name=throttled_us,json=throttledUs,proto3" json:"throttled_us,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LinkBytes   uint64 `protobuf:"varint,40,opt,name=link_bytes,json=linkBytes,proto3" json:"link_bytes,omitempty"`
+	ThrottledUs uint64 `protobuf:"varint,41,opt,name=throttled_us,json=throttledUs,proto3" json:"throttled_us,omitempty"`
+	// Source: pages that were written but had what the destination has already, and were
+	// not sent again.
+	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1056,6 +1059,13 @@ func (x *Progress) GetLinkBytes() uint64 {
 func (x *Progress) GetThrottledUs() uint64 {
 	if x != nil {
 		return x.ThrottledUs
+	}
+	return 0
+}
+
+func (x *Progress) GetUnchangedPages() uint64 {
+	if x != nil {
+		return x.UnchangedPages
 	}
 	return 0
 }
@@ -1997,7 +2007,7 @@ const file_migration_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\x84\a\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xad\a\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -2035,7 +2045,8 @@ const file_migration_proto_rawDesc = "" +
 	"left_bytes\x18! \x01(\x04R\tleftBytes\x12\x1d\n" +
 	"\n" +
 	"link_bytes\x18( \x01(\x04R\tlinkBytes\x12!\n" +
-	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\"0\n" +
+	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\x12'\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
 	"\x11SendFilesResponse\".\n" +

@@ -857,8 +857,10 @@ type Progress struct {
 	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
 	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Pages that were written but had what the destination has already.
+	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1020,6 +1022,13 @@ func (x *Progress) GetDowntimeLimitUs() uint64 {
 func (x *Progress) GetLeftBytes() uint64 {
 	if x != nil {
 		return x.LeftBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetUnchangedPages() uint64 {
+	if x != nil {
+		return x.UnchangedPages
 	}
 	return 0
 }
@@ -2201,7 +2210,7 @@ const file_node_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\x87\x05\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xb0\x05\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2230,7 +2239,8 @@ const file_node_proto_rawDesc = "" +
 	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
-	"left_bytes\x18! \x01(\x04R\tleftBytes\"R\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\x12'\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\"R\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x15\n" +
