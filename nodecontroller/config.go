@@ -46,6 +46,12 @@ type Config struct {
 	StoreLimit Bytes `toml:"store_limit"`
 	// MaxIncoming is how many migrations this node takes in at a time.
 	MaxIncoming int `toml:"max_incoming"`
+	// BandwidthLimit is what all migrations from this node together may take of its
+	// link: "1gbit". 0 means that it is not limited.
+	BandwidthLimit Rate `toml:"bandwidth_limit"`
+	// Moves is how many pods leave this node at a time; more wait in a queue. 0 means the
+	// default, less than 0 no limit.
+	Moves int `toml:"moves"`
 	// MetricsListen is the address at which /metrics and /healthz are served, over
 	// plain HTTP; empty means that they are not.
 	MetricsListen string `toml:"metrics_listen"`
@@ -76,7 +82,7 @@ type Kubernetes struct {
 	// Signer signs this node's certificate, by the cluster's CSR API. Empty means that
 	// somebody else sees to it that pki_dir has one.
 	Signer string `toml:"signer"`
-	// Moves is how many pods leave this node at a time; 0 means the default.
+	// Moves is moves above, where that is not set.
 	Moves int `toml:"moves"`
 	// PeerPort is where daemons of other nodes listen, by their nodes' InternalIP.
 	PeerPort int `toml:"peer_port"`

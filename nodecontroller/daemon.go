@@ -21,6 +21,7 @@ import (
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/nodecontroller/processcheck"
+	"godwit.dev/godwit/nodecontroller/queue"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
@@ -60,6 +61,9 @@ type Daemon struct {
 	containers func(ctx context.Context, pod cri.Pod) ([]processcheck.Container, error)
 	// cutovers are taken one at a time.
 	cutovers turns
+	// places are those of the migrations that leave this node; link is divided among them.
+	places *queue.Queue
+	link   *sharing
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.
@@ -130,6 +134,8 @@ func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *jour
 		incoming:        make(map[string]*incoming),
 		recovering:      make(map[string]record),
 		orchestratorSet: make(chan struct{}),
+		places:          queue.New(config.Places()),
+		link:            &sharing{link: float64(config.BandwidthLimit)},
 	}
 }
 

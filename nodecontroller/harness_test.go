@@ -52,6 +52,7 @@ type testPod struct {
 	watchers  int
 	changed   chan struct{}
 	session   *wire.Session
+	share     *shimv1.LinkShare // as told last
 	server    *ttrpc.Server
 	parked    chan struct{} // closed when the start must end
 	startErr  error
@@ -187,6 +188,15 @@ func (p *testPod) SendFiles(context.Context, *shimv1.SendFilesRequest) (*shimv1.
 		}
 		return nil
 	})
+}
+
+func (p *testPod) Share(_ context.Context, r *shimv1.ShareRequest) (*shimv1.ShareResponse, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.share = r.Share
+	close(p.changed)
+	p.changed = make(chan struct{})
+	return &shimv1.ShareResponse{}, nil
 }
 
 func (p *testPod) CutOver(ctx context.Context, _ *shimv1.CutOverRequest) (*shimv1.CutOverResponse, error) {

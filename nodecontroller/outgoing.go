@@ -62,6 +62,8 @@ type outgoing struct {
 	cut         *shimv1.CutOverResponse
 	held        *peerv1.RestoreResponse
 	downtime    *nodev1.Downtime
+	placed      bool           // it has one of the node's places
+	use         *linkUser      // its part of the node's link; nil before the shim begins
 	owned       bool           // the destination has acknowledged that the pod is its own
 	goroutines  sync.WaitGroup // heartbeat and watch
 	converged   chan struct{}  // closed by watch when the rounds have ended
@@ -88,6 +90,7 @@ func (m *outgoing) run(ctx context.Context) {
 	defer close(m.done)
 	defer m.feed.end()
 	defer m.d.forgetOutgoing(m)
+	defer m.givePlace()
 
 	err := m.prepare()
 	if err == nil {

@@ -183,6 +183,9 @@ func (m *outgoing) leaveInDoubt(why error) {
 // release ends what run started.
 func (m *outgoing) release() {
 	m.breakOff(nil)
+	if m.use != nil {
+		m.use.leave()
+	}
 	if m.shim != nil {
 		m.shim.close()
 	}

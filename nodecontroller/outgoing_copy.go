@@ -72,6 +72,8 @@ func (m *outgoing) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.use = m.d.link.join(m.request.Bandwidth)
+	req.Share = m.use.current()
 	begun, err := shim.Begin(ctx, req)
 	if err != nil {
 		return fmt.Errorf("the pod's shim cannot begin: %w", plain(err))
@@ -86,6 +88,7 @@ func (m *outgoing) begin(ctx context.Context) error {
 		return fmt.Errorf("watch the pod's shim: %w", plain(err))
 	}
 	m.goroutines.Go(func() { m.watch(stream) })
+	m.goroutines.Go(func() { m.use.tell(context.WithoutCancel(ctx), shim, m.id, m.log) })
 	return nil
 }
 
@@ -150,6 +153,7 @@ func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
 		m.progress = progressOf(p)
 		m.mu.Unlock()
 		m.tell(kindProgress, "")
+		m.use.report(usage{at: time.Now(), bytes: p.LinkBytes, throttled: time.Duration(p.ThrottledUs) * time.Microsecond})
 		switch answerOf(p.State) {
 		case shimAborted:
 			_ = m.abort(fmt.Errorf("the pod's shim broke off: %s", p.Error))
@@ -215,6 +219,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		RoundPagesDone: p.RoundPagesDone,
 		PagesSent:      p.PagesSent,
 		ZeroPages:      p.ZeroPages,
+		UnchangedPages: p.UnchangedPages,
 		BytesSent:      p.BytesSent,
 		WireBytesSent:  p.WireBytesSent,
 		FileBytesSent:  p.FileBytesSent,

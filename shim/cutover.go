@@ -66,6 +66,7 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 	before := s.link.files.bytes()
 	w := &frozenWindow{began: time.Now(), resp: &shimv1.CutOverResponse{}}
 	w.resp.FrozenUnixNano = w.began.UnixNano()
+	s.link.session.SetUrgent(true)
 	if err := s.freeze(ctx); err != nil {
 		return nil, err
 	}

@@ -75,6 +75,7 @@ func (s *source) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect to node %s: %w", r.GetPeerName(), err)
 	}
+	s.useLink(l.session)
 	l.files = newFileStream(l.session)
 	if err := s.openTrees(); err != nil {
 		return err
@@ -185,6 +186,7 @@ func (s *source) note(p precopy.Progress) {
 		FileBytesSent: s.link.files.bytes(),
 		Rate:          uint64(p.Rate), DirtyRate: uint64(p.DirtyRate), EtaMs: uint64(p.ETA.Milliseconds()),
 		MemoryBytes:         p.MemoryBytes,
+		UnchangedPages:      p.Unchanged,
 		PredictedDowntimeUs: uint64(p.Downtime.Microseconds()), LeftBytes: p.Left,
 	}
 	if n := len(p.Decisions); n > 0 {

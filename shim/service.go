@@ -158,6 +158,15 @@ func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.
 	return resp, nil
 }
 
+func (s *service) Share(_ context.Context, r *shimv1.ShareRequest) (*shimv1.ShareResponse, error) {
+	source, err := s.m.getSource(r.GetMigration())
+	if err != nil {
+		return nil, err
+	}
+	source.setShare(r.GetShare())
+	return &shimv1.ShareResponse{}, nil
+}
+
 // refuse names the migration in an error for the daemon.
 func refuse(id string, err error) error {
 	return errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "migration %s: %v", id, err)

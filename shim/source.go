@@ -76,6 +76,7 @@ type source struct {
 	thaw     *time.Timer      // ends a freeze that lasts too long, guarded by mu
 	progress *shimv1.Progress // what the rounds last said, guarded by mu
 	copied   bool             // the rounds have ended; guarded by mu
+	use      linkUse          // guarded by mu
 	// roundsWire is what had been sent when the last round known ended, bytes,
 	// guarded by mu.
 	roundsWire uint64
@@ -90,6 +91,7 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 		id: r.GetMigration(), log: log.With("migration", r.GetMigration()), request: r,
 		changed: newBroadcast(), undone: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
 	}
+	s.use.own, s.use.share = int64(r.GetBandwidth()), r.GetShare()
 	if !r.GetFilesLater() {
 		s.sendFiles()
 	}
@@ -312,6 +314,7 @@ func (s *source) report() (*shimv1.Progress, bool) {
 	defer s.mu.Unlock()
 	p := cloneProgress(s.progress)
 	p.State = s.state
+	s.use.report(p)
 	p.AwaitsFiles = s.state == shimv1.State_STATE_ROUNDS && s.copied && !s.treesReady()
 	switch s.state {
 	case shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED:

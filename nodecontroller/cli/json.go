@@ -61,6 +61,7 @@ type jsonProgress struct {
 	RoundPagesDone      uint64      `json:"round_pages_done"`
 	PagesSent           uint64      `json:"pages_sent"`
 	ZeroPages           uint64      `json:"zero_pages"`
+	UnchangedPages      uint64      `json:"unchanged_pages,omitempty"`
 	BytesSent           uint64      `json:"bytes_sent"`
 	WireBytesSent       uint64      `json:"wire_bytes_sent"`
 	FileBytesSent       uint64      `json:"file_bytes_sent"`
@@ -111,6 +112,7 @@ type jsonResult struct {
 	PredictedDowntimeMS float64 `json:"predicted_downtime_ms,omitempty"`
 	PagesSent           uint64  `json:"pages_sent"`
 	ZeroPages           uint64  `json:"zero_pages"`
+	UnchangedPages      uint64  `json:"unchanged_pages,omitempty"`
 	BytesSent           uint64  `json:"bytes_sent"`
 	WireBytesSent       uint64  `json:"wire_bytes_sent"`
 	FileBytesSent       uint64  `json:"file_bytes_sent"`
@@ -161,6 +163,7 @@ func progressJSON(p *nodev1.Progress) *jsonProgress {
 		RoundPagesDone:      p.RoundPagesDone,
 		PagesSent:           p.PagesSent,
 		ZeroPages:           p.ZeroPages,
+		UnchangedPages:      p.UnchangedPages,
 		BytesSent:           p.BytesSent,
 		WireBytesSent:       p.WireBytesSent,
 		FileBytesSent:       p.FileBytesSent,
@@ -222,6 +225,7 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 		PredictedDowntimeMS: ms(r.Totals.GetPredictedDowntimeUs()),
 		PagesSent:           r.Totals.GetPagesSent(),
 		ZeroPages:           r.Totals.GetZeroPages(),
+		UnchangedPages:      r.Totals.GetUnchangedPages(),
 		BytesSent:           r.Totals.GetBytesSent(),
 		WireBytesSent:       r.Totals.GetWireBytesSent(),
 		FileBytesSent:       r.Totals.GetFileBytesSent(),

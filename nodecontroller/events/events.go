@@ -34,6 +34,7 @@ type Event struct {
 var reasons = map[string]Event{
 	"accepted":   {Normal, "Accepted", ""},
 	"waiting":    {Normal, "Waiting", ""},
+	"queued":     {Normal, "Queued", ""},
 	"preparing":  {Normal, "Preparing", ""},
 	"prepared":   {Normal, "Prepared", ""},
 	"created":    {Normal, "Parked", ""},

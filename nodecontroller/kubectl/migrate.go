@@ -24,7 +24,7 @@ type request struct {
 	mode, tracker, compression string
 	rule, onStall              string
 	downtimeLimit              time.Duration
-	maxRounds                  int32
+	maxRounds, priority        int32
 	maxTime, timeout           time.Duration
 	dirtyLimit, bandwidth      amount
 	keepSource                 bool
@@ -92,6 +92,7 @@ time on a line of its own.`,
 	flags.StringVar(&r.onStall, "on-stall", "", "if the downtime would be longer than the limit: stopandcopy (the default), or abort, and the pod runs on where it is")
 	flags.DurationVar(&r.timeout, "timeout", 0, "give up if not committed after this (0: 30m)")
 	flags.Var(&r.bandwidth, "bandwidth", "bytes a second at most, as in 100Mi")
+	flags.Int32Var(&r.priority, "priority", 0, "if more pods are to leave a node than may at a time, the higher goes first")
 	flags.StringVar(&r.compression, "compression", "auto", "auto, none, lz4 or zstd")
 	flags.BoolVar(&r.keepSource, "keep-source-on-failure", true, "let the pod run on if it cannot be moved; false deletes it then, for its owner to make it anew")
 	flags.BoolVar(&wait, "wait", false, "show progress until the end")
@@ -133,6 +134,7 @@ func (r request) object() (*v1alpha1.PodMigration, error) {
 			Timeout:             given(r.timeout),
 			Compression:         compression,
 			Bandwidth:           r.bandwidth.Quantity,
+			Priority:            r.priority,
 			KeepSourceOnFailure: &r.keepSource,
 		},
 	}

@@ -20,6 +20,7 @@ func requestOf(m *v1alpha1.PodMigration, sandbox, to string) *nodev1.MigrateRequ
 		Mode:        strings.ToLower(string(s.Mode)),
 		Tracker:     string(s.Tracker),
 		Compression: strings.ToLower(string(s.Compression)),
+		Priority:    s.Priority,
 	}
 	if s.Mode == v1alpha1.ModeCold {
 		r.Tracker = "" // the mode says it

@@ -29,6 +29,7 @@ type Progress struct {
 	Rate           float64       // of that, bytes a second over the last second
 	DirtyRate      float64       // bytes a second, before the last round
 	ETA            time.Duration // until the rounds end; 0 if it cannot be told
+	Unchanged      uint64        // pages that were not sent, as the destination has them
 	MemoryBytes    uint64        // what the first full copy found
 	Rounds         []RoundStat   // those of Run that ended
 	Decisions      []Decision    // after each of Rounds
@@ -113,6 +114,13 @@ func (r *reporter) update(change func(*Progress)) {
 	select {
 	case r.poke <- struct{}{}:
 	default:
+	}
+}
+
+// copyEnded books the pages of a copy that were not sent.
+func (r *reporter) copyEnded(stats CopyStats) {
+	if stats.Unchanged > 0 {
+		r.update(func(p *Progress) { p.Unchanged += stats.Unchanged })
 	}
 }
 

@@ -109,7 +109,7 @@ func (r *Rounds) report(res Result, policy Policy) {
 		level = slog.LevelInfo
 	}
 	r.config.Log.Log(context.Background(), level, "round ended", append([]any{"round", last.Number, "pages", last.Pages,
-		"sent", last.Copied.Sent, "hot", last.Hot, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window}, d.inputs()...)...)
+		"sent", last.Copied.Sent, "unchanged", last.Copied.Unchanged, "hot", last.Hot, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window}, d.inputs()...)...)
 }
 
 // round collects what is dirty, copies it and waits until it is stored, so
@@ -140,6 +140,9 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 		stat.Stood += stop
 	}
 	areas := processAreas(memories)
+	if number > 0 {
+		r.resent.sift(areas, found)
+	}
 	sending := pagesOfAreas(areas)
 	if stat.Pages == 0 {
 		stat.Pages = sending
@@ -163,6 +166,7 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 func (r *Rounds) store(ctx context.Context, areas []*area) (CopyStats, time.Duration, error) {
 	began := time.Now()
 	stats, err := r.copier.copy(ctx, areas, *r.config.Pace)
+	r.reporter.copyEnded(stats)
 	if err != nil {
 		return stats, time.Since(began), err
 	}
@@ -287,12 +291,16 @@ func (r *Rounds) final(ctx context.Context) (FinalStat, error) {
 	}
 	stat.Scan = time.Since(began)
 	areas := processAreas(memoriesOf(found))
+	if r.resent != nil && !r.begun.IsZero() {
+		r.resent.sift(areas, found)
+	}
 	stat.Pages = pagesOfAreas(areas)
 	r.reporter.roundBegins(r.last.Number+1, stat.Pages)
 
 	began = time.Now()
 	stat.Copied, err = r.copier.copy(ctx, areas, Urgent)
 	stat.Copy = time.Since(began)
+	r.reporter.copyEnded(stat.Copied)
 	if err != nil {
 		return stat, err
 	}

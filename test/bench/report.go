@@ -44,6 +44,9 @@ func (b *bench) report() report {
 		}
 		promise(true, figure.Figure{Name: "pods lost with the source node after the commit", Value: lost, Limit: 0})
 	}
+	for _, c := range b.crowds {
+		promise(true, figure.Figure{Name: "worst downtime of eleven pods at once over 1 Gbit/s / of one alone, " + c.name, Value: c.share(), Limit: 3})
+	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	if len(b.compared) > 0 {
 		r.Rules = b.compared

@@ -117,6 +117,12 @@ type PodMigrationSpec struct {
 	// +optional
 	Bandwidth *resource.Quantity `json:"bandwidth,omitempty"`
 
+	// Priority decides who goes first if more pods are to leave a node than may at a
+	// time: the higher, and among the same the older.
+	//
+	// +optional
+	Priority int32 `json:"priority,omitempty"`
+
 	// KeepSourceOnFailure has the source run on if the migration fails. With false a
 	// pod that could not be moved is deleted instead, as an eviction would, and its
 	// owner makes it anew elsewhere; a cancelled migration keeps the source always.

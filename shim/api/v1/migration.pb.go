@@ -265,7 +265,9 @@ type BeginRequest struct {
 	FilesLater bool `protobuf:"varint,12,opt,name=files_later,json=filesLater,proto3" json:"files_later,omitempty"`
 	// Directories of this node that belong to the pod and move with it: the index
 	// here is the volume's number on the wire.
-	Volumes       []*Volume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Volumes []*Volume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// What Share would say, from the beginning.
+	Share         *LinkShare `protobuf:"bytes,40,opt,name=share,proto3" json:"share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -387,6 +389,13 @@ func (x *BeginRequest) GetFilesLater() bool {
 func (x *BeginRequest) GetVolumes() []*Volume {
 	if x != nil {
 		return x.Volumes
+	}
+	return nil
+}
+
+func (x *BeginRequest) GetShare() *LinkShare {
+	if x != nil {
+		return x.Share
 	}
 	return nil
 }
@@ -824,8 +833,15 @@ type Progress struct {
 	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
 	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Source: what has gone to the link since the beginning, and how long frames have waited for
+	// the share of it, summed over the streams.
+	LinkBytes   uint64 `protobuf:"varint,40,opt,name=link_bytes,json=linkBytes,proto3" json:"link_bytes,omitempty"`
+	ThrottledUs uint64 `protobuf:"varint,41,opt,name=throttled_us,json=throttledUs,proto3" json:"throttled_us,omitempty"`
+	// Source: pages that were written but had what the destination has already, and were
+	// not sent again.
+	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1029,6 +1045,27 @@ func (x *Progress) GetDowntimeLimitUs() uint64 {
 func (x *Progress) GetLeftBytes() uint64 {
 	if x != nil {
 		return x.LeftBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetLinkBytes() uint64 {
+	if x != nil {
+		return x.LinkBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottledUs() uint64 {
+	if x != nil {
+		return x.ThrottledUs
+	}
+	return 0
+}
+
+func (x *Progress) GetUnchangedPages() uint64 {
+	if x != nil {
+		return x.UnchangedPages
 	}
 	return 0
 }
@@ -1752,6 +1789,149 @@ func (x *ResumeResponse) GetTrouble() string {
 	return ""
 }
 
+// LinkShare is a migration's part of its node's link.
+type LinkShare struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes a second; 0 means no limit.
+	Rate uint64 `protobuf:"varint,1,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Another pod stands still: bulk waits. What a frozen pod sends goes on.
+	Held          bool `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkShare) Reset() {
+	*x = LinkShare{}
+	mi := &file_migration_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkShare) ProtoMessage() {}
+
+func (x *LinkShare) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkShare.ProtoReflect.Descriptor instead.
+func (*LinkShare) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *LinkShare) GetRate() uint64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *LinkShare) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+type ShareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	Share         *LinkShare             `protobuf:"bytes,2,opt,name=share,proto3" json:"share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareRequest) Reset() {
+	*x = ShareRequest{}
+	mi := &file_migration_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareRequest) ProtoMessage() {}
+
+func (x *ShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareRequest.ProtoReflect.Descriptor instead.
+func (*ShareRequest) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ShareRequest) GetMigration() string {
+	if x != nil {
+		return x.Migration
+	}
+	return ""
+}
+
+func (x *ShareRequest) GetShare() *LinkShare {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+type ShareResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareResponse) Reset() {
+	*x = ShareResponse{}
+	mi := &file_migration_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareResponse) ProtoMessage() {}
+
+func (x *ShareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareResponse.ProtoReflect.Descriptor instead.
+func (*ShareResponse) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{24}
+}
+
 var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
@@ -1769,7 +1949,7 @@ const file_migration_proto_rawDesc = "" +
 	"\x11downtime_limit_ms\x18\b \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18\t \x01(\rR\vfirstRounds\x12\x19\n" +
 	"\bon_stall\x18\n" +
-	" \x01(\tR\aonStallJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
+	" \x01(\tR\aonStallJ\x04\b\x01\x10\x02\"\xe2\x03\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +
@@ -1787,7 +1967,8 @@ const file_migration_proto_rawDesc = "" +
 	"\ashm_dir\x18\v \x01(\tR\x06shmDir\x12\x1f\n" +
 	"\vfiles_later\x18\f \x01(\bR\n" +
 	"filesLater\x120\n" +
-	"\avolumes\x18\r \x03(\v2\x16.godwit.shim.v1.VolumeR\avolumes\"c\n" +
+	"\avolumes\x18\r \x03(\v2\x16.godwit.shim.v1.VolumeR\avolumes\x12/\n" +
+	"\x05share\x18( \x01(\v2\x19.godwit.shim.v1.LinkShareR\x05share\"c\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03dir\x18\x02 \x01(\tR\x03dir\x123\n" +
@@ -1826,7 +2007,7 @@ const file_migration_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xc2\x06\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xad\a\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -1861,7 +2042,11 @@ const file_migration_proto_rawDesc = "" +
 	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
-	"left_bytes\x18! \x01(\x04R\tleftBytes\"0\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\x12\x1d\n" +
+	"\n" +
+	"link_bytes\x18( \x01(\x04R\tlinkBytes\x12!\n" +
+	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\x12'\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
 	"\x11SendFilesResponse\".\n" +
@@ -1904,7 +2089,14 @@ const file_migration_proto_rawDesc = "" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +
 	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x18\n" +
-	"\atrouble\x18\x02 \x01(\tR\atrouble*\x87\x02\n" +
+	"\atrouble\x18\x02 \x01(\tR\atrouble\"3\n" +
+	"\tLinkShare\x12\x12\n" +
+	"\x04rate\x18\x01 \x01(\x04R\x04rate\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\bR\x04held\"]\n" +
+	"\fShareRequest\x12\x1c\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12/\n" +
+	"\x05share\x18\x02 \x01(\v2\x19.godwit.shim.v1.LinkShareR\x05share\"\x0f\n" +
+	"\rShareResponse*\x87\x02\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ROUNDS\x10\x01\x12\x13\n" +
@@ -1920,7 +2112,7 @@ const file_migration_proto_rawDesc = "" +
 	"STATE_HELD\x10\n" +
 	"\x12\x11\n" +
 	"\rSTATE_FILLING\x10\v\x12\x10\n" +
-	"\fSTATE_FILLED\x10\f2\xab\x05\n" +
+	"\fSTATE_FILLED\x10\f2\xf1\x05\n" +
 	"\tMigration\x12D\n" +
 	"\x05Begin\x12\x1c.godwit.shim.v1.BeginRequest\x1a\x1d.godwit.shim.v1.BeginResponse\x12A\n" +
 	"\x05Watch\x12\x1c.godwit.shim.v1.WatchRequest\x1a\x18.godwit.shim.v1.Progress0\x01\x12P\n" +
@@ -1931,7 +2123,8 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"WaitParked\x12!.godwit.shim.v1.WaitParkedRequest\x1a\".godwit.shim.v1.WaitParkedResponse\x12J\n" +
 	"\aRestore\x12\x1e.godwit.shim.v1.RestoreRequest\x1a\x1f.godwit.shim.v1.RestoreResponse\x12G\n" +
-	"\x06Resume\x12\x1d.godwit.shim.v1.ResumeRequest\x1a\x1e.godwit.shim.v1.ResumeResponseB&Z$godwit.dev/godwit/shim/api/v1;shimv1b\x06proto3"
+	"\x06Resume\x12\x1d.godwit.shim.v1.ResumeRequest\x1a\x1e.godwit.shim.v1.ResumeResponse\x12D\n" +
+	"\x05Share\x12\x1c.godwit.shim.v1.ShareRequest\x1a\x1d.godwit.shim.v1.ShareResponseB&Z$godwit.dev/godwit/shim/api/v1;shimv1b\x06proto3"
 
 var (
 	file_migration_proto_rawDescOnce sync.Once
@@ -1946,7 +2139,7 @@ func file_migration_proto_rawDescGZIP() []byte {
 }
 
 var file_migration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_migration_proto_goTypes = []any{
 	(State)(0),                 // 0: godwit.shim.v1.State
 	(*Policy)(nil),             // 1: godwit.shim.v1.Policy
@@ -1971,36 +2164,43 @@ var file_migration_proto_goTypes = []any{
 	(*RestoreResponse)(nil),    // 20: godwit.shim.v1.RestoreResponse
 	(*ResumeRequest)(nil),      // 21: godwit.shim.v1.ResumeRequest
 	(*ResumeResponse)(nil),     // 22: godwit.shim.v1.ResumeResponse
+	(*LinkShare)(nil),          // 23: godwit.shim.v1.LinkShare
+	(*ShareRequest)(nil),       // 24: godwit.shim.v1.ShareRequest
+	(*ShareResponse)(nil),      // 25: godwit.shim.v1.ShareResponse
 }
 var file_migration_proto_depIdxs = []int32{
 	1,  // 0: godwit.shim.v1.BeginRequest.policy:type_name -> godwit.shim.v1.Policy
 	3,  // 1: godwit.shim.v1.BeginRequest.volumes:type_name -> godwit.shim.v1.Volume
-	4,  // 2: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
-	0,  // 3: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
-	7,  // 4: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
-	2,  // 5: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
-	6,  // 6: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
-	9,  // 7: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
-	11, // 8: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
-	13, // 9: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
-	15, // 10: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
-	17, // 11: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
-	19, // 12: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
-	21, // 13: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
-	5,  // 14: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
-	8,  // 15: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
-	10, // 16: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
-	12, // 17: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
-	14, // 18: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
-	16, // 19: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
-	18, // 20: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
-	20, // 21: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
-	22, // 22: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	23, // 2: godwit.shim.v1.BeginRequest.share:type_name -> godwit.shim.v1.LinkShare
+	4,  // 3: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
+	0,  // 4: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
+	7,  // 5: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
+	23, // 6: godwit.shim.v1.ShareRequest.share:type_name -> godwit.shim.v1.LinkShare
+	2,  // 7: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
+	6,  // 8: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
+	9,  // 9: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
+	11, // 10: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
+	13, // 11: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
+	15, // 12: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
+	17, // 13: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
+	19, // 14: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
+	21, // 15: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
+	24, // 16: godwit.shim.v1.Migration.Share:input_type -> godwit.shim.v1.ShareRequest
+	5,  // 17: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
+	8,  // 18: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
+	10, // 19: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
+	12, // 20: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
+	14, // 21: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
+	16, // 22: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
+	18, // 23: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
+	20, // 24: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
+	22, // 25: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
+	25, // 26: godwit.shim.v1.Migration.Share:output_type -> godwit.shim.v1.ShareResponse
+	17, // [17:27] is the sub-list for method output_type
+	7,  // [7:17] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_migration_proto_init() }
@@ -2014,7 +2214,7 @@ func file_migration_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_migration_proto_rawDesc), len(file_migration_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

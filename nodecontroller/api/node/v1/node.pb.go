@@ -494,7 +494,10 @@ type MigrateRequest struct {
 	FirstRounds     uint32 `protobuf:"varint,32,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although the downtime would be longer than the limit:
 	// StopAndCopy or Abort, in any case; empty means StopAndCopy. InvalidArgument: another.
-	OnStall       string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	OnStall string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// If more pods are to leave the node than may at a time, those of higher priority go first,
+	// and among the same those that were asked for first.
+	Priority      int32 `protobuf:"varint,40,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -653,6 +656,13 @@ func (x *MigrateRequest) GetOnStall() string {
 		return x.OnStall
 	}
 	return ""
+}
+
+func (x *MigrateRequest) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
 }
 
 type Round struct {
@@ -847,8 +857,10 @@ type Progress struct {
 	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
 	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Pages that were written but had what the destination has already.
+	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1014,6 +1026,13 @@ func (x *Progress) GetLeftBytes() uint64 {
 	return 0
 }
 
+func (x *Progress) GetUnchangedPages() uint64 {
+	if x != nil {
+		return x.UnchangedPages
+	}
+	return 0
+}
+
 type Destination struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1079,7 +1098,7 @@ type Event struct {
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	UnixNano  int64                  `protobuf:"varint,2,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`
 	Phase     Phase                  `protobuf:"varint,3,opt,name=phase,proto3,enum=godwit.node.v1.Phase" json:"phase,omitempty"`
-	// One word that says what happened: accepted, waiting, prepared, image, place,
+	// One word that says what happened: accepted, waiting, queued, prepared, image, place,
 	// created, tracking, progress, converged, freezing, cutover, held, committed, resumed,
 	// cleaned, rolledback, note, and at last ended.
 	Kind     string    `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -2142,7 +2161,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\x8a\x04\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xa6\x04\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -2165,7 +2184,8 @@ const file_node_proto_rawDesc = "" +
 	"\x04rule\x18\x1e \x01(\tR\x04rule\x12*\n" +
 	"\x11downtime_limit_ms\x18\x1f \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
-	"\bon_stall\x18! \x01(\tR\aonStall\"\xbd\x04\n" +
+	"\bon_stall\x18! \x01(\tR\aonStall\x12\x1a\n" +
+	"\bpriority\x18( \x01(\x05R\bpriority\"\xbd\x04\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2190,7 +2210,7 @@ const file_node_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\x87\x05\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xb0\x05\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2219,7 +2239,8 @@ const file_node_proto_rawDesc = "" +
 	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
-	"left_bytes\x18! \x01(\x04R\tleftBytes\"R\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\x12'\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\"R\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x15\n" +
