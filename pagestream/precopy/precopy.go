@@ -50,6 +50,8 @@ type Config struct {
 	Session Session // required
 	// Shared is the shared memory to copy ahead; nil: none.
 	Shared *Shared
+	// Brake holds the pod back if Policy.OnStall is SlowDown; nil: it is never held back.
+	Brake Brake
 	// Pace is how workers share the processors while the pod runs; nil:
 	// Background.
 	Pace *Pace
@@ -127,6 +129,7 @@ type Rounds struct {
 	sorting  Sorting
 	recent   []RoundStat   // round 0 and the last ones
 	promised time.Duration // the predicted downtime when Run ended
+	braking  braking
 
 	mu    sync.Mutex // guards what follows
 	state State
@@ -147,7 +150,7 @@ func New(config Config) (*Rounds, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	r := &Rounds{config: config, copier: NewCopier(config.Session)}
+	r := &Rounds{config: config, copier: NewCopier(config.Session), braking: braking{brake: config.Brake}}
 	r.reporter = newReporter(config, r.handled)
 	return r, nil
 }
