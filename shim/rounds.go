@@ -90,6 +90,9 @@ func (s *source) connect(ctx context.Context) error {
 		Policy: policy, Session: pageSession{l.session},
 		Shared: l.shared, Progress: s.note, Log: s.log,
 	}
+	if s.brake != nil {
+		config.Brake = s.brake
+	}
 	if err := s.useEngine(&config); err != nil {
 		return err
 	}
