@@ -21,6 +21,7 @@ import (
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/nodecontroller/processcheck"
+	"godwit.dev/godwit/nodecontroller/standstill"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
@@ -40,6 +41,8 @@ type Daemon struct {
 	creds   *wire.Credentials
 	cri     podRuntime
 	journal *journal
+	// freezes is what those of this node's pods have cost.
+	freezes *standstill.Memory
 	log     *slog.Logger
 
 	// shimSocket is where a sandbox's shim listens; startContainers begins the
@@ -122,6 +125,7 @@ func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *jour
 		creds:           creds,
 		cri:             pods,
 		journal:         j,
+		freezes:         standstill.Open(filepath.Join(config.StateDir, standstill.FileName), log),
 		log:             log.With("node", config.NodeName),
 		shimSocket:      shimv1.SocketPath,
 		startContainers: func(ids []string) (*starts, error) { return startProcesses(config.Containerd, ids) },

@@ -36,6 +36,10 @@ func ParseOnStall(name string) (OnStall, error) {
 // ErrStalled is wrapped by the error of rounds that ended in vain.
 var ErrStalled = errors.New("the pod writes faster than its memory can be copied")
 
+// ErrSlowFreeze is wrapped by the error of rounds after which even a freeze without anything
+// left to copy would take longer than the limit.
+var ErrSlowFreeze = errors.New("freezing, dumping and restoring the pod alone takes longer than the downtime limit")
+
 // Stalled tells whether the rounds end although a freeze would take longer than the limit.
 // An amount of dirty memory that was asked for and is reached is no stall.
 func (d Decision) Stalled() bool {
@@ -47,5 +51,9 @@ func (d Decision) stalled(policy Policy) error {
 	if policy.OnStall != Abort || !d.Stalled() {
 		return nil
 	}
-	return fmt.Errorf("%w: %s; allow a longer downtime limit, or let it stop and copy", ErrStalled, d.Explain())
+	why := ErrStalled
+	if policy.downtime(0) > d.DowntimeLimit {
+		why = ErrSlowFreeze
+	}
+	return fmt.Errorf("%w: %s; allow a longer downtime limit, or let it stop and copy", why, d.Explain())
 }

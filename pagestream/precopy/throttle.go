@@ -144,6 +144,12 @@ func (r *Rounds) measure() {
 	b.cpus = cpus
 }
 
+// copying tells whether it is the last copy that makes the downtime long: there is no use in
+// holding a pod back otherwise.
+func copying(f Forecast, policy Policy) bool {
+	return worthwhile(f.Downtime, policy.downtime(0), clearly)
+}
+
 // decide judges the rounds, and holds the pod back by a step if they do not converge and
 // that is what is to be done about it: then they go on.
 func (r *Rounds) decide(history []RoundStat, policy Policy) Decision {
@@ -151,7 +157,7 @@ func (r *Rounds) decide(history []RoundStat, policy Policy) Decision {
 	b := &r.braking
 	d := judge(history, b.since, policy)
 	d.Throttle = b.throttle
-	if policy.OnStall != SlowDown || b.brake == nil || d.Reason != NoProgress || !d.Stalled() {
+	if policy.OnStall != SlowDown || b.brake == nil || d.Reason != NoProgress || !d.Stalled() || !copying(d.Forecast, policy) {
 		return d
 	}
 	link := copyRate(history)

@@ -129,6 +129,20 @@ func TestAPodThatIsHeldBackInVainIsFrozenAllTheSame(t *testing.T) {
 	}
 }
 
+func TestAPodIsNotHeldBackWhereItIsNotTheCopyThatTakesLong(t *testing.T) {
+	still := Standstill{Freeze: time.Millisecond, Dump: 20 * time.Second, Restore: time.Second}
+	brake := new(scriptedBrake)
+	policy := Policy{OnStall: SlowDown, Standstill: still}
+	d, _ := throttled(t, brake, policy, func(cores float64) float64 { return 300 * cores })
+	if !d.Stalled() || len(brake.steps) > 0 {
+		t.Errorf("steps %v, %s", brake.steps, d.Explain())
+	}
+	policy.OnStall = Abort
+	if err := d.stalled(policy); !errors.Is(err, ErrSlowFreeze) {
+		t.Error(err)
+	}
+}
+
 func TestARoundThatBeganBeforeTheStepIsNotJudged(t *testing.T) {
 	history := rounds(100, 1024, 1024, 1024, 1024)
 	if d := judge(history, 0, Policy{}); !d.Stop {

@@ -493,7 +493,7 @@ type MigrateRequest struct {
 	DowntimeLimitMs uint64 `protobuf:"varint,31,opt,name=downtime_limit_ms,json=downtimeLimitMs,proto3" json:"downtime_limit_ms,omitempty"`
 	FirstRounds     uint32 `protobuf:"varint,32,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although the downtime would be longer than the limit:
-	// StopAndCopy or Abort, in any case; empty means StopAndCopy. InvalidArgument: another.
+	// StopAndCopy, Abort or Throttle, in any case; empty means StopAndCopy. InvalidArgument: another.
 	OnStall       string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -675,6 +675,8 @@ type Round struct {
 	PredictedDirtyBytes uint64 `protobuf:"varint,14,opt,name=predicted_dirty_bytes,json=predictedDirtyBytes,proto3" json:"predicted_dirty_bytes,omitempty"`
 	DirtyLimit          uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
 	ElapsedUs           uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
+	ThrottleMilliCpu    uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu  uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -821,6 +823,20 @@ func (x *Round) GetElapsedUs() uint64 {
 	return 0
 }
 
+func (x *Round) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Round) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
 type Progress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Round          uint32                 `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
@@ -847,8 +863,12 @@ type Progress struct {
 	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
 	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// What the pod may use of processors, as it writes too fast, and what it might use otherwise,
+	// thousandths of a core; 0 if it is not held back.
+	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1010,6 +1030,20 @@ func (x *Progress) GetDowntimeLimitUs() uint64 {
 func (x *Progress) GetLeftBytes() uint64 {
 	if x != nil {
 		return x.LeftBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
 	}
 	return 0
 }
@@ -2165,7 +2199,7 @@ const file_node_proto_rawDesc = "" +
 	"\x04rule\x18\x1e \x01(\tR\x04rule\x12*\n" +
 	"\x11downtime_limit_ms\x18\x1f \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
-	"\bon_stall\x18! \x01(\tR\aonStall\"\xbd\x04\n" +
+	"\bon_stall\x18! \x01(\tR\aonStall\"\x9e\x05\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2190,7 +2224,9 @@ const file_node_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\x87\x05\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xe8\x05\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2219,7 +2255,9 @@ const file_node_proto_rawDesc = "" +
 	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
-	"left_bytes\x18! \x01(\x04R\tleftBytes\"R\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"R\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x15\n" +
