@@ -160,8 +160,9 @@ func (r *Rounds) decide(history []RoundStat, policy Policy) Decision {
 	if policy.OnStall != SlowDown || b.brake == nil || d.Reason != NoProgress || !d.Stalled() || !copying(d.Forecast, policy) {
 		return d
 	}
-	link := copyRate(history)
-	cores, lower := NextLimits(d.Forecast.DirtyRate, link, b.cpus)
+	// All that is written counts, also pages that the rounds leave out as they are written all the time.
+	dirty, link := history[len(history)-1].DirtyRate(), copyRate(history)
+	cores, lower := NextLimits(dirty, link, b.cpus)
 	if !lower {
 		return d
 	}
@@ -173,7 +174,7 @@ func (r *Rounds) decide(history []RoundStat, policy Policy) Decision {
 	// The next round finds what was written before the step as well.
 	b.throttle, b.since = throttle, len(history)+1
 	d.Throttle, d.Stop, d.Reason = throttle, false, GoOn
-	r.config.Log.Info(throttle.String(), "dirty_rate", int64(d.Forecast.DirtyRate), "link_rate", int64(link), "downtime", d.Forecast.Downtime,
+	r.config.Log.Info(throttle.String(), "dirty_rate", int64(dirty), "link_rate", int64(link), "downtime", d.Forecast.Downtime,
 		"downtime_limit", d.DowntimeLimit)
 	r.reporter.update(func(p *Progress) { p.Throttle = throttle })
 	return d

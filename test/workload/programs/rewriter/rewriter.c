@@ -1,7 +1,8 @@
 /*
- * rewriter PORT MIB [RATE]: writes MIB of memory over and over, page after page,
- * each time with another stamp, as fast as it can, or RATE MiB a second. Before it
- * writes a page again it sees that every second one is as it was left.
+ * rewriter PORT MIB [RATE [WORK]]: writes MIB of memory over and over, page after
+ * page, each time with another stamp, as fast as it can, or RATE MiB a second, and
+ * computes each page WORK times before it does. It sees that every second page is as
+ * it was left.
  *
  * "check" answers with how many pages it has written, or with what was wrong.
  */
@@ -10,7 +11,7 @@
 #include <sys/mman.h>
 
 static char *memory;
-static uint64_t pages, rate;
+static uint64_t pages, rate, work = 1;
 static uint64_t written; /* by the writer; read whenever */
 
 /* A page's stamp in a pass, never 0. */
@@ -21,8 +22,8 @@ static uint64_t stamp(uint64_t page, uint64_t pass)
 
 static void *rewrite(void *unused)
 {
-	int64_t begun = monotonic_ns();
-	uint64_t paced = 0;
+	char trial[PAGE];
+	int64_t due = monotonic_ns();
 	(void)unused;
 	for (uint64_t pass = 1;; pass++) {
 		for (uint64_t i = 0; i < pages; i++) {
@@ -32,18 +33,20 @@ static void *rewrite(void *unused)
 				if (at >= 0)
 					is_wrong("page %" PRIu64 " of pass %" PRIu64 ": byte %d", i, pass, at);
 			}
+			for (uint64_t k = 1; k < work; k++) {
+				stamp_page(trial, stamp(i, pass + k));
+				__asm__ volatile("" : : "r"(trial) : "memory");
+			}
 			stamp_page(page, stamp(i, pass));
 			__atomic_store_n(&written, written + 1, __ATOMIC_RELAXED);
-			if (rate == 0 || ++paced % 64 != 0)
+			if (rate == 0 || written % 16 != 0)
 				continue;
-			int64_t due = begun + (int64_t)(paced * PAGE * 1000000000 / (rate << 20));
+			due += 16 * PAGE * 1000000000 / (rate << 20);
 			int64_t now = monotonic_ns();
 			if (due > now)
 				sleep_us((due - now) / 1000);
-			else { /* what was missed is not made up for */
-				begun = now;
-				paced = 0;
-			}
+			else
+				due = now; /* what was missed is not made up for */
 		}
 	}
 	return NULL;
@@ -62,12 +65,14 @@ static void reply(int fd, const char *question)
 int main(int argc, char **argv)
 {
 	pthread_t thread;
-	if (argc != 3 && argc != 4)
-		return fprintf(stderr, "usage: rewriter PORT MIB [RATE]\n"), 2;
+	if (argc < 3 || argc > 5)
+		return fprintf(stderr, "usage: rewriter PORT MIB [RATE [WORK]]\n"), 2;
 	int listener = ask_here(argv[1]);
 	pages = strtoull(argv[2], NULL, 10) * 256;
-	if (argc == 4)
+	if (argc > 3)
 		rate = strtoull(argv[3], NULL, 10);
+	if (argc > 4)
+		work = strtoull(argv[4], NULL, 10);
 	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		die("mmap");
