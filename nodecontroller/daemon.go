@@ -22,6 +22,7 @@ import (
 	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/nodecontroller/processcheck"
 	"godwit.dev/godwit/nodecontroller/queue"
+	"godwit.dev/godwit/nodecontroller/standstill"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
@@ -41,6 +42,8 @@ type Daemon struct {
 	creds   *wire.Credentials
 	cri     podRuntime
 	journal *journal
+	// freezes is what those of this node's pods have cost.
+	freezes *standstill.Memory
 	log     *slog.Logger
 
 	// shimSocket is where a sandbox's shim listens; startContainers begins the
@@ -126,6 +129,7 @@ func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *jour
 		creds:           creds,
 		cri:             pods,
 		journal:         j,
+		freezes:         standstill.Open(filepath.Join(config.StateDir, standstill.FileName), log),
 		log:             log.With("node", config.NodeName),
 		shimSocket:      shimv1.SocketPath,
 		startContainers: func(ids []string) (*starts, error) { return startProcesses(config.Containerd, ids) },

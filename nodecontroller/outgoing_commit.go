@@ -217,6 +217,9 @@ func (m *outgoing) close(failure error) {
 	}
 	m.result = r
 	m.mu.Unlock()
+	if failure == nil {
+		m.learn()
+	}
 	last := "done"
 	if failure != nil {
 		last = failure.Error()

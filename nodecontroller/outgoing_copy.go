@@ -106,7 +106,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 			DirtyLimit: m.request.DirtyLimit,
 
 			Rule: m.request.Rule, DowntimeLimitMs: m.request.DowntimeLimitMs, FirstRounds: m.request.FirstRounds,
-			OnStall: m.request.OnStall,
+			OnStall: m.request.OnStall, Standstill: m.expectedStandstill(),
 		},
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,
@@ -231,6 +231,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		AwaitsPod:      p.AwaitsFiles,
 
 		Rule: p.Rule, PredictedDowntimeUs: p.PredictedDowntimeUs, DowntimeLimitUs: p.DowntimeLimitUs, LeftBytes: p.LeftBytes,
+		ThrottleMilliCpu: p.ThrottleMilliCpu, ThrottleOfMilliCpu: p.ThrottleOfMilliCpu,
 	}
 	for _, r := range p.Rounds {
 		q.Rounds = append(q.Rounds, &nodev1.Round{
@@ -247,6 +248,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 			DirtyRate: r.DirtyRate, RateCorrection: r.RateCorrection,
 			PredictedDirtyRate: r.PredictedDirtyRate, PredictedDirtyBytes: r.PredictedDirtyBytes,
 			DirtyLimit: r.DirtyLimit, ElapsedUs: r.ElapsedUs,
+			ThrottleMilliCpu: r.ThrottleMilliCpu, ThrottleOfMilliCpu: r.ThrottleOfMilliCpu,
 		})
 	}
 	return q

@@ -64,6 +64,8 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 		return nil, err
 	}
 	before := s.link.files.bytes()
+	// Before the freeze: what is held back stops when it is its turn to run.
+	s.brake.release()
 	w := &frozenWindow{began: time.Now(), resp: &shimv1.CutOverResponse{}}
 	w.resp.FrozenUnixNano = w.began.UnixNano()
 	s.link.session.SetUrgent(true)

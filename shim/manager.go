@@ -12,6 +12,7 @@ import (
 	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
+	"godwit.dev/godwit/shim/cpuquota"
 )
 
 // starter starts shims and clears up after dead ones: runc's way, plus what a
@@ -29,6 +30,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 	if cwd, err := os.Getwd(); err == nil {
 		bundle = filepath.Join(filepath.Dir(cwd), id)
 		clearSourceDir(bundle)
+		_ = cpuquota.PutBack(throttleRecord(bundle)) // so that it dies soon; the quota goes with it
 	}
 	killRestore(id)
 	os.Remove(shimv1.SocketPath(id))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -91,6 +92,9 @@ func (s *source) connect(ctx context.Context) error {
 		Policy: policy, Session: pageSession{l.session},
 		Shared: l.shared, Progress: s.note, Log: s.log,
 	}
+	if s.brake != nil {
+		config.Brake = s.brake
+	}
 	if err := s.useEngine(&config); err != nil {
 		return err
 	}
@@ -108,8 +112,13 @@ func policyOf(p *shimv1.Policy) (precopy.Policy, error) {
 	return precopy.Policy{
 		Rule: rule, OnStall: onStall, MaxRounds: int(p.GetMaxRounds()), MaxTime: time.Duration(p.GetMaxTimeMs()) * time.Millisecond,
 		DirtyLimit: p.GetDirtyLimit(), DowntimeLimit: time.Duration(p.GetDowntimeLimitMs()) * time.Millisecond,
-		FirstRounds: int(p.GetFirstRounds()),
+		FirstRounds: int(p.GetFirstRounds()), Standstill: standstillOf(p.GetStandstill()),
 	}, err
+}
+
+func standstillOf(s *shimv1.Standstill) precopy.Standstill {
+	us := func(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
+	return precopy.Standstill{Freeze: us(s.GetFreezeUs()), Dump: us(s.GetDumpUs()), Restore: us(s.GetRestoreUs())}
 }
 
 // processes lists the pod's processes for the tracker. A process that ends
@@ -189,6 +198,7 @@ func (s *source) note(p precopy.Progress) {
 		UnchangedPages:      p.Unchanged,
 		PredictedDowntimeUs: uint64(p.Downtime.Microseconds()), LeftBytes: p.Left,
 	}
+	out.ThrottleMilliCpu, out.ThrottleOfMilliCpu = milli(p.Throttle.Cores), milli(p.Throttle.Of)
 	if n := len(p.Decisions); n > 0 {
 		d := p.Decisions[n-1]
 		out.Rule, out.DowntimeLimitUs, out.StopReason = string(d.Rule), uint64(d.DowntimeLimit.Microseconds()), d.Explain()
@@ -221,7 +231,11 @@ func noteDecision(round *shimv1.Round, d precopy.Decision) {
 	round.RateCorrection = int64(-d.S0.Correction)
 	round.PredictedDirtyRate, round.PredictedDirtyBytes = uint64(d.S0.Rate), d.S0.Predicted
 	round.DirtyLimit, round.ElapsedUs = d.Limit, uint64(d.Elapsed.Microseconds())
+	round.ThrottleMilliCpu, round.ThrottleOfMilliCpu = milli(d.Throttle.Cores), milli(d.Throttle.Of)
 }
+
+// milli is so many cores in thousandths.
+func milli(cores float64) uint32 { return uint32(math.Round(1000 * cores)) }
 
 // hangUp ends the session: cleanly after a commit, with the cause otherwise.
 func (l *link) hangUp(cause error) {

@@ -50,7 +50,9 @@ type source struct {
 	// containers in the order of the pod.
 	containers []*departure
 	link       *link
-	changed    *broadcast
+	// brake holds the pod back where that is asked for; nil otherwise.
+	brake   *brake
+	changed *broadcast
 	// engine finds dirty pages; engineReason says in a sentence why it does. They
 	// are begin's, and fixed when that has returned.
 	engine       track.Engine
@@ -110,7 +112,7 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 		}
 		s.containers = append(s.containers, d)
 	}
-	return s, nil
+	return s, s.openBrake()
 }
 
 // move takes the migration from one state to the next.
@@ -278,6 +280,7 @@ func (s *source) end(to shimv1.State, cause error) {
 	}
 	s.mu.Unlock()
 	defer close(s.undone)
+	s.brake.release()
 	s.cancel(cause)
 	s.running.Wait()
 	s.letGo()

@@ -53,6 +53,9 @@ type jsonRound struct {
 	PredictedDirtyBytes uint64  `json:"predicted_dirty_bytes,omitempty"`
 	DirtyLimit          uint64  `json:"dirty_limit"`
 	ElapsedMS           float64 `json:"elapsed_ms"`
+	// What the pod may use from its end on, of what it might; none if it is not held back.
+	ThrottleMilliCPU   uint32 `json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCPU uint32 `json:"throttle_of_milli_cpu,omitempty"`
 }
 
 type jsonProgress struct {
@@ -74,6 +77,8 @@ type jsonProgress struct {
 	PredictedDowntimeMS float64     `json:"predicted_downtime_ms,omitempty"`
 	DowntimeLimitMS     float64     `json:"downtime_limit_ms,omitempty"`
 	LeftBytes           uint64      `json:"left_bytes,omitempty"`
+	ThrottleMilliCPU    uint32      `json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCPU  uint32      `json:"throttle_of_milli_cpu,omitempty"`
 	Rounds              []jsonRound `json:"rounds,omitempty"`
 }
 
@@ -176,6 +181,8 @@ func progressJSON(p *nodev1.Progress) *jsonProgress {
 		PredictedDowntimeMS: ms(p.PredictedDowntimeUs),
 		DowntimeLimitMS:     ms(p.DowntimeLimitUs),
 		LeftBytes:           p.LeftBytes,
+		ThrottleMilliCPU:    p.ThrottleMilliCpu,
+		ThrottleOfMilliCPU:  p.ThrottleOfMilliCpu,
 		Rounds:              roundsJSON(p.Rounds),
 	}
 }
@@ -200,6 +207,8 @@ func roundsJSON(rounds []*nodev1.Round) []jsonRound {
 			PredictedDirtyBytes: r.PredictedDirtyBytes,
 			DirtyLimit:          r.DirtyLimit,
 			ElapsedMS:           ms(r.ElapsedUs),
+			ThrottleMilliCPU:    r.ThrottleMilliCpu,
+			ThrottleOfMilliCPU:  r.ThrottleOfMilliCpu,
 		})
 	}
 	return list

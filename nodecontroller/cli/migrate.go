@@ -85,7 +85,7 @@ With --json each event is an object on a line of its own; the last has the resul
 	flags.StringVar(&req.Rule, "rule", "default", "what ends the rounds: default, by the downtime predicted, or s0, by dirty rates predicted")
 	flags.DurationVar(&f.downtimeLimit, "downtime-limit", 0, "the predicted downtime that is short enough (0: 300ms)")
 	flags.Uint32Var(&req.FirstRounds, "first-rounds", 0, "rounds that s0 does before it judges (0: the default)")
-	flags.StringVar(&req.OnStall, "on-stall", "StopAndCopy", "if the downtime would be longer than the limit: StopAndCopy, or Abort, and the pod runs on here")
+	flags.StringVar(&req.OnStall, "on-stall", "StopAndCopy", "if the downtime would be longer than the limit: StopAndCopy; Abort, and the pod runs on here; or Throttle, hold its processors back until it is not")
 	flags.DurationVar(&f.timeout, "timeout", 0, "give up if not committed after this (0: 30m)")
 	flags.Uint32Var(&req.Streams, "streams", 0, "parallel streams (0: the default)")
 	flags.StringVar(&req.Compression, "compression", "auto", "auto, none, lz4 or zstd")

@@ -11,6 +11,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/events"
 )
 
 // lineView prints each step, and progress once a second.
@@ -45,11 +46,19 @@ func (v *lineView) close(last *nodev1.Event) {
 func progressLine(p *nodev1.Progress) string {
 	s := fmt.Sprintf("round %d: %d of %d pages, %s/s, dirtied at %s/s",
 		p.GetRound(), p.GetRoundPagesDone(), p.GetRoundPages(), Size(p.GetRate()), Size(p.GetDirtyRate()))
-	s += predicted(p)
+	s += predicted(p) + throttled(p)
 	if p.GetEtaMs() > 0 {
 		s += fmt.Sprintf(", rounds end in %v", (time.Duration(p.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond))
 	}
 	return s
+}
+
+// throttled says how far the pod is held back.
+func throttled(p *nodev1.Progress) string {
+	if p.GetThrottleOfMilliCpu() == 0 {
+		return ""
+	}
+	return ", " + events.Throttle(p).String()
 }
 
 // predicted is what is known of the downtime if the freeze came now.
@@ -107,7 +116,7 @@ func (v *barView) newBar(p *nodev1.Progress) *mpb.Bar {
 		mpb.AppendDecorators(decor.Percentage(), decor.Any(func(decor.Statistics) string {
 			p := v.newest.Load()
 			s := fmt.Sprintf("  %s/s, dirtied at %s/s", Size(p.GetRate()), Size(p.GetDirtyRate()))
-			s += predicted(p)
+			s += predicted(p) + throttled(p)
 			if p.GetEtaMs() > 0 {
 				s += fmt.Sprintf(", rounds end in %v", (time.Duration(p.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond))
 			}
@@ -148,6 +157,12 @@ func printResult(w io.Writer, r *nodev1.Result) {
 	if d := r.Downtime; d != nil {
 		fmt.Fprintf(w, ", downtime %.1f ms as the nodes see it (freeze %.1f, dump %.1f, pages %.1f, files %.1f; seal %.1f, restore %.1f; commit %.1f, resume %.1f)",
 			ms(d.MeasuredUs), ms(d.FreezeUs), ms(d.DumpUs), ms(d.PagesUs), ms(d.FilesUs), ms(d.SealUs), ms(d.RestoreUs), ms(d.CommitUs), ms(d.ResumeUs))
+	}
+	if us := t.GetPredictedDowntimeUs(); us > 0 {
+		fmt.Fprintf(w, ", predicted were %.1f ms", ms(us))
+	}
+	if held := events.Throttle(t).String(); held != "" {
+		fmt.Fprintf(w, ", the pod was %s", held)
 	}
 	fmt.Fprintln(w)
 }

@@ -89,7 +89,7 @@ time on a line of its own.`,
 	flags.Var(&r.dirtyLimit, "dirty-limit", "freeze when less memory than this is dirty, as in 4Mi")
 	flags.StringVar(&r.rule, "rule", "", "what ends the rounds: default, by the downtime predicted, or s0, by dirty rates predicted")
 	flags.DurationVar(&r.downtimeLimit, "downtime-limit", 0, "the predicted downtime that is short enough (0: 300ms)")
-	flags.StringVar(&r.onStall, "on-stall", "", "if the downtime would be longer than the limit: stopandcopy (the default), or abort, and the pod runs on where it is")
+	flags.StringVar(&r.onStall, "on-stall", "", "if the downtime would be longer than the limit: stopandcopy (the default); abort, and the pod runs on where it is; or throttle, hold its processors back until it is not")
 	flags.DurationVar(&r.timeout, "timeout", 0, "give up if not committed after this (0: 30m)")
 	flags.Var(&r.bandwidth, "bandwidth", "bytes a second at most, as in 100Mi")
 	flags.Int32Var(&r.priority, "priority", 0, "if more pods are to leave a node than may at a time, the higher goes first")
@@ -115,7 +115,7 @@ func (r request) object() (*v1alpha1.PodMigration, error) {
 	if err != nil {
 		return nil, err
 	}
-	onStall, err := oneOf("on-stall", r.onStall, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallAbort)
+	onStall, err := oneOf("on-stall", r.onStall, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallAbort, v1alpha1.OnStallThrottle)
 	if err != nil {
 		return nil, err
 	}

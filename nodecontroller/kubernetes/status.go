@@ -91,6 +91,7 @@ func applyProgress(s *v1alpha1.PodMigrationStatus, p *nodev1.Progress) {
 		predicted := microseconds(us)
 		s.PredictedDowntime = &predicted
 	}
+	s.Throttle = events.Throttle(p).String()
 	if p.GetStopReason() != "" {
 		s.StopReason = p.GetStopReason()
 	}

@@ -113,7 +113,7 @@ func TestWhatIsUnderWayIsGoneWhenItIsOver(t *testing.T) {
 	state := State{
 		Stores: 1, StoreReserved: 512, StoreLimit: 1024,
 		Migrations: []*nodev1.Migration{
-			{Id: "m-1", Role: "source", Pod: "ns/p", To: "b", Phase: nodev1.Phase_PHASE_MIGRATING, Progress: &nodev1.Progress{MemoryBytes: 9, Round: 2, Rate: 7, DirtyRate: 5}},
+			{Id: "m-1", Role: "source", Pod: "ns/p", To: "b", Phase: nodev1.Phase_PHASE_MIGRATING, Progress: &nodev1.Progress{MemoryBytes: 9, Round: 2, Rate: 7, DirtyRate: 5, ThrottleMilliCpu: 500, ThrottleOfMilliCpu: 2000}},
 			{Id: "m-2", Role: "destination", Pod: "ns/q", To: "a", Phase: nodev1.Phase_PHASE_MIGRATING, InDoubt: true},
 		},
 	}
@@ -134,6 +134,7 @@ func TestWhatIsUnderWayIsGoneWhenItIsOver(t *testing.T) {
 		{"godwit_migration_round", labels, 2},
 		{"godwit_migration_rate_bytes_per_second", labels, 7},
 		{"godwit_migration_dirty_rate_bytes_per_second", labels, 5},
+		{"godwit_migration_throttle_ratio", labels, 0.25},
 	} {
 		if got := value(f, c.name, c.labels); got != c.want {
 			t.Errorf("%s{%s} is %v, want %v", c.name, c.labels, got, c.want)

@@ -50,6 +50,8 @@ type Config struct {
 	Session Session // required
 	// Shared is the shared memory to copy ahead; nil: none.
 	Shared *Shared
+	// Brake holds the pod back if Policy.OnStall is SlowDown; nil: it is never held back.
+	Brake Brake
 	// Pace is how workers share the processors while the pod runs; nil:
 	// Background.
 	Pace *Pace
@@ -128,6 +130,7 @@ type Rounds struct {
 	resent   *resent       // nil if a Carrier sends pages that it does not see
 	recent   []RoundStat   // round 0 and the last ones
 	promised time.Duration // the predicted downtime when Run ended
+	braking  braking
 
 	mu    sync.Mutex // guards what follows
 	state State
@@ -148,7 +151,7 @@ func New(config Config) (*Rounds, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	r := &Rounds{config: config}
+	r := &Rounds{config: config, braking: braking{brake: config.Brake}}
 	if config.Carrier == nil {
 		var err error
 		if r.resent, err = newResent(); err != nil {

@@ -36,6 +36,7 @@ type Progress struct {
 	Reason         Reason        // why they ended; GoOn until then
 	Downtime       time.Duration // predicted if the freeze came now; 0: nothing is known
 	Left           uint64        // bytes that the last round left out
+	Throttle       Throttle      // how far the pod is held back
 }
 
 // reporter calls Config.Progress from one goroutine.

@@ -51,7 +51,7 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 		r.recent = lately(res.Rounds)
 		res.Elapsed = time.Since(r.begun)
 		policy := r.policy()
-		res.Decision = Decide(res.Rounds, policy)
+		res.Decision = r.decide(res.Rounds, policy)
 		r.last, r.limit = stat, res.Decision.Limit
 		r.report(res, policy)
 		if res.Decision.Stop {

@@ -200,7 +200,7 @@ const (
 
 // OnStall names what happens when the rounds end in vain.
 //
-// +kubebuilder:validation:Enum=StopAndCopy;Abort
+// +kubebuilder:validation:Enum=StopAndCopy;Abort;Throttle
 type OnStall string
 
 // What happens then.
@@ -209,6 +209,9 @@ const (
 	OnStallStopAndCopy OnStall = "StopAndCopy"
 	// OnStallAbort breaks the migration off: the pod runs on where it is.
 	OnStallAbort OnStall = "Abort"
+	// OnStallThrottle lowers the processor quotas of the pod's containers, step by step, until
+	// the rounds converge, and puts them back after that, or if the migration is broken off.
+	OnStallThrottle OnStall = "Throttle"
 )
 
 // PreCopy says when the rounds end; the first condition that holds does it.
@@ -400,6 +403,11 @@ type PodMigrationStatus struct {
 	//
 	// +optional
 	PredictedDowntime *metav1.Duration `json:"predictedDowntime,omitempty"`
+
+	// Throttle says how far the pod is, or was at last, held back: throttled to 40 % of 2 CPUs.
+	//
+	// +optional
+	Throttle string `json:"throttle,omitempty"`
 
 	// StartTime is when a node took it up.
 	//

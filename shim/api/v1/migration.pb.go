@@ -139,8 +139,11 @@ type Policy struct {
 	// How many rounds the rule S0 does before it judges; 0 means the default.
 	FirstRounds uint32 `protobuf:"varint,9,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although a freeze would take longer than the downtime
-	// limit: StopAndCopy, freeze all the same, or Abort; empty means StopAndCopy.
-	OnStall       string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// limit: StopAndCopy, freeze all the same, Abort, or Throttle, hold the pod back by its
+	// processor quota first; empty means StopAndCopy.
+	OnStall string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// What a freeze costs beside the last copy, as far as it is known; without it, the default.
+	Standstill    *Standstill `protobuf:"bytes,60,opt,name=standstill,proto3" json:"standstill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,6 +241,76 @@ func (x *Policy) GetOnStall() string {
 	return ""
 }
 
+func (x *Policy) GetStandstill() *Standstill {
+	if x != nil {
+		return x.Standstill
+	}
+	return nil
+}
+
+// Standstill is the part of the downtime that does not depend on the memory left, microseconds.
+type Standstill struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	FreezeUs uint64                 `protobuf:"varint,1,opt,name=freeze_us,json=freezeUs,proto3" json:"freeze_us,omitempty"`
+	// Beside the last copy.
+	DumpUs uint64 `protobuf:"varint,2,opt,name=dump_us,json=dumpUs,proto3" json:"dump_us,omitempty"`
+	// With the commit, until the pod runs again.
+	RestoreUs     uint64 `protobuf:"varint,3,opt,name=restore_us,json=restoreUs,proto3" json:"restore_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standstill) Reset() {
+	*x = Standstill{}
+	mi := &file_migration_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standstill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standstill) ProtoMessage() {}
+
+func (x *Standstill) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standstill.ProtoReflect.Descriptor instead.
+func (*Standstill) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Standstill) GetFreezeUs() uint64 {
+	if x != nil {
+		return x.FreezeUs
+	}
+	return 0
+}
+
+func (x *Standstill) GetDumpUs() uint64 {
+	if x != nil {
+		return x.DumpUs
+	}
+	return 0
+}
+
+func (x *Standstill) GetRestoreUs() uint64 {
+	if x != nil {
+		return x.RestoreUs
+	}
+	return 0
+}
+
 type BeginRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -274,7 +347,7 @@ type BeginRequest struct {
 
 func (x *BeginRequest) Reset() {
 	*x = BeginRequest{}
-	mi := &file_migration_proto_msgTypes[1]
+	mi := &file_migration_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -286,7 +359,7 @@ func (x *BeginRequest) String() string {
 func (*BeginRequest) ProtoMessage() {}
 
 func (x *BeginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[1]
+	mi := &file_migration_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -299,7 +372,7 @@ func (x *BeginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginRequest.ProtoReflect.Descriptor instead.
 func (*BeginRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{1}
+	return file_migration_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *BeginRequest) GetMigration() string {
@@ -413,7 +486,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_migration_proto_msgTypes[2]
+	mi := &file_migration_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +498,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[2]
+	mi := &file_migration_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +511,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{2}
+	return file_migration_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Volume) GetName() string {
@@ -475,7 +548,7 @@ type VolumeMount struct {
 
 func (x *VolumeMount) Reset() {
 	*x = VolumeMount{}
-	mi := &file_migration_proto_msgTypes[3]
+	mi := &file_migration_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +560,7 @@ func (x *VolumeMount) String() string {
 func (*VolumeMount) ProtoMessage() {}
 
 func (x *VolumeMount) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[3]
+	mi := &file_migration_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +573,7 @@ func (x *VolumeMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
 func (*VolumeMount) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{3}
+	return file_migration_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *VolumeMount) GetContainer() uint32 {
@@ -529,7 +602,7 @@ type BeginResponse struct {
 
 func (x *BeginResponse) Reset() {
 	*x = BeginResponse{}
-	mi := &file_migration_proto_msgTypes[4]
+	mi := &file_migration_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +614,7 @@ func (x *BeginResponse) String() string {
 func (*BeginResponse) ProtoMessage() {}
 
 func (x *BeginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[4]
+	mi := &file_migration_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +627,7 @@ func (x *BeginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginResponse.ProtoReflect.Descriptor instead.
 func (*BeginResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{4}
+	return file_migration_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BeginResponse) GetEngine() string {
@@ -582,7 +655,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_migration_proto_msgTypes[5]
+	mi := &file_migration_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +667,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[5]
+	mi := &file_migration_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +680,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{5}
+	return file_migration_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchRequest) GetMigration() string {
@@ -647,15 +720,19 @@ type Round struct {
 	PredictedDirtyRate  uint64 `protobuf:"varint,13,opt,name=predicted_dirty_rate,json=predictedDirtyRate,proto3" json:"predicted_dirty_rate,omitempty"`
 	PredictedDirtyBytes uint64 `protobuf:"varint,14,opt,name=predicted_dirty_bytes,json=predictedDirtyBytes,proto3" json:"predicted_dirty_bytes,omitempty"`
 	// The amount that is little enough, bytes, and the time since the first copy began.
-	DirtyLimit    uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
-	ElapsedUs     uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DirtyLimit uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
+	ElapsedUs  uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
+	// What the pod may use of processors from its end on, and what it might use otherwise,
+	// thousandths of a core; 0 if it is not held back.
+	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Round) Reset() {
 	*x = Round{}
-	mi := &file_migration_proto_msgTypes[6]
+	mi := &file_migration_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +744,7 @@ func (x *Round) String() string {
 func (*Round) ProtoMessage() {}
 
 func (x *Round) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[6]
+	mi := &file_migration_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +757,7 @@ func (x *Round) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Round.ProtoReflect.Descriptor instead.
 func (*Round) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{6}
+	return file_migration_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Round) GetNumber() uint32 {
@@ -795,6 +872,20 @@ func (x *Round) GetElapsedUs() uint64 {
 	return 0
 }
 
+func (x *Round) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Round) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State State                  `protobuf:"varint,1,opt,name=state,proto3,enum=godwit.shim.v1.State" json:"state,omitempty"`
@@ -840,13 +931,16 @@ type Progress struct {
 	// Source: pages that were written but had what the destination has already, and were
 	// not sent again.
 	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Source: as in Round.
+	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_migration_proto_msgTypes[7]
+	mi := &file_migration_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +952,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[7]
+	mi := &file_migration_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +965,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{7}
+	return file_migration_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Progress) GetState() State {
@@ -1070,6 +1164,20 @@ func (x *Progress) GetUnchangedPages() uint64 {
 	return 0
 }
 
+func (x *Progress) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
 type SendFilesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -1079,7 +1187,7 @@ type SendFilesRequest struct {
 
 func (x *SendFilesRequest) Reset() {
 	*x = SendFilesRequest{}
-	mi := &file_migration_proto_msgTypes[8]
+	mi := &file_migration_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1199,7 @@ func (x *SendFilesRequest) String() string {
 func (*SendFilesRequest) ProtoMessage() {}
 
 func (x *SendFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[8]
+	mi := &file_migration_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1212,7 @@ func (x *SendFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendFilesRequest.ProtoReflect.Descriptor instead.
 func (*SendFilesRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{8}
+	return file_migration_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SendFilesRequest) GetMigration() string {
@@ -1122,7 +1230,7 @@ type SendFilesResponse struct {
 
 func (x *SendFilesResponse) Reset() {
 	*x = SendFilesResponse{}
-	mi := &file_migration_proto_msgTypes[9]
+	mi := &file_migration_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1242,7 @@ func (x *SendFilesResponse) String() string {
 func (*SendFilesResponse) ProtoMessage() {}
 
 func (x *SendFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[9]
+	mi := &file_migration_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1255,7 @@ func (x *SendFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendFilesResponse.ProtoReflect.Descriptor instead.
 func (*SendFilesResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{9}
+	return file_migration_proto_rawDescGZIP(), []int{10}
 }
 
 type CutOverRequest struct {
@@ -1159,7 +1267,7 @@ type CutOverRequest struct {
 
 func (x *CutOverRequest) Reset() {
 	*x = CutOverRequest{}
-	mi := &file_migration_proto_msgTypes[10]
+	mi := &file_migration_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1279,7 @@ func (x *CutOverRequest) String() string {
 func (*CutOverRequest) ProtoMessage() {}
 
 func (x *CutOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[10]
+	mi := &file_migration_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1292,7 @@ func (x *CutOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutOverRequest.ProtoReflect.Descriptor instead.
 func (*CutOverRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{10}
+	return file_migration_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CutOverRequest) GetMigration() string {
@@ -1213,7 +1321,7 @@ type CutOverResponse struct {
 
 func (x *CutOverResponse) Reset() {
 	*x = CutOverResponse{}
-	mi := &file_migration_proto_msgTypes[11]
+	mi := &file_migration_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1333,7 @@ func (x *CutOverResponse) String() string {
 func (*CutOverResponse) ProtoMessage() {}
 
 func (x *CutOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[11]
+	mi := &file_migration_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1346,7 @@ func (x *CutOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutOverResponse.ProtoReflect.Descriptor instead.
 func (*CutOverResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{11}
+	return file_migration_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CutOverResponse) GetFrozenUnixNano() int64 {
@@ -1313,7 +1421,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_migration_proto_msgTypes[12]
+	mi := &file_migration_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1433,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[12]
+	mi := &file_migration_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1446,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{12}
+	return file_migration_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CommitRequest) GetMigration() string {
@@ -1356,7 +1464,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_migration_proto_msgTypes[13]
+	mi := &file_migration_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1476,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[13]
+	mi := &file_migration_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1489,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{13}
+	return file_migration_proto_rawDescGZIP(), []int{14}
 }
 
 type AbortRequest struct {
@@ -1394,7 +1502,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_migration_proto_msgTypes[14]
+	mi := &file_migration_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1514,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[14]
+	mi := &file_migration_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1527,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{14}
+	return file_migration_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AbortRequest) GetMigration() string {
@@ -1444,7 +1552,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_migration_proto_msgTypes[15]
+	mi := &file_migration_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1564,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[15]
+	mi := &file_migration_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1577,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{15}
+	return file_migration_proto_rawDescGZIP(), []int{16}
 }
 
 type WaitParkedRequest struct {
@@ -1482,7 +1590,7 @@ type WaitParkedRequest struct {
 
 func (x *WaitParkedRequest) Reset() {
 	*x = WaitParkedRequest{}
-	mi := &file_migration_proto_msgTypes[16]
+	mi := &file_migration_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1602,7 @@ func (x *WaitParkedRequest) String() string {
 func (*WaitParkedRequest) ProtoMessage() {}
 
 func (x *WaitParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[16]
+	mi := &file_migration_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1615,7 @@ func (x *WaitParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitParkedRequest.ProtoReflect.Descriptor instead.
 func (*WaitParkedRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{16}
+	return file_migration_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitParkedRequest) GetMigration() string {
@@ -1534,7 +1642,7 @@ type WaitParkedResponse struct {
 
 func (x *WaitParkedResponse) Reset() {
 	*x = WaitParkedResponse{}
-	mi := &file_migration_proto_msgTypes[17]
+	mi := &file_migration_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1654,7 @@ func (x *WaitParkedResponse) String() string {
 func (*WaitParkedResponse) ProtoMessage() {}
 
 func (x *WaitParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[17]
+	mi := &file_migration_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1667,7 @@ func (x *WaitParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitParkedResponse.ProtoReflect.Descriptor instead.
 func (*WaitParkedResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{17}
+	return file_migration_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitParkedResponse) GetRootfs() string {
@@ -1585,7 +1693,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_migration_proto_msgTypes[18]
+	mi := &file_migration_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1705,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[18]
+	mi := &file_migration_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1718,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{18}
+	return file_migration_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestoreRequest) GetMigration() string {
@@ -1657,7 +1765,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_migration_proto_msgTypes[19]
+	mi := &file_migration_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1777,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[19]
+	mi := &file_migration_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1790,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{19}
+	return file_migration_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RestoreResponse) GetRestoreUs() uint64 {
@@ -1701,7 +1809,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_migration_proto_msgTypes[20]
+	mi := &file_migration_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1821,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[20]
+	mi := &file_migration_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1834,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{20}
+	return file_migration_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResumeRequest) GetMigration() string {
@@ -1747,7 +1855,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_migration_proto_msgTypes[21]
+	mi := &file_migration_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1867,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[21]
+	mi := &file_migration_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1880,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{21}
+	return file_migration_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResumeResponse) GetResumedUnixNano() int64 {
@@ -1802,7 +1910,7 @@ type LinkShare struct {
 
 func (x *LinkShare) Reset() {
 	*x = LinkShare{}
-	mi := &file_migration_proto_msgTypes[22]
+	mi := &file_migration_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1922,7 @@ func (x *LinkShare) String() string {
 func (*LinkShare) ProtoMessage() {}
 
 func (x *LinkShare) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[22]
+	mi := &file_migration_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1935,7 @@ func (x *LinkShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkShare.ProtoReflect.Descriptor instead.
 func (*LinkShare) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{22}
+	return file_migration_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LinkShare) GetRate() uint64 {
@@ -1854,7 +1962,7 @@ type ShareRequest struct {
 
 func (x *ShareRequest) Reset() {
 	*x = ShareRequest{}
-	mi := &file_migration_proto_msgTypes[23]
+	mi := &file_migration_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +1974,7 @@ func (x *ShareRequest) String() string {
 func (*ShareRequest) ProtoMessage() {}
 
 func (x *ShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[23]
+	mi := &file_migration_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +1987,7 @@ func (x *ShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareRequest.ProtoReflect.Descriptor instead.
 func (*ShareRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{23}
+	return file_migration_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ShareRequest) GetMigration() string {
@@ -1904,7 +2012,7 @@ type ShareResponse struct {
 
 func (x *ShareResponse) Reset() {
 	*x = ShareResponse{}
-	mi := &file_migration_proto_msgTypes[24]
+	mi := &file_migration_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2024,7 @@ func (x *ShareResponse) String() string {
 func (*ShareResponse) ProtoMessage() {}
 
 func (x *ShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[24]
+	mi := &file_migration_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,14 +2037,14 @@ func (x *ShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareResponse.ProtoReflect.Descriptor instead.
 func (*ShareResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{24}
+	return file_migration_proto_rawDescGZIP(), []int{25}
 }
 
 var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xaa\x02\n" +
+	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xe6\x02\n" +
 	"\x06Policy\x12\x1d\n" +
 	"\n" +
 	"max_rounds\x18\x02 \x01(\rR\tmaxRounds\x12\x1e\n" +
@@ -1949,7 +2057,16 @@ const file_migration_proto_rawDesc = "" +
 	"\x11downtime_limit_ms\x18\b \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18\t \x01(\rR\vfirstRounds\x12\x19\n" +
 	"\bon_stall\x18\n" +
-	" \x01(\tR\aonStallJ\x04\b\x01\x10\x02\"\xe2\x03\n" +
+	" \x01(\tR\aonStall\x12:\n" +
+	"\n" +
+	"standstill\x18< \x01(\v2\x1a.godwit.shim.v1.StandstillR\n" +
+	"standstillJ\x04\b\x01\x10\x02\"a\n" +
+	"\n" +
+	"Standstill\x12\x1b\n" +
+	"\tfreeze_us\x18\x01 \x01(\x04R\bfreezeUs\x12\x17\n" +
+	"\adump_us\x18\x02 \x01(\x04R\x06dumpUs\x12\x1d\n" +
+	"\n" +
+	"restore_us\x18\x03 \x01(\x04R\trestoreUs\"\xe2\x03\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +
@@ -1982,7 +2099,7 @@ const file_migration_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
-	"intervalMs\"\xbd\x04\n" +
+	"intervalMs\"\x9e\x05\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2007,7 +2124,9 @@ const file_migration_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xad\a\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\x8e\b\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -2046,7 +2165,9 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"link_bytes\x18( \x01(\x04R\tlinkBytes\x12!\n" +
 	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\x12'\n" +
-	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\"0\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
 	"\x11SendFilesResponse\".\n" +
@@ -2139,68 +2260,70 @@ func file_migration_proto_rawDescGZIP() []byte {
 }
 
 var file_migration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_migration_proto_goTypes = []any{
 	(State)(0),                 // 0: godwit.shim.v1.State
 	(*Policy)(nil),             // 1: godwit.shim.v1.Policy
-	(*BeginRequest)(nil),       // 2: godwit.shim.v1.BeginRequest
-	(*Volume)(nil),             // 3: godwit.shim.v1.Volume
-	(*VolumeMount)(nil),        // 4: godwit.shim.v1.VolumeMount
-	(*BeginResponse)(nil),      // 5: godwit.shim.v1.BeginResponse
-	(*WatchRequest)(nil),       // 6: godwit.shim.v1.WatchRequest
-	(*Round)(nil),              // 7: godwit.shim.v1.Round
-	(*Progress)(nil),           // 8: godwit.shim.v1.Progress
-	(*SendFilesRequest)(nil),   // 9: godwit.shim.v1.SendFilesRequest
-	(*SendFilesResponse)(nil),  // 10: godwit.shim.v1.SendFilesResponse
-	(*CutOverRequest)(nil),     // 11: godwit.shim.v1.CutOverRequest
-	(*CutOverResponse)(nil),    // 12: godwit.shim.v1.CutOverResponse
-	(*CommitRequest)(nil),      // 13: godwit.shim.v1.CommitRequest
-	(*CommitResponse)(nil),     // 14: godwit.shim.v1.CommitResponse
-	(*AbortRequest)(nil),       // 15: godwit.shim.v1.AbortRequest
-	(*AbortResponse)(nil),      // 16: godwit.shim.v1.AbortResponse
-	(*WaitParkedRequest)(nil),  // 17: godwit.shim.v1.WaitParkedRequest
-	(*WaitParkedResponse)(nil), // 18: godwit.shim.v1.WaitParkedResponse
-	(*RestoreRequest)(nil),     // 19: godwit.shim.v1.RestoreRequest
-	(*RestoreResponse)(nil),    // 20: godwit.shim.v1.RestoreResponse
-	(*ResumeRequest)(nil),      // 21: godwit.shim.v1.ResumeRequest
-	(*ResumeResponse)(nil),     // 22: godwit.shim.v1.ResumeResponse
-	(*LinkShare)(nil),          // 23: godwit.shim.v1.LinkShare
-	(*ShareRequest)(nil),       // 24: godwit.shim.v1.ShareRequest
-	(*ShareResponse)(nil),      // 25: godwit.shim.v1.ShareResponse
+	(*Standstill)(nil),         // 2: godwit.shim.v1.Standstill
+	(*BeginRequest)(nil),       // 3: godwit.shim.v1.BeginRequest
+	(*Volume)(nil),             // 4: godwit.shim.v1.Volume
+	(*VolumeMount)(nil),        // 5: godwit.shim.v1.VolumeMount
+	(*BeginResponse)(nil),      // 6: godwit.shim.v1.BeginResponse
+	(*WatchRequest)(nil),       // 7: godwit.shim.v1.WatchRequest
+	(*Round)(nil),              // 8: godwit.shim.v1.Round
+	(*Progress)(nil),           // 9: godwit.shim.v1.Progress
+	(*SendFilesRequest)(nil),   // 10: godwit.shim.v1.SendFilesRequest
+	(*SendFilesResponse)(nil),  // 11: godwit.shim.v1.SendFilesResponse
+	(*CutOverRequest)(nil),     // 12: godwit.shim.v1.CutOverRequest
+	(*CutOverResponse)(nil),    // 13: godwit.shim.v1.CutOverResponse
+	(*CommitRequest)(nil),      // 14: godwit.shim.v1.CommitRequest
+	(*CommitResponse)(nil),     // 15: godwit.shim.v1.CommitResponse
+	(*AbortRequest)(nil),       // 16: godwit.shim.v1.AbortRequest
+	(*AbortResponse)(nil),      // 17: godwit.shim.v1.AbortResponse
+	(*WaitParkedRequest)(nil),  // 18: godwit.shim.v1.WaitParkedRequest
+	(*WaitParkedResponse)(nil), // 19: godwit.shim.v1.WaitParkedResponse
+	(*RestoreRequest)(nil),     // 20: godwit.shim.v1.RestoreRequest
+	(*RestoreResponse)(nil),    // 21: godwit.shim.v1.RestoreResponse
+	(*ResumeRequest)(nil),      // 22: godwit.shim.v1.ResumeRequest
+	(*ResumeResponse)(nil),     // 23: godwit.shim.v1.ResumeResponse
+	(*LinkShare)(nil),          // 24: godwit.shim.v1.LinkShare
+	(*ShareRequest)(nil),       // 25: godwit.shim.v1.ShareRequest
+	(*ShareResponse)(nil),      // 26: godwit.shim.v1.ShareResponse
 }
 var file_migration_proto_depIdxs = []int32{
-	1,  // 0: godwit.shim.v1.BeginRequest.policy:type_name -> godwit.shim.v1.Policy
-	3,  // 1: godwit.shim.v1.BeginRequest.volumes:type_name -> godwit.shim.v1.Volume
-	23, // 2: godwit.shim.v1.BeginRequest.share:type_name -> godwit.shim.v1.LinkShare
-	4,  // 3: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
-	0,  // 4: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
-	7,  // 5: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
-	23, // 6: godwit.shim.v1.ShareRequest.share:type_name -> godwit.shim.v1.LinkShare
-	2,  // 7: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
-	6,  // 8: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
-	9,  // 9: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
-	11, // 10: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
-	13, // 11: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
-	15, // 12: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
-	17, // 13: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
-	19, // 14: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
-	21, // 15: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
-	24, // 16: godwit.shim.v1.Migration.Share:input_type -> godwit.shim.v1.ShareRequest
-	5,  // 17: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
-	8,  // 18: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
-	10, // 19: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
-	12, // 20: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
-	14, // 21: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
-	16, // 22: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
-	18, // 23: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
-	20, // 24: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
-	22, // 25: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
-	25, // 26: godwit.shim.v1.Migration.Share:output_type -> godwit.shim.v1.ShareResponse
-	17, // [17:27] is the sub-list for method output_type
-	7,  // [7:17] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	2,  // 0: godwit.shim.v1.Policy.standstill:type_name -> godwit.shim.v1.Standstill
+	1,  // 1: godwit.shim.v1.BeginRequest.policy:type_name -> godwit.shim.v1.Policy
+	4,  // 2: godwit.shim.v1.BeginRequest.volumes:type_name -> godwit.shim.v1.Volume
+	24, // 3: godwit.shim.v1.BeginRequest.share:type_name -> godwit.shim.v1.LinkShare
+	5,  // 4: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
+	0,  // 5: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
+	8,  // 6: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
+	24, // 7: godwit.shim.v1.ShareRequest.share:type_name -> godwit.shim.v1.LinkShare
+	3,  // 8: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
+	7,  // 9: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
+	10, // 10: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
+	12, // 11: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
+	14, // 12: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
+	16, // 13: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
+	18, // 14: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
+	20, // 15: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
+	22, // 16: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
+	25, // 17: godwit.shim.v1.Migration.Share:input_type -> godwit.shim.v1.ShareRequest
+	6,  // 18: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
+	9,  // 19: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
+	11, // 20: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
+	13, // 21: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
+	15, // 22: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
+	17, // 23: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
+	19, // 24: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
+	21, // 25: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
+	23, // 26: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
+	26, // 27: godwit.shim.v1.Migration.Share:output_type -> godwit.shim.v1.ShareResponse
+	18, // [18:28] is the sub-list for method output_type
+	8,  // [8:18] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_migration_proto_init() }
@@ -2214,7 +2337,7 @@ func file_migration_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_migration_proto_rawDesc), len(file_migration_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,6 +40,8 @@ type Round struct {
 	DurationMS float64 `json:"duration_ms"`
 	ScanMS     float64 `json:"scan_ms"`
 	StoodMS    float64 `json:"stood_ms"` // processes stood still for the round
+	// PredictedLast is what the last copy would carry if the freeze came at its end, bytes.
+	PredictedLast uint64 `json:"predicted_last_bytes"`
 }
 
 // Destination is where the pod goes.
@@ -58,6 +60,8 @@ type Progress struct {
 	MemoryBytes   uint64  `json:"memory_bytes"`
 	StopReason    string  `json:"stop_reason"`
 	Rounds        []Round `json:"rounds"`
+	// Throttle is what the pod may use of processors, thousandths of a core; 0: it is not held back.
+	Throttle int `json:"throttle_milli_cpu"`
 }
 
 // Event is one line of `godwitctl migrate --json`.

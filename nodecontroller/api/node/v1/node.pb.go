@@ -493,7 +493,7 @@ type MigrateRequest struct {
 	DowntimeLimitMs uint64 `protobuf:"varint,31,opt,name=downtime_limit_ms,json=downtimeLimitMs,proto3" json:"downtime_limit_ms,omitempty"`
 	FirstRounds     uint32 `protobuf:"varint,32,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although the downtime would be longer than the limit:
-	// StopAndCopy or Abort, in any case; empty means StopAndCopy. InvalidArgument: another.
+	// StopAndCopy, Abort or Throttle, in any case; empty means StopAndCopy. InvalidArgument: another.
 	OnStall string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
 	// If more pods are to leave the node than may at a time, those of higher priority go first,
 	// and among the same those that were asked for first.
@@ -685,6 +685,8 @@ type Round struct {
 	PredictedDirtyBytes uint64 `protobuf:"varint,14,opt,name=predicted_dirty_bytes,json=predictedDirtyBytes,proto3" json:"predicted_dirty_bytes,omitempty"`
 	DirtyLimit          uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
 	ElapsedUs           uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
+	ThrottleMilliCpu    uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu  uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -831,6 +833,20 @@ func (x *Round) GetElapsedUs() uint64 {
 	return 0
 }
 
+func (x *Round) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Round) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
 type Progress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Round          uint32                 `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
@@ -859,8 +875,12 @@ type Progress struct {
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
 	// Pages that were written but had what the destination has already.
 	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the pod may use of processors, as it writes too fast, and what it might use otherwise,
+	// thousandths of a core; 0 if it is not held back.
+	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1029,6 +1049,20 @@ func (x *Progress) GetLeftBytes() uint64 {
 func (x *Progress) GetUnchangedPages() uint64 {
 	if x != nil {
 		return x.UnchangedPages
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
 	}
 	return 0
 }
@@ -2185,7 +2219,7 @@ const file_node_proto_rawDesc = "" +
 	"\x11downtime_limit_ms\x18\x1f \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
 	"\bon_stall\x18! \x01(\tR\aonStall\x12\x1a\n" +
-	"\bpriority\x18( \x01(\x05R\bpriority\"\xbd\x04\n" +
+	"\bpriority\x18( \x01(\x05R\bpriority\"\x9e\x05\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2210,7 +2244,9 @@ const file_node_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xb0\x05\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\x91\x06\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2240,7 +2276,9 @@ const file_node_proto_rawDesc = "" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
 	"left_bytes\x18! \x01(\x04R\tleftBytes\x12'\n" +
-	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\"R\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"R\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x15\n" +
