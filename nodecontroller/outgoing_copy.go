@@ -103,7 +103,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 			DirtyLimit: m.request.DirtyLimit,
 
 			Rule: m.request.Rule, DowntimeLimitMs: m.request.DowntimeLimitMs, FirstRounds: m.request.FirstRounds,
-			OnStall: m.request.OnStall,
+			OnStall: m.request.OnStall, Mode: leavingMode(m.request), ReconnectMs: m.request.ReconnectMs,
 		},
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,
@@ -202,7 +202,7 @@ func (m *outgoing) cutOver() error {
 	if len(lockable) > 0 {
 		m.goroutines.Go(func() { m.breakOffIfLocked(ctx, lockable) })
 	}
-	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id}); err != nil {
+	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id, ReconnectMs: m.request.ReconnectMs}); err != nil {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
 	}
 	return nil
@@ -226,6 +226,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		AwaitsPod:      p.AwaitsFiles,
 
 		Rule: p.Rule, PredictedDowntimeUs: p.PredictedDowntimeUs, DowntimeLimitUs: p.DowntimeLimitUs, LeftBytes: p.LeftBytes,
+		Fetching: p.Fetching, MissingPages: p.MissingPages, RemoteFaults: p.RemoteFaults, FetchEtaMs: p.FetchEtaMs,
 	}
 	for _, r := range p.Rounds {
 		q.Rounds = append(q.Rounds, &nodev1.Round{

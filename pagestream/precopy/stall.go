@@ -15,6 +15,8 @@ const (
 	StopAndCopy OnStall = "StopAndCopy"
 	// Abort breaks the migration off: the pod runs on where it is.
 	Abort OnStall = "Abort"
+	// PostCopy freezes the pod and leaves what is dirty at the source, see Leave.
+	PostCopy OnStall = "PostCopy"
 )
 
 // ErrUnknownOnStall is wrapped by the error of a name that is none of OnStall's.
@@ -22,12 +24,12 @@ var ErrUnknownOnStall = errors.New("unknown way to deal with a stall")
 
 // ParseOnStall reads a name of OnStall in any case; an empty one is StopAndCopy.
 func ParseOnStall(name string) (OnStall, error) {
-	for _, o := range []OnStall{StopAndCopy, Abort} {
+	for _, o := range []OnStall{StopAndCopy, Abort, PostCopy} {
 		if name == "" || strings.EqualFold(name, string(o)) {
 			return o, nil
 		}
 	}
-	return "", fmt.Errorf("%w %q: use StopAndCopy or Abort", ErrUnknownOnStall, name)
+	return "", fmt.Errorf("%w %q: use StopAndCopy, Abort or PostCopy", ErrUnknownOnStall, name)
 }
 
 // ErrStalled is wrapped by the error of rounds that ended in vain.

@@ -140,7 +140,14 @@ type Policy struct {
 	FirstRounds uint32 `protobuf:"varint,9,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although a freeze would take longer than the downtime
 	// limit: StopAndCopy, freeze all the same, or Abort; empty means StopAndCopy.
-	OnStall       string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	OnStall string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// What is left at the source when the pod is cut over, to be fetched by the destination:
+	// empty, nothing; hybrid, what is dirty after the rounds; postcopy, everything, without rounds.
+	// on_stall PostCopy makes a move without it a hybrid one.
+	Mode string `protobuf:"bytes,20,opt,name=mode,proto3" json:"mode,omitempty"`
+	// How long the source waits for a destination that is away while pages are missing,
+	// milliseconds; 0 means the default.
+	ReconnectMs   uint64 `protobuf:"varint,21,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +243,20 @@ func (x *Policy) GetOnStall() string {
 		return x.OnStall
 	}
 	return ""
+}
+
+func (x *Policy) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Policy) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
 }
 
 type BeginRequest struct {
@@ -824,8 +845,18 @@ type Progress struct {
 	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
 	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Pages were left at the source, and the destination fetches them. Of the source: it holds
+	// the frozen processes for that.
+	Fetching bool `protobuf:"varint,40,opt,name=fetching,proto3" json:"fetching,omitempty"`
+	// Pages that the destination lacks, and faults that waited for some.
+	MissingPages uint64 `protobuf:"varint,41,opt,name=missing_pages,json=missingPages,proto3" json:"missing_pages,omitempty"`
+	RemoteFaults uint64 `protobuf:"varint,42,opt,name=remote_faults,json=remoteFaults,proto3" json:"remote_faults,omitempty"`
+	// Pages are missing and cannot be fetched any more: the pod is lost, and why.
+	Lost string `protobuf:"bytes,43,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Milliseconds until nothing is missing, as far as can be told.
+	FetchEtaMs    uint64 `protobuf:"varint,44,opt,name=fetch_eta_ms,json=fetchEtaMs,proto3" json:"fetch_eta_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1033,6 +1064,41 @@ func (x *Progress) GetLeftBytes() uint64 {
 	return 0
 }
 
+func (x *Progress) GetFetching() bool {
+	if x != nil {
+		return x.Fetching
+	}
+	return false
+}
+
+func (x *Progress) GetMissingPages() uint64 {
+	if x != nil {
+		return x.MissingPages
+	}
+	return 0
+}
+
+func (x *Progress) GetRemoteFaults() uint64 {
+	if x != nil {
+		return x.RemoteFaults
+	}
+	return 0
+}
+
+func (x *Progress) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
+}
+
+func (x *Progress) GetFetchEtaMs() uint64 {
+	if x != nil {
+		return x.FetchEtaMs
+	}
+	return 0
+}
+
 type SendFilesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -1162,14 +1228,16 @@ type CutOverResponse struct {
 	// Wall clock of this node when the freeze was asked for, unix nanoseconds.
 	FrozenUnixNano int64 `protobuf:"varint,1,opt,name=frozen_unix_nano,json=frozenUnixNano,proto3" json:"frozen_unix_nano,omitempty"`
 	// Parts of the frozen window, microseconds: from the freeze until each end.
-	FreezeUs      uint64 `protobuf:"varint,2,opt,name=freeze_us,json=freezeUs,proto3" json:"freeze_us,omitempty"`
-	DumpUs        uint64 `protobuf:"varint,3,opt,name=dump_us,json=dumpUs,proto3" json:"dump_us,omitempty"`
-	PagesUs       uint64 `protobuf:"varint,4,opt,name=pages_us,json=pagesUs,proto3" json:"pages_us,omitempty"`
-	FilesUs       uint64 `protobuf:"varint,5,opt,name=files_us,json=filesUs,proto3" json:"files_us,omitempty"`
-	TotalUs       uint64 `protobuf:"varint,6,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
-	Pages         uint64 `protobuf:"varint,7,opt,name=pages,proto3" json:"pages,omitempty"`
-	Bytes         uint64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	ImageBytes    uint64 `protobuf:"varint,9,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	FreezeUs   uint64 `protobuf:"varint,2,opt,name=freeze_us,json=freezeUs,proto3" json:"freeze_us,omitempty"`
+	DumpUs     uint64 `protobuf:"varint,3,opt,name=dump_us,json=dumpUs,proto3" json:"dump_us,omitempty"`
+	PagesUs    uint64 `protobuf:"varint,4,opt,name=pages_us,json=pagesUs,proto3" json:"pages_us,omitempty"`
+	FilesUs    uint64 `protobuf:"varint,5,opt,name=files_us,json=filesUs,proto3" json:"files_us,omitempty"`
+	TotalUs    uint64 `protobuf:"varint,6,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
+	Pages      uint64 `protobuf:"varint,7,opt,name=pages,proto3" json:"pages,omitempty"`
+	Bytes      uint64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	ImageBytes uint64 `protobuf:"varint,9,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	// Pages that were left at the source.
+	LeftPages     uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1263,6 +1331,13 @@ func (x *CutOverResponse) GetBytes() uint64 {
 func (x *CutOverResponse) GetImageBytes() uint64 {
 	if x != nil {
 		return x.ImageBytes
+	}
+	return 0
+}
+
+func (x *CutOverResponse) GetLeftPages() uint64 {
+	if x != nil {
+		return x.LeftPages
 	}
 	return 0
 }
@@ -1541,7 +1616,11 @@ type RestoreRequest struct {
 	// CRIU's images of this container.
 	ImagesDir string `protobuf:"bytes,4,opt,name=images_dir,json=imagesDir,proto3" json:"images_dir,omitempty"`
 	// The sealed store that holds the pages of the whole pod.
-	StoreDir      string `protobuf:"bytes,5,opt,name=store_dir,json=storeDir,proto3" json:"store_dir,omitempty"`
+	StoreDir string `protobuf:"bytes,5,opt,name=store_dir,json=storeDir,proto3" json:"store_dir,omitempty"`
+	// Pages were left at the source: what it names in order to bring them, 32 bytes, and how
+	// long it may be away, milliseconds.
+	FetchToken    []byte `protobuf:"bytes,20,opt,name=fetch_token,json=fetchToken,proto3" json:"fetch_token,omitempty"`
+	ReconnectMs   uint64 `protobuf:"varint,21,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1609,6 +1688,20 @@ func (x *RestoreRequest) GetStoreDir() string {
 		return x.StoreDir
 	}
 	return ""
+}
+
+func (x *RestoreRequest) GetFetchToken() []byte {
+	if x != nil {
+		return x.FetchToken
+	}
+	return nil
+}
+
+func (x *RestoreRequest) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
 }
 
 type RestoreResponse struct {
@@ -1756,7 +1849,7 @@ var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xaa\x02\n" +
+	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xe1\x02\n" +
 	"\x06Policy\x12\x1d\n" +
 	"\n" +
 	"max_rounds\x18\x02 \x01(\rR\tmaxRounds\x12\x1e\n" +
@@ -1769,7 +1862,9 @@ const file_migration_proto_rawDesc = "" +
 	"\x11downtime_limit_ms\x18\b \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18\t \x01(\rR\vfirstRounds\x12\x19\n" +
 	"\bon_stall\x18\n" +
-	" \x01(\tR\aonStallJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
+	" \x01(\tR\aonStall\x12\x12\n" +
+	"\x04mode\x18\x14 \x01(\tR\x04mode\x12!\n" +
+	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMsJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +
@@ -1826,7 +1921,7 @@ const file_migration_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xc2\x06\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xde\a\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -1861,12 +1956,18 @@ const file_migration_proto_rawDesc = "" +
 	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
-	"left_bytes\x18! \x01(\x04R\tleftBytes\"0\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\x12\x1a\n" +
+	"\bfetching\x18( \x01(\bR\bfetching\x12#\n" +
+	"\rmissing_pages\x18) \x01(\x04R\fmissingPages\x12#\n" +
+	"\rremote_faults\x18* \x01(\x04R\fremoteFaults\x12\x12\n" +
+	"\x04lost\x18+ \x01(\tR\x04lost\x12 \n" +
+	"\ffetch_eta_ms\x18, \x01(\x04R\n" +
+	"fetchEtaMs\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
 	"\x11SendFilesResponse\".\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x8f\x02\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\"\xae\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -1877,7 +1978,9 @@ const file_migration_proto_rawDesc = "" +
 	"\x05pages\x18\a \x01(\x04R\x05pages\x12\x14\n" +
 	"\x05bytes\x18\b \x01(\x04R\x05bytes\x12\x1f\n" +
 	"\vimage_bytes\x18\t \x01(\x04R\n" +
-	"imageBytes\"-\n" +
+	"imageBytes\x12\x1d\n" +
+	"\n" +
+	"left_pages\x18\x14 \x01(\x04R\tleftPages\"-\n" +
 	"\rCommitRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x10\n" +
 	"\x0eCommitResponse\"D\n" +
@@ -1889,14 +1992,17 @@ const file_migration_proto_rawDesc = "" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\",\n" +
 	"\x12WaitParkedResponse\x12\x16\n" +
-	"\x06rootfs\x18\x01 \x01(\tR\x06rootfs\"\x9e\x01\n" +
+	"\x06rootfs\x18\x01 \x01(\tR\x06rootfs\"\xe2\x01\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\x12\x1d\n" +
 	"\n" +
 	"images_dir\x18\x04 \x01(\tR\timagesDir\x12\x1b\n" +
-	"\tstore_dir\x18\x05 \x01(\tR\bstoreDir\"0\n" +
+	"\tstore_dir\x18\x05 \x01(\tR\bstoreDir\x12\x1f\n" +
+	"\vfetch_token\x18\x14 \x01(\fR\n" +
+	"fetchToken\x12!\n" +
+	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMs\"0\n" +
 	"\x0fRestoreResponse\x12\x1d\n" +
 	"\n" +
 	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"-\n" +

@@ -58,6 +58,9 @@ type Progress struct {
 	MemoryBytes   uint64  `json:"memory_bytes"`
 	StopReason    string  `json:"stop_reason"`
 	Rounds        []Round `json:"rounds"`
+	Fetching      bool    `json:"fetching"` // pages that were left at the source
+	MissingPages  uint64  `json:"missing_pages"`
+	RemoteFaults  uint64  `json:"remote_faults"`
 }
 
 // Event is one line of `godwitctl migrate --json`.
@@ -107,6 +110,9 @@ type Result struct {
 	FinalPages    uint64       `json:"final_pages"`
 	FinalBytes    uint64       `json:"final_bytes"`
 	ImageBytes    uint64       `json:"image_bytes"`
+	LeftPages     uint64       `json:"left_pages"`
+	RemoteFaults  uint64       `json:"remote_faults"`
+	Lost          bool         `json:"lost"`
 	TotalMS       float64      `json:"total_ms"`
 	DowntimeMS    float64      `json:"downtime_ms"`
 	Downtime      *Downtime    `json:"downtime"`
