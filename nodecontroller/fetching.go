@@ -186,10 +186,10 @@ func (d *Daemon) followFetch(ctx context.Context, r record, tell func(*shimv1.Pr
 			return last, err
 		}
 		last = p
+		tell(p)
 		if p.State != shimv1.State_STATE_COMMITTED || !p.Fetching {
 			return last, nil
 		}
-		tell(p)
 	}
 }
 
