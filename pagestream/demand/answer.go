@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -32,6 +31,10 @@ type Answering struct {
 
 // ErrUnreadable is wrapped by the error of a page that cannot be read, ever.
 var ErrUnreadable = errors.New("a page of the frozen pod cannot be read")
+
+// errDone: the other side has said, in so many words, that it needs nothing more. The end of a
+// connection never says that.
+var errDone = errors.New("nothing more is needed")
 
 // request is a want that is not answered yet.
 type request struct {
@@ -151,7 +154,7 @@ func (s *answering) next(pause time.Duration) (r request, echoes int, urgent boo
 	for {
 		switch {
 		case s.done:
-			return r, 0, false, io.EOF
+			return r, 0, false, errDone
 		case s.err != nil:
 			return r, 0, false, s.err
 		case s.echoes > 0:
@@ -175,7 +178,7 @@ func (s *answering) work() error {
 	var pause time.Duration
 	for {
 		r, echoes, urgent, err := s.next(pause)
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, errDone) {
 			return s.part()
 		}
 		if err != nil {

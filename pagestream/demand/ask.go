@@ -71,7 +71,7 @@ var errBye = errors.New("every page is here")
 
 // Run takes what comes, until the connection ends: with nil after Done, else with the reason.
 // Pages that lie one behind the other are handed to land, nil for one of zeros, by one
-// goroutine; they are valid during the call. beat is called every Beat, for a Status. An error wraps
+// goroutine; they are valid during the call. beat is called every Beat, by another goroutine, for a Status. An error wraps
 // ErrRefused if there is no use in another connection.
 func (a *Asking) Run(ctx context.Context, land func(process uint32, start uint64, content [][]byte) error, beat func(*Asking)) error {
 	stop := context.AfterFunc(ctx, func() { a.Close(context.Cause(ctx)) })

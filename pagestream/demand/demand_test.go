@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"godwit.dev/godwit/pagestream"
@@ -45,6 +47,7 @@ func TestWhatIsAskedForComesAndTheEndIsKnownOnBothSides(t *testing.T) {
 	}()
 	const pages = 300
 	got := make(map[uint64]bool)
+	var come atomic.Uint64
 	a := NewAsking(asks)
 	for at := uint64(0); at < pages; at += MaxPages {
 		a.Want(3, pagestream.Range{Start: at * pagestream.PageSize, Pages: min(MaxPages, pages-at)}, at == 128)
@@ -58,11 +61,12 @@ func TestWhatIsAskedForComesAndTheEndIsKnownOnBothSides(t *testing.T) {
 			}
 			got[n] = true
 		}
+		come.Store(uint64(len(got)))
 		if len(got) == pages {
 			a.Done()
 		}
 		return nil
-	}, func(a *Asking) { a.Status(uint64(pages-len(got)), 0) })
+	}, func(a *Asking) { a.Status(pages-come.Load(), 0) })
 	if err != nil || len(got) != pages {
 		t.Errorf("%d pages, %v", len(got), err)
 	}
@@ -92,6 +96,11 @@ func TestAConnectionThatBreaksIsNoEnd(t *testing.T) {
 	answers.Close()
 	if err := a.Run(t.Context(), nil, func(*Asking) {}); err == nil || errors.Is(err, ErrRefused) {
 		t.Errorf("who asks: %v", err)
+	}
+	asks, answers = pipe(t)
+	asks.Close()
+	if err := (Answering{Memory: numbered{}}).Answer(t.Context(), answers); !errors.Is(err, io.EOF) {
+		t.Errorf("who answers takes a connection that ended for the end: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

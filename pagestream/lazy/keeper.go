@@ -257,7 +257,11 @@ func (k *Keeper) serveOnce(ctx context.Context) (done bool, err error) {
 		// It may be alive, talking nonsense.
 		proc.Kill()
 	}
-	return done, errors.Join(err, <-ended)
+	end := <-ended
+	if errors.Is(err, ErrSourceLost) {
+		return false, err // it was killed for that
+	}
+	return done, errors.Join(err, end)
 }
 
 // handOver tells a new server all that is known. What CRIU says from then on is passed
