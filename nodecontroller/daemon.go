@@ -203,6 +203,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	group.Go(func() error { return listener.Serve(serving, d.admit) })
 	group.Go(func() error { return metrics.serve(serving) })
 	group.Go(func() error { return d.servePeers(serving, listener.Control()) })
+	group.Go(func() error { return d.serveDemand(serving, listener.Demand()) })
 	group.Go(func() error { return ignoreClosed(server.Serve(serving, socket)) })
 	group.Go(func() error {
 		<-serving.Done()

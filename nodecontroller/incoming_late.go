@@ -255,7 +255,7 @@ func (m *incoming) arrive(parent context.Context) error {
 		err = m.fillTrees(ctx)
 	}
 	if err == nil {
-		err = m.restoreContainers(ctx)
+		err = m.restoreContainers(ctx, 0)
 	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -15,7 +15,7 @@ import (
 )
 
 // restore is this node's vote: it returns when the pod is restored and held.
-func (m *incoming) restore(ctx context.Context) (*peerv1.RestoreResponse, error) {
+func (m *incoming) restore(ctx context.Context, reconnect uint64) (*peerv1.RestoreResponse, error) {
 	if err := m.advance(destinationRestoring, throughCrash); err != nil {
 		return nil, err
 	}
@@ -24,7 +24,7 @@ func (m *incoming) restore(ctx context.Context) (*peerv1.RestoreResponse, error)
 		return nil, err
 	}
 	sealed := time.Now()
-	if err := m.restoreContainers(ctx); err != nil {
+	if err := m.restoreContainers(ctx, reconnect); err != nil {
 		return nil, err
 	}
 	restored := time.Now()
@@ -85,8 +85,13 @@ func listMissing(missing []store.Missing) string {
 	return b.String()
 }
 
-// restoreContainers has the shim restore all containers side by side.
-func (m *incoming) restoreContainers(ctx context.Context) error {
+// restoreContainers has the shim restore all containers side by side. Pages that were left at
+// the source are waited for so long, milliseconds, if it is away.
+func (m *incoming) restoreContainers(ctx context.Context, reconnect uint64) error {
+	var token []byte
+	if m.receiver.leaves() {
+		token = m.token[:]
+	}
 	shim, err := m.d.dialShim(ctx, m.made.Sandbox)
 	if err != nil {
 		return err
@@ -101,6 +106,8 @@ func (m *incoming) restoreContainers(ctx context.Context) error {
 				Index:     uint32(i),
 				ImagesDir: store.ImagesDir(m.storeDir, uint16(i)),
 				StoreDir:  m.storeDir,
+
+				FetchToken: token, ReconnectMs: reconnect,
 			})
 			if err != nil {
 				return fmt.Errorf("restore container %s: %w", m.description.Containers[i].Name(), plain(err))

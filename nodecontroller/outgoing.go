@@ -135,7 +135,7 @@ func (m *outgoing) decide() error {
 
 // mode is what the migration comes to: cold also if no tracker works here.
 func (m *outgoing) mode() string {
-	if m.engine == track.None.String() {
+	if m.engine == track.None.String() && !leavesPages(m.request) {
 		return modeCold
 	}
 	return m.request.Mode

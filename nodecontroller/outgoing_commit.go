@@ -133,6 +133,9 @@ func (m *outgoing) finish(ctx context.Context) {
 		}
 	}
 	m.tell("resumed", "the pod runs on "+m.request.To)
+	if err := m.finishFetching(ctx); err != nil {
+		return
+	}
 	if err := m.d.removeSource(ctx, m.current(), m.orchestrator, m.log); err != nil {
 		m.close(fmt.Errorf("the pod runs on %s; what it left here could not be removed: %w", m.request.To, err))
 		return
@@ -212,8 +215,9 @@ func (m *outgoing) close(failure error) {
 	}
 	r.EngineReason = m.engineReason
 	r.FinalPages, r.FinalBytes, r.ImageBytes = m.cut.GetPages(), m.cut.GetBytes(), m.cut.GetImageBytes()
+	r.LeftPages = m.cut.GetLeftPages()
 	if failure != nil {
-		r.Error, r.Lost = failure.Error(), errors.Is(failure, errDestinationLost)
+		r.Error, r.Lost = failure.Error(), errors.Is(failure, errDestinationLost) || errors.Is(failure, errPagesLost)
 	}
 	m.result = r
 	m.mu.Unlock()

@@ -107,6 +107,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 
 			Rule: m.request.Rule, DowntimeLimitMs: m.request.DowntimeLimitMs, FirstRounds: m.request.FirstRounds,
 			OnStall: m.request.OnStall, Standstill: m.expectedStandstill(),
+			Mode: leavingMode(m.request), ReconnectMs: m.request.ReconnectMs,
 		},
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,
@@ -206,7 +207,7 @@ func (m *outgoing) cutOver() error {
 	if len(lockable) > 0 {
 		m.goroutines.Go(func() { m.breakOffIfLocked(ctx, lockable) })
 	}
-	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id}); err != nil {
+	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id, ReconnectMs: m.request.ReconnectMs}); err != nil {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
 	}
 	return nil
@@ -232,6 +233,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 
 		Rule: p.Rule, PredictedDowntimeUs: p.PredictedDowntimeUs, DowntimeLimitUs: p.DowntimeLimitUs, LeftBytes: p.LeftBytes,
 		ThrottleMilliCpu: p.ThrottleMilliCpu, ThrottleOfMilliCpu: p.ThrottleOfMilliCpu,
+		Fetching: p.Fetching, MissingPages: p.MissingPages, RemoteFaults: p.RemoteFaults, FetchEtaMs: p.FetchEtaMs,
 	}
 	for _, r := range p.Rounds {
 		q.Rounds = append(q.Rounds, &nodev1.Round{

@@ -193,7 +193,7 @@ func (p *peerServer) Restore(ctx context.Context, req *peerv1.RestoreRequest) (*
 	}
 	var r *peerv1.RestoreResponse
 	err = m.step(ctx, destinationParked, func(ctx context.Context) (err error) {
-		r, err = m.restore(ctx)
+		r, err = m.restore(ctx, boundedReconnect(req.ReconnectMs))
 		return err
 	})
 	return r, err

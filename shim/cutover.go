@@ -75,12 +75,19 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 	w.resp.FreezeUs = w.since()
 	work, all := errgroup.WithContext(ctx)
 	work.Go(func() error { return s.dumpAll(all, w) })
-	work.Go(func() error { return s.lastPages(all, w) })
+	last := s.lastPages
+	if s.isLeaving() {
+		last = s.leaveLast
+	}
+	work.Go(func() error { return last(all, w) })
 	if err := work.Wait(); err != nil {
 		return nil, err
 	}
 	if err := s.link.session.Flush(ctx); err != nil {
 		return nil, fmt.Errorf("last files: %w", err)
+	}
+	if s.serving != nil {
+		s.serving.start()
 	}
 	w.resp.ImageBytes = s.link.files.bytes() - before
 	w.resp.TotalUs = w.since()
@@ -96,7 +103,7 @@ func (s *source) approach(ctx context.Context) error {
 	for _, c := range s.containers {
 		work.Go(func() error { return c.startDump(ctx) })
 	}
-	if !s.cold() {
+	if !s.cold() || s.isLeaving() {
 		work.Go(func() error { return s.syncFiles(ctx) })
 	}
 	if err := work.Wait(); err != nil {

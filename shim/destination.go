@@ -355,6 +355,12 @@ func (d *destination) progress() *shimv1.Progress {
 			p.FilledPages += s.filled
 			p.FillPages += s.total
 			p.Faults += s.faults
+			p.MissingPages += s.missing
+			p.RemoteFaults += s.remote
+			p.Fetching = p.Fetching || s.missing > 0
+			if s.lost != nil {
+				p.Lost = s.lost.Error()
+			}
 			filled = filled && s.done
 		}
 	}

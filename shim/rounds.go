@@ -56,6 +56,9 @@ func (s *source) connect(ctx context.Context) error {
 	if len(r.GetToken()) != 32 {
 		return fmt.Errorf("token has %d bytes instead of 32", len(r.GetToken()))
 	}
+	if err := s.prepareLeaving(ctx, credentials); err != nil {
+		return err
+	}
 	compression := wire.Auto
 	if name := r.GetCompression(); name != "" {
 		if compression, err = wire.ParseCompression(name); err != nil {
@@ -160,11 +163,15 @@ func (s *source) rounds(ctx context.Context) error {
 	if err != nil {
 		return ended(ctx, err)
 	}
+	s.stalled(result.Decision)
 	if err := s.syncFiles(ctx); err != nil {
 		return ended(ctx, err)
 	}
 	if err := s.converge(ctx, result.Decision.Explain()); err != nil {
 		return err
+	}
+	if s.isLeaving() {
+		return nil // what is dirty goes after the cutover
 	}
 	return ended(ctx, l.rounds.Keep(ctx, keep.Done()))
 }

@@ -90,10 +90,13 @@ func (s *service) CutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv
 	return resp, nil
 }
 
-func (s *service) Commit(_ context.Context, r *shimv1.CommitRequest) (*shimv1.CommitResponse, error) {
+func (s *service) Commit(ctx context.Context, r *shimv1.CommitRequest) (*shimv1.CommitResponse, error) {
 	source, err := s.m.getSource(r.GetMigration())
 	if err != nil {
 		return nil, err
+	}
+	if err := source.awaitReached(ctx); err != nil {
+		return nil, refuse(source.id, err)
 	}
 	if err := source.commit(); err != nil {
 		return nil, refuse(source.id, err)

@@ -82,6 +82,8 @@ type source struct {
 	// roundsWire is what had been sent when the last round known ended, bytes,
 	// guarded by mu.
 	roundsWire uint64
+	leaves     bool     // what is dirty at the cutover is left here, guarded by mu
+	serving    *serving // gives it to the destination; nil if nothing was left; guarded by mu
 }
 
 // newSource checks that the pod can be moved; nothing happens to it yet.
@@ -161,6 +163,9 @@ func (s *source) begin(ctx context.Context) error {
 	}
 	time.AfterFunc(firstWatch, s.checkWatched)
 	copying := s.rounds
+	if s.asksToLeave() {
+		s.leaveRest()
+	}
 	if s.cold() {
 		s.link.stopKeeping = func() {}
 		close(s.link.kept)
@@ -231,6 +236,7 @@ func (s *source) leave() {
 	if err := resetConnections(s.containers[0].pid); err != nil {
 		s.log.Warn("peers hear late that their connections are over", "error", err)
 	}
+	s.awaitFetched()
 	for _, c := range s.containers {
 		// All processes have SIGKILL pending before any of them is thawed.
 		if err := c.freezer.kill(); err != nil {
@@ -324,7 +330,10 @@ func (s *source) report() (*shimv1.Progress, bool) {
 		p.Error = s.err.Error()
 		return p, true
 	case shimv1.State_STATE_COMMITTED:
-		return p, true
+		if s.serving != nil {
+			s.serving.report(p)
+		}
+		return p, !p.Fetching
 	}
 	return p, false
 }

@@ -79,6 +79,10 @@ type jsonProgress struct {
 	LeftBytes           uint64      `json:"left_bytes,omitempty"`
 	ThrottleMilliCPU    uint32      `json:"throttle_milli_cpu,omitempty"`
 	ThrottleOfMilliCPU  uint32      `json:"throttle_of_milli_cpu,omitempty"`
+	Fetching            bool        `json:"fetching,omitempty"`
+	MissingPages        uint64      `json:"missing_pages,omitempty"`
+	RemoteFaults        uint64      `json:"remote_faults,omitempty"`
+	FetchETAMS          uint64      `json:"fetch_eta_ms,omitempty"`
 	Rounds              []jsonRound `json:"rounds,omitempty"`
 }
 
@@ -124,7 +128,12 @@ type jsonResult struct {
 	FinalPages          uint64  `json:"final_pages"`
 	FinalBytes          uint64  `json:"final_bytes"`
 	ImageBytes          uint64  `json:"image_bytes"`
-	TotalMS             float64 `json:"total_ms"`
+	// LeftPages were left at the source, RemoteFaults waited for some of them. Lost: they could
+	// not be fetched, or the destination lost the pod.
+	LeftPages    uint64  `json:"left_pages,omitempty"`
+	RemoteFaults uint64  `json:"remote_faults,omitempty"`
+	Lost         bool    `json:"lost,omitempty"`
+	TotalMS      float64 `json:"total_ms"`
 	// DowntimeMS is freeze to the destination's answer, by the source's clock.
 	DowntimeMS float64       `json:"downtime_ms"`
 	Downtime   *jsonDowntime `json:"downtime,omitempty"`
@@ -183,6 +192,10 @@ func progressJSON(p *nodev1.Progress) *jsonProgress {
 		LeftBytes:           p.LeftBytes,
 		ThrottleMilliCPU:    p.ThrottleMilliCpu,
 		ThrottleOfMilliCPU:  p.ThrottleOfMilliCpu,
+		Fetching:            p.Fetching,
+		MissingPages:        p.MissingPages,
+		RemoteFaults:        p.RemoteFaults,
+		FetchETAMS:          p.FetchEtaMs,
 		Rounds:              roundsJSON(p.Rounds),
 	}
 }
@@ -241,6 +254,9 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 		FinalPages:          r.FinalPages,
 		FinalBytes:          r.FinalBytes,
 		ImageBytes:          r.ImageBytes,
+		LeftPages:           r.LeftPages,
+		RemoteFaults:        r.Totals.GetRemoteFaults(),
+		Lost:                r.Lost,
 		TotalMS:             ms(r.TotalUs),
 		DowntimeMS:          ms(r.Downtime.GetMeasuredUs()),
 	}

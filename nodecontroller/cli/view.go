@@ -44,6 +44,9 @@ func (v *lineView) close(last *nodev1.Event) {
 
 // progressLine is round, share, rates and the predicted end in a few words.
 func progressLine(p *nodev1.Progress) string {
+	if p.GetFetching() {
+		return fetchingLine(p)
+	}
 	s := fmt.Sprintf("round %d: %d of %d pages, %s/s, dirtied at %s/s",
 		p.GetRound(), p.GetRoundPagesDone(), p.GetRoundPages(), Size(p.GetRate()), Size(p.GetDirtyRate()))
 	s += predicted(p) + throttled(p)
@@ -75,6 +78,7 @@ type barView struct {
 	bars   *mpb.Progress
 	bar    *mpb.Bar
 	round  uint32
+	shown  time.Time                       // when fetching last said something
 	newest atomic.Pointer[nodev1.Progress] // the bar draws itself
 }
 
@@ -88,6 +92,10 @@ func (v *barView) event(e *nodev1.Event) {
 		return
 	}
 	p := e.Progress
+	if p.GetFetching() {
+		v.fetching(e)
+		return
+	}
 	v.newest.Store(p)
 	if v.bar == nil || p.GetRound() != v.round {
 		v.drop()
@@ -96,6 +104,15 @@ func (v *barView) event(e *nodev1.Event) {
 	}
 	v.bar.SetTotal(int64(p.GetRoundPages()), false)
 	v.bar.SetCurrent(int64(p.GetRoundPagesDone()))
+}
+
+// fetching says about once a second how far the destination is.
+func (v *barView) fetching(e *nodev1.Event) {
+	v.drop()
+	if at := time.Unix(0, e.UnixNano); at.Sub(v.shown) >= time.Second {
+		v.shown = at
+		fmt.Fprintf(v.bars, "%s  %s\n", at.Format("15:04:05.000"), fetchingLine(e.Progress))
+	}
 }
 
 // step writes above the bar, and ends it when the rounds have ended.
@@ -152,6 +169,9 @@ func printResult(w io.Writer, r *nodev1.Result) {
 	fmt.Fprintf(w, "  %s\n", r.EngineReason)
 	for _, round := range t.GetRounds() {
 		fmt.Fprintf(w, "  round %-3d %10d pages %12s %10.1f ms\n", round.Number, round.DirtyPages, Size(round.Bytes), ms(round.DurationUs))
+	}
+	if r.LeftPages > 0 {
+		fmt.Fprintf(w, "  %d pages were left and fetched after the move, %d faults waited for some\n", r.LeftPages, t.GetRemoteFaults())
 	}
 	fmt.Fprintf(w, "  total %.1f s", float64(r.TotalUs)/1e6)
 	if d := r.Downtime; d != nil {

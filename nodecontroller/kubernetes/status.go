@@ -86,6 +86,7 @@ func applyProgress(s *v1alpha1.PodMigrationStatus, p *nodev1.Progress) {
 	}
 	s.MemoryBytes = int64(p.GetMemoryBytes())
 	s.BytesSent = int64(p.GetWireBytesSent())
+	s.MissingPages = int64(p.GetMissingPages())
 	s.Rate, s.DirtyRate = int64(p.GetRate()), int64(p.GetDirtyRate())
 	if us := p.GetPredictedDowntimeUs(); us > 0 {
 		predicted := microseconds(us)

@@ -18,6 +18,8 @@ const (
 	// SlowDown, called Throttle, holds the pod back by its Brake, step by step, until the
 	// rounds converge, and freezes it all the same when it cannot be held back further.
 	SlowDown OnStall = "Throttle"
+	// PostCopy freezes the pod and leaves what is dirty at the source, see Leave.
+	PostCopy OnStall = "PostCopy"
 )
 
 // ErrUnknownOnStall is wrapped by the error of a name that is none of OnStall's.
@@ -25,12 +27,12 @@ var ErrUnknownOnStall = errors.New("unknown way to deal with a stall")
 
 // ParseOnStall reads a name of OnStall in any case; an empty one is StopAndCopy.
 func ParseOnStall(name string) (OnStall, error) {
-	for _, o := range []OnStall{StopAndCopy, Abort, SlowDown} {
+	for _, o := range []OnStall{StopAndCopy, Abort, SlowDown, PostCopy} {
 		if name == "" || strings.EqualFold(name, string(o)) {
 			return o, nil
 		}
 	}
-	return "", fmt.Errorf("%w %q: use StopAndCopy, Abort or Throttle", ErrUnknownOnStall, name)
+	return "", fmt.Errorf("%w %q: use StopAndCopy, Abort, Throttle or PostCopy", ErrUnknownOnStall, name)
 }
 
 // ErrStalled is wrapped by the error of rounds that ended in vain.

@@ -51,6 +51,8 @@ type PodMigrationList struct {
 // +kubebuilder:validation:XValidation:rule="!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",message="a cancelled PodMigration stays cancelled"
 // +kubebuilder:validation:XValidation:rule="!has(self.targetNode) || (!has(self.nodeSelector) && !has(self.affinity))",message="targetNode leaves nothing to choose: leave out nodeSelector and affinity, or targetNode"
 // +kubebuilder:validation:XValidation:rule="self.mode != 'Cold' || self.tracker == 'Auto' || self.tracker == 'None'",message="mode Cold has no use for a tracker: leave it out"
+// +kubebuilder:validation:XValidation:rule="self.mode != 'PostCopy' || self.tracker == 'Auto' || self.tracker == 'None'",message="mode PostCopy has no use for a tracker: leave it out"
+// +kubebuilder:validation:XValidation:rule="self.mode != 'Hybrid' || self.tracker != 'None'",message="mode Hybrid needs a tracker: ask for mode PostCopy, or for another tracker"
 // +kubebuilder:validation:XValidation:rule="self.mode != 'Live' || self.tracker != 'None'",message="mode Live needs a tracker: ask for mode Cold, or for another tracker"
 type PodMigrationSpec struct {
 	// PodName is the pod to move, in the namespace of this object.
@@ -139,7 +141,7 @@ type PodMigrationSpec struct {
 
 // Mode is how a pod is moved.
 //
-// +kubebuilder:validation:Enum=Live;Cold
+// +kubebuilder:validation:Enum=Live;Cold;PostCopy;Hybrid
 type Mode string
 
 // The modes.
@@ -148,6 +150,11 @@ const (
 	ModeLive Mode = "Live"
 	// ModeCold freezes the pod first.
 	ModeCold Mode = "Cold"
+	// ModePostCopy lets the pod run at its destination before its memory is there, and fetches that
+	// from the source meanwhile.
+	ModePostCopy Mode = "PostCopy"
+	// ModeHybrid is Live, but what is dirty when the rounds have ended is fetched as in PostCopy.
+	ModeHybrid Mode = "Hybrid"
 )
 
 // Tracker finds dirty pages.
@@ -200,7 +207,7 @@ const (
 
 // OnStall names what happens when the rounds end in vain.
 //
-// +kubebuilder:validation:Enum=StopAndCopy;Abort;Throttle
+// +kubebuilder:validation:Enum=StopAndCopy;Abort;Throttle;PostCopy
 type OnStall string
 
 // What happens then.
@@ -212,6 +219,8 @@ const (
 	// OnStallThrottle lowers the processor quotas of the pod's containers, step by step, until
 	// the rounds converge, and puts them back after that, or if the migration is broken off.
 	OnStallThrottle OnStall = "Throttle"
+	// OnStallPostCopy goes on as in mode Hybrid.
+	OnStallPostCopy OnStall = "PostCopy"
 )
 
 // PreCopy says when the rounds end; the first condition that holds does it.
@@ -388,6 +397,12 @@ type PodMigrationStatus struct {
 	//
 	// +optional
 	BytesSent int64 `json:"bytesSent,omitempty"`
+
+	// MissingPages is how many pages the destination still fetches from the source, in modes
+	// PostCopy and Hybrid.
+	//
+	// +optional
+	MissingPages int64 `json:"missingPages,omitempty"`
 
 	// Rate of the copy at last, bytes a second.
 	//

@@ -143,7 +143,14 @@ type Policy struct {
 	// processor quota first; empty means StopAndCopy.
 	OnStall string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
 	// What a freeze costs beside the last copy, as far as it is known; without it, the default.
-	Standstill    *Standstill `protobuf:"bytes,60,opt,name=standstill,proto3" json:"standstill,omitempty"`
+	Standstill *Standstill `protobuf:"bytes,60,opt,name=standstill,proto3" json:"standstill,omitempty"`
+	// What is left at the source when the pod is cut over, to be fetched by the destination:
+	// empty, nothing; hybrid, what is dirty after the rounds; postcopy, everything, without rounds.
+	// on_stall PostCopy makes a move without it a hybrid one.
+	Mode string `protobuf:"bytes,20,opt,name=mode,proto3" json:"mode,omitempty"`
+	// How long the source waits for a destination that is away while pages are missing,
+	// milliseconds; 0 means the default.
+	ReconnectMs   uint64 `protobuf:"varint,21,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +253,20 @@ func (x *Policy) GetStandstill() *Standstill {
 		return x.Standstill
 	}
 	return nil
+}
+
+func (x *Policy) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Policy) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
 }
 
 // Standstill is the part of the downtime that does not depend on the memory left, microseconds.
@@ -934,8 +955,18 @@ type Progress struct {
 	// Source: as in Round.
 	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
 	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Pages were left at the source, and the destination fetches them. Of the source: it holds
+	// the frozen processes for that.
+	Fetching bool `protobuf:"varint,70,opt,name=fetching,proto3" json:"fetching,omitempty"`
+	// Pages that the destination lacks, and faults that waited for some.
+	MissingPages uint64 `protobuf:"varint,71,opt,name=missing_pages,json=missingPages,proto3" json:"missing_pages,omitempty"`
+	RemoteFaults uint64 `protobuf:"varint,72,opt,name=remote_faults,json=remoteFaults,proto3" json:"remote_faults,omitempty"`
+	// Pages are missing and cannot be fetched any more: the pod is lost, and why.
+	Lost string `protobuf:"bytes,73,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Milliseconds until nothing is missing, as far as can be told.
+	FetchEtaMs    uint64 `protobuf:"varint,74,opt,name=fetch_eta_ms,json=fetchEtaMs,proto3" json:"fetch_eta_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1178,6 +1209,41 @@ func (x *Progress) GetThrottleOfMilliCpu() uint32 {
 	return 0
 }
 
+func (x *Progress) GetFetching() bool {
+	if x != nil {
+		return x.Fetching
+	}
+	return false
+}
+
+func (x *Progress) GetMissingPages() uint64 {
+	if x != nil {
+		return x.MissingPages
+	}
+	return 0
+}
+
+func (x *Progress) GetRemoteFaults() uint64 {
+	if x != nil {
+		return x.RemoteFaults
+	}
+	return 0
+}
+
+func (x *Progress) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
+}
+
+func (x *Progress) GetFetchEtaMs() uint64 {
+	if x != nil {
+		return x.FetchEtaMs
+	}
+	return 0
+}
+
 type SendFilesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -1307,14 +1373,16 @@ type CutOverResponse struct {
 	// Wall clock of this node when the freeze was asked for, unix nanoseconds.
 	FrozenUnixNano int64 `protobuf:"varint,1,opt,name=frozen_unix_nano,json=frozenUnixNano,proto3" json:"frozen_unix_nano,omitempty"`
 	// Parts of the frozen window, microseconds: from the freeze until each end.
-	FreezeUs      uint64 `protobuf:"varint,2,opt,name=freeze_us,json=freezeUs,proto3" json:"freeze_us,omitempty"`
-	DumpUs        uint64 `protobuf:"varint,3,opt,name=dump_us,json=dumpUs,proto3" json:"dump_us,omitempty"`
-	PagesUs       uint64 `protobuf:"varint,4,opt,name=pages_us,json=pagesUs,proto3" json:"pages_us,omitempty"`
-	FilesUs       uint64 `protobuf:"varint,5,opt,name=files_us,json=filesUs,proto3" json:"files_us,omitempty"`
-	TotalUs       uint64 `protobuf:"varint,6,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
-	Pages         uint64 `protobuf:"varint,7,opt,name=pages,proto3" json:"pages,omitempty"`
-	Bytes         uint64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	ImageBytes    uint64 `protobuf:"varint,9,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	FreezeUs   uint64 `protobuf:"varint,2,opt,name=freeze_us,json=freezeUs,proto3" json:"freeze_us,omitempty"`
+	DumpUs     uint64 `protobuf:"varint,3,opt,name=dump_us,json=dumpUs,proto3" json:"dump_us,omitempty"`
+	PagesUs    uint64 `protobuf:"varint,4,opt,name=pages_us,json=pagesUs,proto3" json:"pages_us,omitempty"`
+	FilesUs    uint64 `protobuf:"varint,5,opt,name=files_us,json=filesUs,proto3" json:"files_us,omitempty"`
+	TotalUs    uint64 `protobuf:"varint,6,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
+	Pages      uint64 `protobuf:"varint,7,opt,name=pages,proto3" json:"pages,omitempty"`
+	Bytes      uint64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	ImageBytes uint64 `protobuf:"varint,9,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	// Pages that were left at the source.
+	LeftPages     uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1408,6 +1476,13 @@ func (x *CutOverResponse) GetBytes() uint64 {
 func (x *CutOverResponse) GetImageBytes() uint64 {
 	if x != nil {
 		return x.ImageBytes
+	}
+	return 0
+}
+
+func (x *CutOverResponse) GetLeftPages() uint64 {
+	if x != nil {
+		return x.LeftPages
 	}
 	return 0
 }
@@ -1686,7 +1761,11 @@ type RestoreRequest struct {
 	// CRIU's images of this container.
 	ImagesDir string `protobuf:"bytes,4,opt,name=images_dir,json=imagesDir,proto3" json:"images_dir,omitempty"`
 	// The sealed store that holds the pages of the whole pod.
-	StoreDir      string `protobuf:"bytes,5,opt,name=store_dir,json=storeDir,proto3" json:"store_dir,omitempty"`
+	StoreDir string `protobuf:"bytes,5,opt,name=store_dir,json=storeDir,proto3" json:"store_dir,omitempty"`
+	// Pages were left at the source: what it names in order to bring them, 32 bytes, and how
+	// long it may be away, milliseconds.
+	FetchToken    []byte `protobuf:"bytes,20,opt,name=fetch_token,json=fetchToken,proto3" json:"fetch_token,omitempty"`
+	ReconnectMs   uint64 `protobuf:"varint,21,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1754,6 +1833,20 @@ func (x *RestoreRequest) GetStoreDir() string {
 		return x.StoreDir
 	}
 	return ""
+}
+
+func (x *RestoreRequest) GetFetchToken() []byte {
+	if x != nil {
+		return x.FetchToken
+	}
+	return nil
+}
+
+func (x *RestoreRequest) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
 }
 
 type RestoreResponse struct {
@@ -2044,7 +2137,7 @@ var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xe6\x02\n" +
+	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\x9d\x03\n" +
 	"\x06Policy\x12\x1d\n" +
 	"\n" +
 	"max_rounds\x18\x02 \x01(\rR\tmaxRounds\x12\x1e\n" +
@@ -2060,7 +2153,9 @@ const file_migration_proto_rawDesc = "" +
 	" \x01(\tR\aonStall\x12:\n" +
 	"\n" +
 	"standstill\x18< \x01(\v2\x1a.godwit.shim.v1.StandstillR\n" +
-	"standstillJ\x04\b\x01\x10\x02\"a\n" +
+	"standstill\x12\x12\n" +
+	"\x04mode\x18\x14 \x01(\tR\x04mode\x12!\n" +
+	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMsJ\x04\b\x01\x10\x02\"a\n" +
 	"\n" +
 	"Standstill\x12\x1b\n" +
 	"\tfreeze_us\x18\x01 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -2126,7 +2221,7 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\x8e\b\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xaa\t\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -2167,12 +2262,18 @@ const file_migration_proto_rawDesc = "" +
 	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\x12'\n" +
 	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"0\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +
+	"\bfetching\x18F \x01(\bR\bfetching\x12#\n" +
+	"\rmissing_pages\x18G \x01(\x04R\fmissingPages\x12#\n" +
+	"\rremote_faults\x18H \x01(\x04R\fremoteFaults\x12\x12\n" +
+	"\x04lost\x18I \x01(\tR\x04lost\x12 \n" +
+	"\ffetch_eta_ms\x18J \x01(\x04R\n" +
+	"fetchEtaMs\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
 	"\x11SendFilesResponse\".\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x8f\x02\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\"\xae\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -2183,7 +2284,9 @@ const file_migration_proto_rawDesc = "" +
 	"\x05pages\x18\a \x01(\x04R\x05pages\x12\x14\n" +
 	"\x05bytes\x18\b \x01(\x04R\x05bytes\x12\x1f\n" +
 	"\vimage_bytes\x18\t \x01(\x04R\n" +
-	"imageBytes\"-\n" +
+	"imageBytes\x12\x1d\n" +
+	"\n" +
+	"left_pages\x18\x14 \x01(\x04R\tleftPages\"-\n" +
 	"\rCommitRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x10\n" +
 	"\x0eCommitResponse\"D\n" +
@@ -2195,14 +2298,17 @@ const file_migration_proto_rawDesc = "" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\",\n" +
 	"\x12WaitParkedResponse\x12\x16\n" +
-	"\x06rootfs\x18\x01 \x01(\tR\x06rootfs\"\x9e\x01\n" +
+	"\x06rootfs\x18\x01 \x01(\tR\x06rootfs\"\xe2\x01\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\x12\x1d\n" +
 	"\n" +
 	"images_dir\x18\x04 \x01(\tR\timagesDir\x12\x1b\n" +
-	"\tstore_dir\x18\x05 \x01(\tR\bstoreDir\"0\n" +
+	"\tstore_dir\x18\x05 \x01(\tR\bstoreDir\x12\x1f\n" +
+	"\vfetch_token\x18\x14 \x01(\fR\n" +
+	"fetchToken\x12!\n" +
+	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMs\"0\n" +
 	"\x0fRestoreResponse\x12\x1d\n" +
 	"\n" +
 	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"-\n" +

@@ -61,7 +61,10 @@ type Progress struct {
 	StopReason    string  `json:"stop_reason"`
 	Rounds        []Round `json:"rounds"`
 	// Throttle is what the pod may use of processors, thousandths of a core; 0: it is not held back.
-	Throttle int `json:"throttle_milli_cpu"`
+	Throttle     int    `json:"throttle_milli_cpu"`
+	Fetching     bool   `json:"fetching"` // pages that were left at the source
+	MissingPages uint64 `json:"missing_pages"`
+	RemoteFaults uint64 `json:"remote_faults"`
 }
 
 // Event is one line of `godwitctl migrate --json`.
@@ -111,6 +114,9 @@ type Result struct {
 	FinalPages    uint64       `json:"final_pages"`
 	FinalBytes    uint64       `json:"final_bytes"`
 	ImageBytes    uint64       `json:"image_bytes"`
+	LeftPages     uint64       `json:"left_pages"`
+	RemoteFaults  uint64       `json:"remote_faults"`
+	Lost          bool         `json:"lost"`
 	TotalMS       float64      `json:"total_ms"`
 	DowntimeMS    float64      `json:"downtime_ms"`
 	Downtime      *Downtime    `json:"downtime"`

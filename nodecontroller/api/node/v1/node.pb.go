@@ -458,8 +458,9 @@ type MigrateRequest struct {
 	// namespace/name, name, or the beginning of the sandbox's id.
 	Pod string `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
 	To  string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	// live, or cold: freeze first, then copy. Empty means live, unless tracker
-	// says None, which is the same as cold.
+	// live, or cold: freeze first, then copy; hybrid: as live, but what is dirty when the rounds
+	// have ended is fetched after the commit; postcopy: no rounds, everything is. Empty means live,
+	// unless tracker says None, which is the same as cold.
 	Mode string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
 	// 0 in any of these means the default.
 	MaxRounds  uint32 `protobuf:"varint,4,opt,name=max_rounds,json=maxRounds,proto3" json:"max_rounds,omitempty"`
@@ -493,11 +494,15 @@ type MigrateRequest struct {
 	DowntimeLimitMs uint64 `protobuf:"varint,31,opt,name=downtime_limit_ms,json=downtimeLimitMs,proto3" json:"downtime_limit_ms,omitempty"`
 	FirstRounds     uint32 `protobuf:"varint,32,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although the downtime would be longer than the limit:
-	// StopAndCopy, Abort or Throttle, in any case; empty means StopAndCopy. InvalidArgument: another.
+	// StopAndCopy, Abort, Throttle or PostCopy (go on as hybrid), in any case; empty means
+	// StopAndCopy. InvalidArgument: another.
 	OnStall string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
 	// If more pods are to leave the node than may at a time, those of higher priority go first,
 	// and among the same those that were asked for first.
-	Priority      int32 `protobuf:"varint,40,opt,name=priority,proto3" json:"priority,omitempty"`
+	Priority int32 `protobuf:"varint,40,opt,name=priority,proto3" json:"priority,omitempty"`
+	// How long the two nodes wait for each other while pages are missing after the commit, until
+	// the pod is lost, milliseconds; 0 means two minutes.
+	ReconnectMs   uint64 `protobuf:"varint,41,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -661,6 +666,13 @@ func (x *MigrateRequest) GetOnStall() string {
 func (x *MigrateRequest) GetPriority() int32 {
 	if x != nil {
 		return x.Priority
+	}
+	return 0
+}
+
+func (x *MigrateRequest) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
 	}
 	return 0
 }
@@ -879,8 +891,14 @@ type Progress struct {
 	// thousandths of a core; 0 if it is not held back.
 	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
 	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The destination fetches pages that were left here: how many it lacks, how many faults
+	// waited for some, and milliseconds until nothing is missing, 0 if it cannot be told.
+	Fetching      bool   `protobuf:"varint,70,opt,name=fetching,proto3" json:"fetching,omitempty"`
+	MissingPages  uint64 `protobuf:"varint,71,opt,name=missing_pages,json=missingPages,proto3" json:"missing_pages,omitempty"`
+	RemoteFaults  uint64 `protobuf:"varint,72,opt,name=remote_faults,json=remoteFaults,proto3" json:"remote_faults,omitempty"`
+	FetchEtaMs    uint64 `protobuf:"varint,73,opt,name=fetch_eta_ms,json=fetchEtaMs,proto3" json:"fetch_eta_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1063,6 +1081,34 @@ func (x *Progress) GetThrottleMilliCpu() uint32 {
 func (x *Progress) GetThrottleOfMilliCpu() uint32 {
 	if x != nil {
 		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
+func (x *Progress) GetFetching() bool {
+	if x != nil {
+		return x.Fetching
+	}
+	return false
+}
+
+func (x *Progress) GetMissingPages() uint64 {
+	if x != nil {
+		return x.MissingPages
+	}
+	return 0
+}
+
+func (x *Progress) GetRemoteFaults() uint64 {
+	if x != nil {
+		return x.RemoteFaults
+	}
+	return 0
+}
+
+func (x *Progress) GetFetchEtaMs() uint64 {
+	if x != nil {
+		return x.FetchEtaMs
 	}
 	return 0
 }
@@ -1383,7 +1429,9 @@ type Result struct {
 	FinalBytes uint64 `protobuf:"varint,13,opt,name=final_bytes,json=finalBytes,proto3" json:"final_bytes,omitempty"`
 	ImageBytes uint64 `protobuf:"varint,14,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
 	// The destination owned the pod and has lost it: nothing of it runs anywhere.
-	Lost          bool `protobuf:"varint,15,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost bool `protobuf:"varint,15,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Pages that were left at the source when the pod was cut over.
+	LeftPages     uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1521,6 +1569,13 @@ func (x *Result) GetLost() bool {
 		return x.Lost
 	}
 	return false
+}
+
+func (x *Result) GetLeftPages() uint64 {
+	if x != nil {
+		return x.LeftPages
+	}
+	return 0
 }
 
 type Migration struct {
@@ -2195,7 +2250,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xa6\x04\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xc9\x04\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -2219,7 +2274,8 @@ const file_node_proto_rawDesc = "" +
 	"\x11downtime_limit_ms\x18\x1f \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
 	"\bon_stall\x18! \x01(\tR\aonStall\x12\x1a\n" +
-	"\bpriority\x18( \x01(\x05R\bpriority\"\x9e\x05\n" +
+	"\bpriority\x18( \x01(\x05R\bpriority\x12!\n" +
+	"\freconnect_ms\x18) \x01(\x04R\vreconnectMs\"\x9e\x05\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2246,7 +2302,7 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\x91\x06\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\x99\a\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2278,7 +2334,12 @@ const file_node_proto_rawDesc = "" +
 	"left_bytes\x18! \x01(\x04R\tleftBytes\x12'\n" +
 	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"R\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +
+	"\bfetching\x18F \x01(\bR\bfetching\x12#\n" +
+	"\rmissing_pages\x18G \x01(\x04R\fmissingPages\x12#\n" +
+	"\rremote_faults\x18H \x01(\x04R\fremoteFaults\x12 \n" +
+	"\ffetch_eta_ms\x18I \x01(\x04R\n" +
+	"fetchEtaMs\"R\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x15\n" +
@@ -2307,7 +2368,7 @@ const file_node_proto_rawDesc = "" +
 	"\tclocks_us\x18\t \x01(\x03R\bclocksUs\x12\x1b\n" +
 	"\tcommit_us\x18\n" +
 	" \x01(\x04R\bcommitUs\x12\x1b\n" +
-	"\tresume_us\x18\v \x01(\x04R\bresumeUs\"\xec\x03\n" +
+	"\tresume_us\x18\v \x01(\x04R\bresumeUs\"\x8b\x04\n" +
 	"\x06Result\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
@@ -2327,7 +2388,9 @@ const file_node_proto_rawDesc = "" +
 	"finalBytes\x12\x1f\n" +
 	"\vimage_bytes\x18\x0e \x01(\x04R\n" +
 	"imageBytes\x12\x12\n" +
-	"\x04lost\x18\x0f \x01(\bR\x04lost\"\xfb\x03\n" +
+	"\x04lost\x18\x0f \x01(\bR\x04lost\x12\x1d\n" +
+	"\n" +
+	"left_pages\x18\x14 \x01(\x04R\tleftPages\"\xfb\x03\n" +
 	"\tMigration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x10\n" +

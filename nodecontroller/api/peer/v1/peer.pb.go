@@ -897,8 +897,11 @@ func (x *CreateResponse) GetContainers() []string {
 }
 
 type RestoreRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	// If pages were left at the source: how long it may be away while they are missing,
+	// milliseconds; 0 means the default.
+	ReconnectMs   uint64 `protobuf:"varint,20,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -938,6 +941,13 @@ func (x *RestoreRequest) GetMigration() string {
 		return x.Migration
 	}
 	return ""
+}
+
+func (x *RestoreRequest) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
 }
 
 type RestoreResponse struct {
@@ -1548,9 +1558,10 @@ const file_peer_proto_rawDesc = "" +
 	"\x06pod_ip\x18\x02 \x01(\tR\x05podIp\x12\x1e\n" +
 	"\n" +
 	"containers\x18\x03 \x03(\tR\n" +
-	"containers\".\n" +
+	"containers\"Q\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"I\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
+	"\freconnect_ms\x18\x14 \x01(\x04R\vreconnectMs\"I\n" +
 	"\x0fRestoreResponse\x12\x17\n" +
 	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\x12\x1d\n" +
 	"\n" +
