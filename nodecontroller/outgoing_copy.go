@@ -103,7 +103,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 			DirtyLimit: m.request.DirtyLimit,
 
 			Rule: m.request.Rule, DowntimeLimitMs: m.request.DowntimeLimitMs, FirstRounds: m.request.FirstRounds,
-			OnStall: m.request.OnStall,
+			OnStall: m.request.OnStall, StuckAfterMs: uint64(time.Duration(m.d.config.StuckAfter).Milliseconds()),
 		},
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,
