@@ -12,6 +12,7 @@ import (
 	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
+	"godwit.dev/godwit/shim/criu"
 )
 
 // starter starts shims and clears up after dead ones: runc's way, plus what a
@@ -30,7 +31,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		bundle = filepath.Join(filepath.Dir(cwd), id)
 		clearSourceDir(bundle)
 	}
-	killRestore(id)
+	killRestore(ctx, id)
 	os.Remove(shimv1.SocketPath(id))
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
@@ -41,7 +42,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		return containerdshim.StopStatus{}, err
 	}
 	status, err := s.Manager.Stop(ctx, id)
-	err = errors.Join(err, clearRestoreRoot(root, id))
+	err = errors.Join(err, clearRestoreRoot(root, id), criu.RemoveYards())
 	clearCgroups(bundle)
 	return status, err
 }
