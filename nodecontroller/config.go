@@ -62,6 +62,9 @@ type Config struct {
 	// PullTimeout is how long a registry may take; "0s" means that images
 	// always come from the source.
 	PullTimeout Duration `toml:"pull_timeout"`
+	// StuckAfter is how long a leaving pod stays frozen while nothing of its move gets on,
+	// and a second for each 256 MiB of its memory more: then it runs on here.
+	StuckAfter Duration `toml:"stuck_after"`
 	// Peers are the other nodes: name to host:port. They may change while the
 	// daemon runs.
 	Peers map[string]string `toml:"peers"`
@@ -141,6 +144,7 @@ func defaultConfig() Config {
 		MaxIncoming: 4,
 		LogRoot:     "/var/log/pods",
 		PullTimeout: Duration(2 * time.Minute),
+		StuckAfter:  Duration(10 * time.Second),
 		Kubernetes:  Kubernetes{Namespace: "godwit-system", Signer: v1alpha1.SignerPeer, PeerPort: DefaultPort},
 	}
 }
@@ -212,6 +216,9 @@ func (c *Config) valid() error {
 	}
 	if c.MaxIncoming < 1 {
 		return fmt.Errorf("max_incoming: %d: a node takes in at least one migration", c.MaxIncoming)
+	}
+	if c.StuckAfter < Duration(time.Second) {
+		return fmt.Errorf("stuck_after: %v: less than 1s, in which any move may be stuck", time.Duration(c.StuckAfter))
 	}
 	if k := c.Kubernetes; k.Moves < 0 || k.PeerPort < 1 || k.PeerPort > 65535 {
 		return fmt.Errorf("kubernetes: moves = %d, peer_port = %d: moves is not negative, and a port is between 1 and 65535", k.Moves, k.PeerPort)

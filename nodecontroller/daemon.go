@@ -57,6 +57,8 @@ type Daemon struct {
 	observers []Observer
 	// podLookup is nil without a cluster; fixed before Run.
 	podLookup PodLookup
+	// takeOverAfter is as the constant says; fixed before Run.
+	takeOverAfter time.Duration
 	// processes says what of a pod's running processes is in the way of a move.
 	// late says that the destination's pod comes only when they are gone.
 	processes func(ctx context.Context, pod cri.Pod, late bool) ([]obstacle.Finding, error)
@@ -134,6 +136,7 @@ func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *jour
 		shimSocket:      shimv1.SocketPath,
 		startContainers: func(ids []string) (*starts, error) { return startProcesses(config.Containerd, ids) },
 		features:        func(ctx context.Context) track.Features { return track.Probe(ctx, nil) },
+		takeOverAfter:   takeOverAfter,
 		outgoing:        make(map[string]*outgoing),
 		incoming:        make(map[string]*incoming),
 		recovering:      make(map[string]record),

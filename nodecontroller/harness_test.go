@@ -376,6 +376,8 @@ type testCluster struct {
 	twoAtOnce bool
 	podLookup PodLookup // nil: every pod is there
 	pods      int
+	// takeOverAfter replaces the daemons', from their next start on.
+	takeOverAfter time.Duration
 }
 
 // note watches over the first invariant: at most one copy of the pod runs, ever.
@@ -482,6 +484,9 @@ func (n *testNode) start() {
 	d.shimSocket = func(sandbox string) string { return filepath.Join(n.cluster.dir, sandbox+".shim") }
 	d.startContainers = n.startContainers
 	d.features = func(context.Context) track.Features { return n.cluster.features }
+	if n.cluster.takeOverAfter > 0 {
+		d.takeOverAfter = n.cluster.takeOverAfter
+	}
 	if o := n.cluster.orchestrator; o != nil {
 		d.SetRecoveredOrchestrator(func(string) Orchestrator { return o })
 	}

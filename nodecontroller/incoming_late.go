@@ -135,7 +135,9 @@ func (m *incoming) bringUp(ctx context.Context) bool {
 	if err := m.intact(); err != nil {
 		return m.lose(ctx, err)
 	}
+	stop := m.replaceIfNobodyDoes(ctx)
 	err := m.untilGivenUp(ctx, m.restoreNext)
+	stop()
 	switch {
 	case ctx.Err() != nil:
 		return true

@@ -108,6 +108,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 			Rule: m.request.Rule, DowntimeLimitMs: m.request.DowntimeLimitMs, FirstRounds: m.request.FirstRounds,
 			OnStall: m.request.OnStall, Standstill: m.expectedStandstill(),
 			Mode: leavingMode(m.request), ReconnectMs: m.request.ReconnectMs,
+			StuckAfterMs: uint64(time.Duration(m.d.config.StuckAfter).Milliseconds()),
 		},
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,

@@ -118,17 +118,10 @@ func (s *source) approach(ctx context.Context) error {
 	}
 }
 
-// freeze stops all containers together, and starts the clock that thaws them.
+// freeze stops all containers together, and starts the clock that thaws them if nothing
+// gets on.
 func (s *source) freeze(ctx context.Context) error {
-	limit := defaultMaxFrozen
-	if ms := s.request.GetPolicy().GetMaxFrozenMs(); ms > 0 {
-		limit = time.Duration(ms) * time.Millisecond
-	}
-	s.mu.Lock()
-	s.thaw = time.AfterFunc(limit, func() {
-		s.end(shimv1.State_STATE_ABORTED, fmt.Errorf("%w (%v)", errFrozenTooLong, limit))
-	})
-	s.mu.Unlock()
+	s.startClock()
 	var all errgroup.Group
 	for _, c := range s.containers {
 		all.Go(func() error {
@@ -181,6 +174,7 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 func (w *frozenWindow) noteDump(s *source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.dumped++
 	w.resp.DumpUs = w.since()
 }
 

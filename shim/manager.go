@@ -13,6 +13,7 @@ import (
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 	"godwit.dev/godwit/shim/cpuquota"
+	"godwit.dev/godwit/shim/criu"
 )
 
 // starter starts shims and clears up after dead ones: runc's way, plus what a
@@ -32,7 +33,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		clearSourceDir(bundle)
 		_ = cpuquota.PutBack(throttleRecord(bundle)) // so that it dies soon; the quota goes with it
 	}
-	killRestore(id)
+	killRestore(ctx, id)
 	os.Remove(shimv1.SocketPath(id))
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
@@ -43,7 +44,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		return containerdshim.StopStatus{}, err
 	}
 	status, err := s.Manager.Stop(ctx, id)
-	err = errors.Join(err, clearRestoreRoot(root, id))
+	err = errors.Join(err, clearRestoreRoot(root, id), criu.RemoveYards())
 	clearCgroups(bundle)
 	return status, err
 }

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,8 +30,11 @@ func restoreWorkDir(c *container) (string, error) {
 }
 
 // killRestore ends the `runc restore` of a container and the CRIU below it,
-// which otherwise wait for a fault server without end when they fail late.
-func killRestore(id string) {
+// which otherwise wait for a fault server without end when they fail late. It returns
+// when CRIU has ended, or does not for stopLimit.
+func killRestore(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return
@@ -48,6 +52,7 @@ func killRestore(id string) {
 		unix.Kill(pid, unix.SIGKILL) // first, else it begins to clear up
 		for _, child := range below {
 			unix.Kill(child, unix.SIGKILL)
+			_ = awaitEnd(ctx, child)
 		}
 	}
 }

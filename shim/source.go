@@ -12,21 +12,13 @@ import (
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
-// Limits of a source, by which a daemon that died can not leave a pod frozen
-// or tracked for ever.
-const (
-	// firstWatch is how soon after Begin somebody has to watch.
-	firstWatch = 10 * time.Second
-	// defaultMaxFrozen is how long the pod stays frozen at most, if the
-	// daemon asks for nothing else.
-	defaultMaxFrozen = 60 * time.Second
-)
+// firstWatch is how soon after Begin somebody has to watch: a daemon that died can not
+// leave a pod frozen or tracked for ever.
+const firstWatch = 10 * time.Second
 
 var (
 	// errUnwatched aborts a migration whose daemon has gone.
 	errUnwatched = errors.New("the node daemon no longer watches the migration")
-	// errFrozenTooLong aborts a migration that is not decided.
-	errFrozenTooLong = errors.New("the pod was frozen for too long without a commit")
 	// errCommitted ends the work of a source whose pod has moved.
 	errCommitted = errors.New("the migration is committed")
 )
@@ -75,7 +67,8 @@ type source struct {
 	state    shimv1.State     // guarded by mu
 	err      error            // why it aborted or failed, guarded by mu
 	watchers int              // guarded by mu
-	thaw     *time.Timer      // ends a freeze that lasts too long, guarded by mu
+	thaw     *time.Timer      // ends a freeze in which nothing gets on, guarded by mu
+	dumped   int              // containers that CRIU has dumped, guarded by mu
 	progress *shimv1.Progress // what the rounds last said, guarded by mu
 	copied   bool             // the rounds have ended; guarded by mu
 	use      linkUse          // guarded by mu

@@ -24,6 +24,8 @@ const (
 	wait
 	// move puts it off and asks for a migration.
 	move
+	// gone says that there is no such pod any more.
+	gone
 )
 
 // verdict is the decision on an eviction.

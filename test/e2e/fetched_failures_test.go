@@ -94,7 +94,7 @@ func TestAPodIsLostWithTheSourceOfItsPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := s.m.Wait(s.ctx)
-	if err == nil || r == nil || !r.Lost || r.Phase != "Failed" {
+	if err == nil || r == nil || !r.PodLost || r.Phase != "Failed" {
 		t.Errorf("the source's shim is dead, pages are missing, and the migration says %+v, %v", r, err)
 	}
 	s.undone()

@@ -366,7 +366,10 @@ func (v *traveller) processes(n *lab.Node) []int {
 	})
 	// A shell that is about to run another program looks like the one that forked it.
 	counting := slices.Clone(pids)
-	return slices.DeleteFunc(pids, func(pid int) bool { return slices.Contains(counting, parentOf(pid)) })
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		parent := parentOf(pid)
+		return parent == 0 || slices.Contains(counting, parent) // it has ended meanwhile, or is to run another program
+	})
 }
 
 // parentOf is the parent of a process, 0 if that is gone.

@@ -294,4 +294,4 @@ func (r *Result) LongestStall() time.Duration {
 
 // Damaged says what a move must never do: lose an acknowledged write, or make
 // up a value.
-func (r *Result) Damaged() bool { return r.Verdict.Lost > 0 || r.Wrong > 0 }
+func (r *Result) Damaged() bool { return r.Lost > 0 || r.Wrong > 0 }

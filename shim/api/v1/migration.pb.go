@@ -125,9 +125,10 @@ type Policy struct {
 	MaxTimeMs uint64 `protobuf:"varint,3,opt,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty"`
 	// Stop when less than this is dirty, bytes; 0 means the default.
 	DirtyLimit uint64 `protobuf:"varint,4,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
-	// How long the pod may stay frozen before the shim aborts by itself,
-	// milliseconds; 0 means the default.
-	MaxFrozenMs uint64 `protobuf:"varint,5,opt,name=max_frozen_ms,json=maxFrozenMs,proto3" json:"max_frozen_ms,omitempty"`
+	// How long nothing may get on while the pod is frozen (no byte sent, no container
+	// dumped, no answer) before the shim aborts by itself, milliseconds; 0 means the
+	// default. A second for each 256 MiB of the pod is added.
+	StuckAfterMs uint64 `protobuf:"varint,5,opt,name=stuck_after_ms,json=stuckAfterMs,proto3" json:"stuck_after_ms,omitempty"`
 	// What finds dirty pages: Auto (the default), WriteProtect, SoftDirty, or None:
 	// stop-and-copy, freeze first, then copy everything.
 	Tracker string `protobuf:"bytes,6,opt,name=tracker,proto3" json:"tracker,omitempty"`
@@ -206,9 +207,9 @@ func (x *Policy) GetDirtyLimit() uint64 {
 	return 0
 }
 
-func (x *Policy) GetMaxFrozenMs() uint64 {
+func (x *Policy) GetStuckAfterMs() uint64 {
 	if x != nil {
-		return x.MaxFrozenMs
+		return x.StuckAfterMs
 	}
 	return 0
 }
@@ -2137,14 +2138,14 @@ var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\x9d\x03\n" +
+	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\x9f\x03\n" +
 	"\x06Policy\x12\x1d\n" +
 	"\n" +
 	"max_rounds\x18\x02 \x01(\rR\tmaxRounds\x12\x1e\n" +
 	"\vmax_time_ms\x18\x03 \x01(\x04R\tmaxTimeMs\x12\x1f\n" +
 	"\vdirty_limit\x18\x04 \x01(\x04R\n" +
-	"dirtyLimit\x12\"\n" +
-	"\rmax_frozen_ms\x18\x05 \x01(\x04R\vmaxFrozenMs\x12\x18\n" +
+	"dirtyLimit\x12$\n" +
+	"\x0estuck_after_ms\x18\x05 \x01(\x04R\fstuckAfterMs\x12\x18\n" +
 	"\atracker\x18\x06 \x01(\tR\atracker\x12\x12\n" +
 	"\x04rule\x18\a \x01(\tR\x04rule\x12*\n" +
 	"\x11downtime_limit_ms\x18\b \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +

@@ -116,7 +116,7 @@ type Result struct {
 	ImageBytes    uint64       `json:"image_bytes"`
 	LeftPages     uint64       `json:"left_pages"`
 	RemoteFaults  uint64       `json:"remote_faults"`
-	Lost          bool         `json:"lost"`
+	PodLost       bool         `json:"lost"`
 	TotalMS       float64      `json:"total_ms"`
 	DowntimeMS    float64      `json:"downtime_ms"`
 	Downtime      *Downtime    `json:"downtime"`
