@@ -61,6 +61,7 @@ type outgoing struct {
 	shim        *shimClient
 	cut         *shimv1.CutOverResponse
 	held        *peerv1.RestoreResponse
+	descriptors []string // of the containers, as the shim has them
 	downtime    *nodev1.Downtime
 	owned       bool           // the destination has acknowledged that the pod is its own
 	goroutines  sync.WaitGroup // heartbeat and watch

@@ -2,6 +2,7 @@ package nodecontroller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -78,6 +79,7 @@ func (m *outgoing) begin(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	m.engine, m.engineReason = begun.Engine, begun.EngineReason
+	m.descriptors = begun.Descriptors
 	m.mu.Unlock()
 	// The watch outlives the time before the decision: it ends with the shim's
 	// connection.
@@ -186,6 +188,7 @@ func (m *outgoing) cutOver() error {
 	if err != nil {
 		return m.fail(err)
 	}
+	m.approach(ctx)
 	m.tell("freezing", "freezing the pod and sending the rest")
 	asked := time.Now()
 	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id})
@@ -206,6 +209,24 @@ func (m *outgoing) cutOver() error {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
 	}
 	return nil
+}
+
+// approachLimit is how long a pod that runs, and its node's other pods that wait for their
+// turn, are kept waiting for restores to start.
+const approachLimit = 5 * time.Second
+
+// approach has the destination start its restores, so that they only need the images.
+func (m *outgoing) approach(ctx context.Context) {
+	if m.request.LatePod {
+		return // there is no pod to restore yet
+	}
+	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{Migration: m.id, Descriptors: m.descriptors})
+	if err == nil && r.Trouble != "" {
+		err = errors.New(r.Trouble)
+	}
+	if err != nil {
+		m.log.Warn("restores are not started ahead of the freeze, which takes longer", "error", plain(err))
+	}
 }
 
 func progressOf(p *shimv1.Progress) *nodev1.Progress {

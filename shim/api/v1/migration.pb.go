@@ -512,8 +512,11 @@ type BeginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The engine that finds dirty pages, one of those that Policy.tracker can ask
 	// for but Auto, and why it was chosen, in one sentence.
-	Engine        string `protobuf:"bytes,1,opt,name=engine,proto3" json:"engine,omitempty"`
-	EngineReason  string `protobuf:"bytes,2,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
+	Engine       string `protobuf:"bytes,1,opt,name=engine,proto3" json:"engine,omitempty"`
+	EngineReason string `protobuf:"bytes,2,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
+	// For each container, what runc will write of its standard files into descriptors.json;
+	// empty if it cannot be told.
+	Descriptors   []string `protobuf:"bytes,20,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -560,6 +563,13 @@ func (x *BeginResponse) GetEngineReason() string {
 		return x.EngineReason
 	}
 	return ""
+}
+
+func (x *BeginResponse) GetDescriptors() []string {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
 }
 
 type WatchRequest struct {
@@ -1655,6 +1665,96 @@ func (x *RestoreResponse) GetRestoreUs() uint64 {
 	return 0
 }
 
+type ApproachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it will be asked for.
+	Restore *RestoreRequest `protobuf:"bytes,1,opt,name=restore,proto3" json:"restore,omitempty"`
+	// What BeginResponse says of the container.
+	Descriptors   string `protobuf:"bytes,2,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproachRequest) Reset() {
+	*x = ApproachRequest{}
+	mi := &file_migration_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproachRequest) ProtoMessage() {}
+
+func (x *ApproachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproachRequest.ProtoReflect.Descriptor instead.
+func (*ApproachRequest) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ApproachRequest) GetRestore() *RestoreRequest {
+	if x != nil {
+		return x.Restore
+	}
+	return nil
+}
+
+func (x *ApproachRequest) GetDescriptors() string {
+	if x != nil {
+		return x.Descriptors
+	}
+	return ""
+}
+
+type ApproachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproachResponse) Reset() {
+	*x = ApproachResponse{}
+	mi := &file_migration_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproachResponse) ProtoMessage() {}
+
+func (x *ApproachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproachResponse.ProtoReflect.Descriptor instead.
+func (*ApproachResponse) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{21}
+}
+
 type ResumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -1664,7 +1764,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_migration_proto_msgTypes[20]
+	mi := &file_migration_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1776,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[20]
+	mi := &file_migration_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1789,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{20}
+	return file_migration_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResumeRequest) GetMigration() string {
@@ -1710,7 +1810,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_migration_proto_msgTypes[21]
+	mi := &file_migration_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1822,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[21]
+	mi := &file_migration_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1835,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{21}
+	return file_migration_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResumeResponse) GetResumedUnixNano() int64 {
@@ -1794,10 +1894,11 @@ const file_migration_proto_rawDesc = "" +
 	"\x06mounts\x18\x03 \x03(\v2\x1b.godwit.shim.v1.VolumeMountR\x06mounts\"?\n" +
 	"\vVolumeMount\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"L\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"n\n" +
 	"\rBeginResponse\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12#\n" +
-	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\"M\n" +
+	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\x12 \n" +
+	"\vdescriptors\x18\x14 \x03(\tR\vdescriptors\"M\n" +
 	"\fWatchRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
@@ -1899,7 +2000,11 @@ const file_migration_proto_rawDesc = "" +
 	"\tstore_dir\x18\x05 \x01(\tR\bstoreDir\"0\n" +
 	"\x0fRestoreResponse\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"-\n" +
+	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"m\n" +
+	"\x0fApproachRequest\x128\n" +
+	"\arestore\x18\x01 \x01(\v2\x1e.godwit.shim.v1.RestoreRequestR\arestore\x12 \n" +
+	"\vdescriptors\x18\x02 \x01(\tR\vdescriptors\"\x12\n" +
+	"\x10ApproachResponse\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +
@@ -1920,7 +2025,7 @@ const file_migration_proto_rawDesc = "" +
 	"STATE_HELD\x10\n" +
 	"\x12\x11\n" +
 	"\rSTATE_FILLING\x10\v\x12\x10\n" +
-	"\fSTATE_FILLED\x10\f2\xab\x05\n" +
+	"\fSTATE_FILLED\x10\f2\xfa\x05\n" +
 	"\tMigration\x12D\n" +
 	"\x05Begin\x12\x1c.godwit.shim.v1.BeginRequest\x1a\x1d.godwit.shim.v1.BeginResponse\x12A\n" +
 	"\x05Watch\x12\x1c.godwit.shim.v1.WatchRequest\x1a\x18.godwit.shim.v1.Progress0\x01\x12P\n" +
@@ -1931,7 +2036,8 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"WaitParked\x12!.godwit.shim.v1.WaitParkedRequest\x1a\".godwit.shim.v1.WaitParkedResponse\x12J\n" +
 	"\aRestore\x12\x1e.godwit.shim.v1.RestoreRequest\x1a\x1f.godwit.shim.v1.RestoreResponse\x12G\n" +
-	"\x06Resume\x12\x1d.godwit.shim.v1.ResumeRequest\x1a\x1e.godwit.shim.v1.ResumeResponseB&Z$godwit.dev/godwit/shim/api/v1;shimv1b\x06proto3"
+	"\x06Resume\x12\x1d.godwit.shim.v1.ResumeRequest\x1a\x1e.godwit.shim.v1.ResumeResponse\x12M\n" +
+	"\bApproach\x12\x1f.godwit.shim.v1.ApproachRequest\x1a .godwit.shim.v1.ApproachResponseB&Z$godwit.dev/godwit/shim/api/v1;shimv1b\x06proto3"
 
 var (
 	file_migration_proto_rawDescOnce sync.Once
@@ -1946,7 +2052,7 @@ func file_migration_proto_rawDescGZIP() []byte {
 }
 
 var file_migration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_migration_proto_goTypes = []any{
 	(State)(0),                 // 0: godwit.shim.v1.State
 	(*Policy)(nil),             // 1: godwit.shim.v1.Policy
@@ -1969,8 +2075,10 @@ var file_migration_proto_goTypes = []any{
 	(*WaitParkedResponse)(nil), // 18: godwit.shim.v1.WaitParkedResponse
 	(*RestoreRequest)(nil),     // 19: godwit.shim.v1.RestoreRequest
 	(*RestoreResponse)(nil),    // 20: godwit.shim.v1.RestoreResponse
-	(*ResumeRequest)(nil),      // 21: godwit.shim.v1.ResumeRequest
-	(*ResumeResponse)(nil),     // 22: godwit.shim.v1.ResumeResponse
+	(*ApproachRequest)(nil),    // 21: godwit.shim.v1.ApproachRequest
+	(*ApproachResponse)(nil),   // 22: godwit.shim.v1.ApproachResponse
+	(*ResumeRequest)(nil),      // 23: godwit.shim.v1.ResumeRequest
+	(*ResumeResponse)(nil),     // 24: godwit.shim.v1.ResumeResponse
 }
 var file_migration_proto_depIdxs = []int32{
 	1,  // 0: godwit.shim.v1.BeginRequest.policy:type_name -> godwit.shim.v1.Policy
@@ -1978,29 +2086,32 @@ var file_migration_proto_depIdxs = []int32{
 	4,  // 2: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
 	0,  // 3: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
 	7,  // 4: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
-	2,  // 5: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
-	6,  // 6: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
-	9,  // 7: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
-	11, // 8: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
-	13, // 9: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
-	15, // 10: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
-	17, // 11: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
-	19, // 12: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
-	21, // 13: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
-	5,  // 14: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
-	8,  // 15: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
-	10, // 16: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
-	12, // 17: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
-	14, // 18: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
-	16, // 19: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
-	18, // 20: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
-	20, // 21: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
-	22, // 22: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	19, // 5: godwit.shim.v1.ApproachRequest.restore:type_name -> godwit.shim.v1.RestoreRequest
+	2,  // 6: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
+	6,  // 7: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
+	9,  // 8: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
+	11, // 9: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
+	13, // 10: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
+	15, // 11: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
+	17, // 12: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
+	19, // 13: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
+	23, // 14: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
+	21, // 15: godwit.shim.v1.Migration.Approach:input_type -> godwit.shim.v1.ApproachRequest
+	5,  // 16: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
+	8,  // 17: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
+	10, // 18: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
+	12, // 19: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
+	14, // 20: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
+	16, // 21: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
+	18, // 22: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
+	20, // 23: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
+	24, // 24: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
+	22, // 25: godwit.shim.v1.Migration.Approach:output_type -> godwit.shim.v1.ApproachResponse
+	16, // [16:26] is the sub-list for method output_type
+	6,  // [6:16] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_migration_proto_init() }
@@ -2014,7 +2125,7 @@ func file_migration_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_migration_proto_rawDesc), len(file_migration_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

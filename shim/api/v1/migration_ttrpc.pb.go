@@ -17,6 +17,7 @@ type MigrationService interface {
 	WaitParked(context.Context, *WaitParkedRequest) (*WaitParkedResponse, error)
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	Approach(context.Context, *ApproachRequest) (*ApproachResponse, error)
 }
 
 type Migration_WatchServer interface {
@@ -91,6 +92,13 @@ func RegisterMigrationService(srv *ttrpc.Server, svc MigrationService) {
 				}
 				return svc.Resume(ctx, &req)
 			},
+			"Approach": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ApproachRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Approach(ctx, &req)
+			},
 		},
 		Streams: map[string]ttrpc.Stream{
 			"Watch": {
@@ -118,6 +126,7 @@ type MigrationClient interface {
 	WaitParked(context.Context, *WaitParkedRequest) (*WaitParkedResponse, error)
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	Approach(context.Context, *ApproachRequest) (*ApproachResponse, error)
 }
 
 type migrationClient struct {
@@ -218,6 +227,14 @@ func (c *migrationClient) Restore(ctx context.Context, req *RestoreRequest) (*Re
 func (c *migrationClient) Resume(ctx context.Context, req *ResumeRequest) (*ResumeResponse, error) {
 	var resp ResumeResponse
 	if err := c.client.Call(ctx, "godwit.shim.v1.Migration", "Resume", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *migrationClient) Approach(ctx context.Context, req *ApproachRequest) (*ApproachResponse, error) {
+	var resp ApproachResponse
+	if err := c.client.Call(ctx, "godwit.shim.v1.Migration", "Approach", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
