@@ -11,6 +11,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/cutover"
 	"godwit.dev/godwit/pagestream/track"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -63,6 +64,7 @@ type outgoing struct {
 	held        *peerv1.RestoreResponse
 	descriptors []string // of the containers, as the shim has them
 	downtime    *nodev1.Downtime
+	times       cutover.Times
 	owned       bool           // the destination has acknowledged that the pod is its own
 	goroutines  sync.WaitGroup // heartbeat and watch
 	converged   chan struct{}  // closed by watch when the rounds have ended

@@ -190,13 +190,13 @@ func (m *outgoing) cutOver() error {
 	}
 	m.approach(ctx)
 	m.tell("freezing", "freezing the pod and sending the rest")
-	asked := time.Now()
+	m.times.CutOver = time.Now()
 	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id})
 	if err != nil {
 		return m.fail(fmt.Errorf("cut over: %w", plain(err)))
 	}
 	if cut.FrozenUnixNano == 0 {
-		cut.FrozenUnixNano = asked.UnixNano()
+		cut.FrozenUnixNano = m.times.CutOver.UnixNano()
 	}
 	m.cut = cut
 	if m.request.LatePod {
@@ -205,9 +205,11 @@ func (m *outgoing) cutOver() error {
 	if len(lockable) > 0 {
 		m.goroutines.Go(func() { m.breakOffIfLocked(ctx, lockable) })
 	}
+	m.times.Restore = time.Now()
 	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id}); err != nil {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
 	}
+	m.times.Held = time.Now()
 	return nil
 }
 
@@ -220,6 +222,7 @@ func (m *outgoing) approach(ctx context.Context) {
 	if m.request.LatePod {
 		return // there is no pod to restore yet
 	}
+	m.times.Ahead = time.Now()
 	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{Migration: m.id, Descriptors: m.descriptors})
 	if err == nil && r.Trouble != "" {
 		err = errors.New(r.Trouble)
