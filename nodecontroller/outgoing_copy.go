@@ -188,10 +188,10 @@ func (m *outgoing) cutOver() error {
 	if err != nil {
 		return m.fail(err)
 	}
-	m.approach(ctx)
+	ahead := m.approach(ctx)
 	m.tell("freezing", "freezing the pod and sending the rest")
 	m.times.CutOver = time.Now()
-	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id})
+	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id, InNetwork: ahead})
 	if err != nil {
 		return m.fail(fmt.Errorf("cut over: %w", plain(err)))
 	}
@@ -217,10 +217,11 @@ func (m *outgoing) cutOver() error {
 // turn, are kept waiting for restores to start.
 const approachLimit = 5 * time.Second
 
-// approach has the destination start its restores, so that they only need the images.
-func (m *outgoing) approach(ctx context.Context) {
+// approach has the destination start its restores, so that they only need the images. It
+// says whether all of them have been started.
+func (m *outgoing) approach(ctx context.Context) bool {
 	if m.request.LatePod {
-		return // there is no pod to restore yet
+		return false // there is no pod to restore yet
 	}
 	m.times.Ahead = time.Now()
 	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{Migration: m.id, Descriptors: m.descriptors})
@@ -230,6 +231,7 @@ func (m *outgoing) approach(ctx context.Context) {
 	if err != nil {
 		m.log.Warn("restores are not started ahead of the freeze, which takes longer", "error", plain(err))
 	}
+	return err == nil
 }
 
 func progressOf(p *shimv1.Progress) *nodev1.Progress {

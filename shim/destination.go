@@ -135,9 +135,11 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	// Asked for and started now, while nobody waits; what fails, prepare says.
 	_, _ = installedCRIU.get(ctx)
 	fill, _ := d.startFill(ctx, a)
+	network := ""
 	select {
 	case <-a.order:
 	case <-a.ahead:
+		network = a.container.network
 	case <-a.ended.Done():
 		fill.stop()
 		return nil, context.Cause(a.ended)
@@ -146,7 +148,7 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 		fill.stop()
 		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
-	defer d.monitor.supervise(a.container.id, func(failure error) bool { return d.restoreEnded(a, failure) })()
+	defer d.monitor.supervise(a.container.id, network, func(failure error) bool { return d.restoreEnded(a, failure) })()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
 	resp, err := run(context.WithoutCancel(ctx))
 	closeNames(a.names)

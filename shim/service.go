@@ -85,7 +85,7 @@ func (s *service) CutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv
 	if err != nil {
 		return nil, err
 	}
-	resp, err := source.cutOver(ctx)
+	resp, err := source.cutOver(ctx, r.GetInNetwork())
 	if err != nil {
 		return nil, refuse(source.id, err)
 	}

@@ -1124,8 +1124,11 @@ func (*SendFilesResponse) Descriptor() ([]byte, []int) {
 }
 
 type CutOverRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	// Approach has started all restores, which thus work in the pod's network namespace:
+	// CRIU may here as well, and the images then name none.
+	InNetwork     bool `protobuf:"varint,2,opt,name=in_network,json=inNetwork,proto3" json:"in_network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1165,6 +1168,13 @@ func (x *CutOverRequest) GetMigration() string {
 		return x.Migration
 	}
 	return ""
+}
+
+func (x *CutOverRequest) GetInNetwork() bool {
+	if x != nil {
+		return x.InNetwork
+	}
+	return false
 }
 
 type CutOverResponse struct {
@@ -1965,9 +1975,11 @@ const file_migration_proto_rawDesc = "" +
 	"left_bytes\x18! \x01(\x04R\tleftBytes\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
-	"\x11SendFilesResponse\".\n" +
+	"\x11SendFilesResponse\"M\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x8f\x02\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1d\n" +
+	"\n" +
+	"in_network\x18\x02 \x01(\bR\tinNetwork\"\x8f\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
