@@ -295,6 +295,11 @@ func (p *testPod) Restore(_ context.Context, r *shimv1.RestoreRequest) (*shimv1.
 	})
 }
 
+// Approach starts nothing ahead, which must harm nobody.
+func (p *testPod) Approach(context.Context, *shimv1.ApproachRequest) (*shimv1.ApproachResponse, error) {
+	return nil, errors.New("nothing is started ahead")
+}
+
 func (p *testPod) Resume(context.Context, *shimv1.ResumeRequest) (*shimv1.ResumeResponse, error) {
 	return &shimv1.ResumeResponse{ResumedUnixNano: time.Now().UnixNano()}, p.call("destination.Resume", func() error {
 		switch p.state {

@@ -2,6 +2,7 @@ package nodecontroller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -80,6 +81,7 @@ func (m *outgoing) begin(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	m.engine, m.engineReason = begun.Engine, begun.EngineReason
+	m.descriptors = begun.Descriptors
 	m.mu.Unlock()
 	// The watch outlives the time before the decision: it ends with the shim's
 	// connection.
@@ -192,14 +194,15 @@ func (m *outgoing) cutOver() error {
 	if err != nil {
 		return m.fail(err)
 	}
+	ahead := m.approach(ctx)
 	m.tell("freezing", "freezing the pod and sending the rest")
-	asked := time.Now()
-	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id})
+	m.times.CutOver = time.Now()
+	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id, InNetwork: ahead})
 	if err != nil {
 		return m.fail(fmt.Errorf("cut over: %w", plain(err)))
 	}
 	if cut.FrozenUnixNano == 0 {
-		cut.FrozenUnixNano = asked.UnixNano()
+		cut.FrozenUnixNano = m.times.CutOver.UnixNano()
 	}
 	m.cut = cut
 	if m.request.LatePod {
@@ -208,10 +211,33 @@ func (m *outgoing) cutOver() error {
 	if len(lockable) > 0 {
 		m.goroutines.Go(func() { m.breakOffIfLocked(ctx, lockable) })
 	}
+	m.times.Restore = time.Now()
 	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id, ReconnectMs: m.request.ReconnectMs}); err != nil {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
 	}
+	m.times.Held = time.Now()
 	return nil
+}
+
+// approachLimit is how long a pod that runs, and its node's other pods that wait for their
+// turn, are kept waiting for restores to start.
+const approachLimit = 5 * time.Second
+
+// approach has the destination start its restores, so that they only need the images. It
+// says whether all of them have been started.
+func (m *outgoing) approach(ctx context.Context) bool {
+	if m.request.LatePod {
+		return false // there is no pod to restore yet
+	}
+	m.times.Ahead = time.Now()
+	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{Migration: m.id, Descriptors: m.descriptors})
+	if err == nil && r.Trouble != "" {
+		err = errors.New(r.Trouble)
+	}
+	if err != nil {
+		m.log.Warn("restores are not started ahead of the freeze, which takes longer", "error", plain(err))
+	}
+	return err == nil
 }
 
 func progressOf(p *shimv1.Progress) *nodev1.Progress {

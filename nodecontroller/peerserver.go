@@ -199,6 +199,21 @@ func (p *peerServer) Restore(ctx context.Context, req *peerv1.RestoreRequest) (*
 	return r, err
 }
 
+func (p *peerServer) Approach(ctx context.Context, req *peerv1.ApproachRequest) (*peerv1.ApproachResponse, error) {
+	m, err := p.migration(req.Migration)
+	if err != nil {
+		return nil, err
+	}
+	r := &peerv1.ApproachResponse{}
+	err = m.step(ctx, destinationParked, func(ctx context.Context) error {
+		if err := m.approach(ctx, req.Descriptors); err != nil {
+			r.Trouble = err.Error()
+		}
+		return nil
+	})
+	return r, err
+}
+
 func (p *peerServer) Commit(ctx context.Context, req *peerv1.CommitRequest) (*peerv1.CommitResponse, error) {
 	m, err := p.migration(req.Migration)
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 )
 
 // cutOver freezes the pod and brings everything that is left to the
-// destination. After an error the pod runs on.
-func (s *source) cutOver(ctx context.Context) (*shimv1.CutOverResponse, error) {
+// destination. After an error the pod runs on. inNetwork: the destination restores in the
+// pod's network namespace.
+func (s *source) cutOver(ctx context.Context, inNetwork bool) (*shimv1.CutOverResponse, error) {
 	if err := s.beginCutOver(); err != nil {
 		return nil, err
 	}
@@ -22,6 +23,9 @@ func (s *source) cutOver(ctx context.Context) (*shimv1.CutOverResponse, error) {
 	defer cancel(nil)
 	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
 	defer stop()
+	for _, c := range s.containers {
+		c.inNetwork = inNetwork
+	}
 	resp, err := s.cut(both)
 	s.running.Done()
 	if err == nil {

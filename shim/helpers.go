@@ -52,6 +52,10 @@ func RunHelper(args []string) {
 // runShow is the helper that executes runc with views of its processes.
 func runShow(args []string) error {
 	runtime.LockOSThread()
+	args, err := enterNetwork(args)
+	if err != nil {
+		return err
+	}
 	split := slices.Index(args, "--")
 	if split < 0 || split+1 == len(args) {
 		return errors.New("want pairs of paths, then -- and a command")

@@ -98,7 +98,15 @@ type jsonDowntime struct {
 	CommitMS  float64 `json:"commit_ms"`
 	ResumeMS  float64 `json:"resume_ms"`
 	// Freeze to resume by the two nodes' clocks.
-	ClocksMS float64 `json:"clocks_ms"`
+	ClocksMS float64     `json:"clocks_ms"`
+	Stages   []jsonStage `json:"stages,omitempty"`
+}
+
+// jsonStage is a stage of the cutover, BeginMS after the freeze.
+type jsonStage struct {
+	Name       string  `json:"name"`
+	BeginMS    float64 `json:"begin_ms"`
+	DurationMS float64 `json:"duration_ms"`
 }
 
 type jsonResult struct {
@@ -272,6 +280,9 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 			CommitMS:  ms(d.CommitUs),
 			ResumeMS:  ms(d.ResumeUs),
 			ClocksMS:  float64(d.ClocksUs) / 1000,
+		}
+		for _, s := range d.Stages {
+			j.Downtime.Stages = append(j.Downtime.Stages, jsonStage{s.Name, float64(s.BeginUs) / 1000, ms(s.DurationUs)})
 		}
 	}
 	return j

@@ -185,4 +185,12 @@ func printResult(w io.Writer, r *nodev1.Result) {
 		fmt.Fprintf(w, ", the pod was %s", held)
 	}
 	fmt.Fprintln(w)
+	printStages(w, r.Downtime.GetStages())
+}
+
+// printStages draws the cutover: what began when, seen from the freeze, and took how long.
+func printStages(w io.Writer, stages []*nodev1.Stage) {
+	for _, s := range stages {
+		fmt.Fprintf(w, "  stage %-8s at %8.1f ms, took %7.1f ms\n", s.Name, float64(s.BeginUs)/1000, ms(s.DurationUs))
+	}
 }

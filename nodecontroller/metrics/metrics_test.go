@@ -67,7 +67,8 @@ func TestAMigrationIsCountedOnceInAllItsFigures(t *testing.T) {
 		{Kind: "committed", Phase: nodev1.Phase_PHASE_MIGRATION_COMPLETE, UnixNano: at(9 * time.Second), Progress: progress(160, 8, 99)},
 		{Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, UnixNano: at(10 * time.Second), Progress: progress(160, 8, 99), Result: &nodev1.Result{
 			Succeeded: true, Mode: "live", TotalUs: 10e6, Totals: progress(160, 8, 99),
-			Downtime: &nodev1.Downtime{MeasuredUs: 250e3, DumpUs: 100e3, RestoreUs: 50e3},
+			Downtime: &nodev1.Downtime{MeasuredUs: 250e3, DumpUs: 100e3, RestoreUs: 50e3,
+				Stages: []*nodev1.Stage{{Name: "dump", BeginUs: 1e3, DurationUs: 40e3}}},
 		}},
 	} {
 		e.Migration = "m-1"
@@ -93,6 +94,7 @@ func TestAMigrationIsCountedOnceInAllItsFigures(t *testing.T) {
 		{"godwit_migration_downtime_seconds", "mode=live", 0.25},
 		{"godwit_migration_downtime_part_seconds", "part=dump", 0.1},
 		{"godwit_migration_downtime_part_seconds", "part=restore", 0.05},
+		{"godwit_migration_stage_seconds", "stage=dump", 0.04},
 		{"godwit_migration_phase_seconds", "phase=Pending", 1},
 		{"godwit_migration_phase_seconds", "phase=Preparing", 2},
 		{"godwit_migration_phase_seconds", "phase=Migrating", 5},

@@ -616,8 +616,11 @@ type BeginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The engine that finds dirty pages, one of those that Policy.tracker can ask
 	// for but Auto, and why it was chosen, in one sentence.
-	Engine        string `protobuf:"bytes,1,opt,name=engine,proto3" json:"engine,omitempty"`
-	EngineReason  string `protobuf:"bytes,2,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
+	Engine       string `protobuf:"bytes,1,opt,name=engine,proto3" json:"engine,omitempty"`
+	EngineReason string `protobuf:"bytes,2,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
+	// For each container, what runc will write of its standard files into descriptors.json;
+	// empty if it cannot be told.
+	Descriptors   []string `protobuf:"bytes,20,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -664,6 +667,13 @@ func (x *BeginResponse) GetEngineReason() string {
 		return x.EngineReason
 	}
 	return ""
+}
+
+func (x *BeginResponse) GetDescriptors() []string {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
 }
 
 type WatchRequest struct {
@@ -1326,8 +1336,11 @@ func (*SendFilesResponse) Descriptor() ([]byte, []int) {
 }
 
 type CutOverRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	// Approach has started all restores, which thus work in the pod's network namespace:
+	// CRIU may here as well, and the images then name none.
+	InNetwork     bool `protobuf:"varint,2,opt,name=in_network,json=inNetwork,proto3" json:"in_network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1367,6 +1380,13 @@ func (x *CutOverRequest) GetMigration() string {
 		return x.Migration
 	}
 	return ""
+}
+
+func (x *CutOverRequest) GetInNetwork() bool {
+	if x != nil {
+		return x.InNetwork
+	}
+	return false
 }
 
 type CutOverResponse struct {
@@ -1894,6 +1914,96 @@ func (x *RestoreResponse) GetRestoreUs() uint64 {
 	return 0
 }
 
+type ApproachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it will be asked for.
+	Restore *RestoreRequest `protobuf:"bytes,1,opt,name=restore,proto3" json:"restore,omitempty"`
+	// What BeginResponse says of the container.
+	Descriptors   string `protobuf:"bytes,2,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproachRequest) Reset() {
+	*x = ApproachRequest{}
+	mi := &file_migration_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproachRequest) ProtoMessage() {}
+
+func (x *ApproachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproachRequest.ProtoReflect.Descriptor instead.
+func (*ApproachRequest) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ApproachRequest) GetRestore() *RestoreRequest {
+	if x != nil {
+		return x.Restore
+	}
+	return nil
+}
+
+func (x *ApproachRequest) GetDescriptors() string {
+	if x != nil {
+		return x.Descriptors
+	}
+	return ""
+}
+
+type ApproachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproachResponse) Reset() {
+	*x = ApproachResponse{}
+	mi := &file_migration_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproachResponse) ProtoMessage() {}
+
+func (x *ApproachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproachResponse.ProtoReflect.Descriptor instead.
+func (*ApproachResponse) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{22}
+}
+
 type ResumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -1903,7 +2013,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_migration_proto_msgTypes[21]
+	mi := &file_migration_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2025,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[21]
+	mi := &file_migration_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2038,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{21}
+	return file_migration_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResumeRequest) GetMigration() string {
@@ -1949,7 +2059,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_migration_proto_msgTypes[22]
+	mi := &file_migration_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2071,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[22]
+	mi := &file_migration_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2084,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{22}
+	return file_migration_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeResponse) GetResumedUnixNano() int64 {
@@ -2004,7 +2114,7 @@ type LinkShare struct {
 
 func (x *LinkShare) Reset() {
 	*x = LinkShare{}
-	mi := &file_migration_proto_msgTypes[23]
+	mi := &file_migration_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2126,7 @@ func (x *LinkShare) String() string {
 func (*LinkShare) ProtoMessage() {}
 
 func (x *LinkShare) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[23]
+	mi := &file_migration_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2139,7 @@ func (x *LinkShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkShare.ProtoReflect.Descriptor instead.
 func (*LinkShare) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{23}
+	return file_migration_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LinkShare) GetRate() uint64 {
@@ -2056,7 +2166,7 @@ type ShareRequest struct {
 
 func (x *ShareRequest) Reset() {
 	*x = ShareRequest{}
-	mi := &file_migration_proto_msgTypes[24]
+	mi := &file_migration_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2178,7 @@ func (x *ShareRequest) String() string {
 func (*ShareRequest) ProtoMessage() {}
 
 func (x *ShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[24]
+	mi := &file_migration_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2191,7 @@ func (x *ShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareRequest.ProtoReflect.Descriptor instead.
 func (*ShareRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{24}
+	return file_migration_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ShareRequest) GetMigration() string {
@@ -2106,7 +2216,7 @@ type ShareResponse struct {
 
 func (x *ShareResponse) Reset() {
 	*x = ShareResponse{}
-	mi := &file_migration_proto_msgTypes[25]
+	mi := &file_migration_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2228,7 @@ func (x *ShareResponse) String() string {
 func (*ShareResponse) ProtoMessage() {}
 
 func (x *ShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[25]
+	mi := &file_migration_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2241,7 @@ func (x *ShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareResponse.ProtoReflect.Descriptor instead.
 func (*ShareResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{25}
+	return file_migration_proto_rawDescGZIP(), []int{27}
 }
 
 var File_migration_proto protoreflect.FileDescriptor
@@ -2188,10 +2298,11 @@ const file_migration_proto_rawDesc = "" +
 	"\x06mounts\x18\x03 \x03(\v2\x1b.godwit.shim.v1.VolumeMountR\x06mounts\"?\n" +
 	"\vVolumeMount\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"L\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"n\n" +
 	"\rBeginResponse\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12#\n" +
-	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\"M\n" +
+	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\x12 \n" +
+	"\vdescriptors\x18\x14 \x03(\tR\vdescriptors\"M\n" +
 	"\fWatchRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
@@ -2272,9 +2383,11 @@ const file_migration_proto_rawDesc = "" +
 	"fetchEtaMs\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
-	"\x11SendFilesResponse\".\n" +
+	"\x11SendFilesResponse\"M\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"\xae\x02\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1d\n" +
+	"\n" +
+	"in_network\x18\x02 \x01(\bR\tinNetwork\"\xae\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -2312,7 +2425,11 @@ const file_migration_proto_rawDesc = "" +
 	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMs\"0\n" +
 	"\x0fRestoreResponse\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"-\n" +
+	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"m\n" +
+	"\x0fApproachRequest\x128\n" +
+	"\arestore\x18\x01 \x01(\v2\x1e.godwit.shim.v1.RestoreRequestR\arestore\x12 \n" +
+	"\vdescriptors\x18\x02 \x01(\tR\vdescriptors\"\x12\n" +
+	"\x10ApproachResponse\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +
@@ -2340,7 +2457,7 @@ const file_migration_proto_rawDesc = "" +
 	"STATE_HELD\x10\n" +
 	"\x12\x11\n" +
 	"\rSTATE_FILLING\x10\v\x12\x10\n" +
-	"\fSTATE_FILLED\x10\f2\xf1\x05\n" +
+	"\fSTATE_FILLED\x10\f2\xc0\x06\n" +
 	"\tMigration\x12D\n" +
 	"\x05Begin\x12\x1c.godwit.shim.v1.BeginRequest\x1a\x1d.godwit.shim.v1.BeginResponse\x12A\n" +
 	"\x05Watch\x12\x1c.godwit.shim.v1.WatchRequest\x1a\x18.godwit.shim.v1.Progress0\x01\x12P\n" +
@@ -2352,7 +2469,8 @@ const file_migration_proto_rawDesc = "" +
 	"WaitParked\x12!.godwit.shim.v1.WaitParkedRequest\x1a\".godwit.shim.v1.WaitParkedResponse\x12J\n" +
 	"\aRestore\x12\x1e.godwit.shim.v1.RestoreRequest\x1a\x1f.godwit.shim.v1.RestoreResponse\x12G\n" +
 	"\x06Resume\x12\x1d.godwit.shim.v1.ResumeRequest\x1a\x1e.godwit.shim.v1.ResumeResponse\x12D\n" +
-	"\x05Share\x12\x1c.godwit.shim.v1.ShareRequest\x1a\x1d.godwit.shim.v1.ShareResponseB&Z$godwit.dev/godwit/shim/api/v1;shimv1b\x06proto3"
+	"\x05Share\x12\x1c.godwit.shim.v1.ShareRequest\x1a\x1d.godwit.shim.v1.ShareResponse\x12M\n" +
+	"\bApproach\x12\x1f.godwit.shim.v1.ApproachRequest\x1a .godwit.shim.v1.ApproachResponseB&Z$godwit.dev/godwit/shim/api/v1;shimv1b\x06proto3"
 
 var (
 	file_migration_proto_rawDescOnce sync.Once
@@ -2367,7 +2485,7 @@ func file_migration_proto_rawDescGZIP() []byte {
 }
 
 var file_migration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_migration_proto_goTypes = []any{
 	(State)(0),                 // 0: godwit.shim.v1.State
 	(*Policy)(nil),             // 1: godwit.shim.v1.Policy
@@ -2391,46 +2509,51 @@ var file_migration_proto_goTypes = []any{
 	(*WaitParkedResponse)(nil), // 19: godwit.shim.v1.WaitParkedResponse
 	(*RestoreRequest)(nil),     // 20: godwit.shim.v1.RestoreRequest
 	(*RestoreResponse)(nil),    // 21: godwit.shim.v1.RestoreResponse
-	(*ResumeRequest)(nil),      // 22: godwit.shim.v1.ResumeRequest
-	(*ResumeResponse)(nil),     // 23: godwit.shim.v1.ResumeResponse
-	(*LinkShare)(nil),          // 24: godwit.shim.v1.LinkShare
-	(*ShareRequest)(nil),       // 25: godwit.shim.v1.ShareRequest
-	(*ShareResponse)(nil),      // 26: godwit.shim.v1.ShareResponse
+	(*ApproachRequest)(nil),    // 22: godwit.shim.v1.ApproachRequest
+	(*ApproachResponse)(nil),   // 23: godwit.shim.v1.ApproachResponse
+	(*ResumeRequest)(nil),      // 24: godwit.shim.v1.ResumeRequest
+	(*ResumeResponse)(nil),     // 25: godwit.shim.v1.ResumeResponse
+	(*LinkShare)(nil),          // 26: godwit.shim.v1.LinkShare
+	(*ShareRequest)(nil),       // 27: godwit.shim.v1.ShareRequest
+	(*ShareResponse)(nil),      // 28: godwit.shim.v1.ShareResponse
 }
 var file_migration_proto_depIdxs = []int32{
 	2,  // 0: godwit.shim.v1.Policy.standstill:type_name -> godwit.shim.v1.Standstill
 	1,  // 1: godwit.shim.v1.BeginRequest.policy:type_name -> godwit.shim.v1.Policy
 	4,  // 2: godwit.shim.v1.BeginRequest.volumes:type_name -> godwit.shim.v1.Volume
-	24, // 3: godwit.shim.v1.BeginRequest.share:type_name -> godwit.shim.v1.LinkShare
+	26, // 3: godwit.shim.v1.BeginRequest.share:type_name -> godwit.shim.v1.LinkShare
 	5,  // 4: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
 	0,  // 5: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
 	8,  // 6: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
-	24, // 7: godwit.shim.v1.ShareRequest.share:type_name -> godwit.shim.v1.LinkShare
-	3,  // 8: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
-	7,  // 9: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
-	10, // 10: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
-	12, // 11: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
-	14, // 12: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
-	16, // 13: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
-	18, // 14: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
-	20, // 15: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
-	22, // 16: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
-	25, // 17: godwit.shim.v1.Migration.Share:input_type -> godwit.shim.v1.ShareRequest
-	6,  // 18: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
-	9,  // 19: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
-	11, // 20: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
-	13, // 21: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
-	15, // 22: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
-	17, // 23: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
-	19, // 24: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
-	21, // 25: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
-	23, // 26: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
-	26, // 27: godwit.shim.v1.Migration.Share:output_type -> godwit.shim.v1.ShareResponse
-	18, // [18:28] is the sub-list for method output_type
-	8,  // [8:18] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	20, // 7: godwit.shim.v1.ApproachRequest.restore:type_name -> godwit.shim.v1.RestoreRequest
+	26, // 8: godwit.shim.v1.ShareRequest.share:type_name -> godwit.shim.v1.LinkShare
+	3,  // 9: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
+	7,  // 10: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
+	10, // 11: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
+	12, // 12: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
+	14, // 13: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
+	16, // 14: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
+	18, // 15: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
+	20, // 16: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
+	24, // 17: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
+	27, // 18: godwit.shim.v1.Migration.Share:input_type -> godwit.shim.v1.ShareRequest
+	22, // 19: godwit.shim.v1.Migration.Approach:input_type -> godwit.shim.v1.ApproachRequest
+	6,  // 20: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
+	9,  // 21: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
+	11, // 22: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
+	13, // 23: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
+	15, // 24: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
+	17, // 25: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
+	19, // 26: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
+	21, // 27: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
+	25, // 28: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
+	28, // 29: godwit.shim.v1.Migration.Share:output_type -> godwit.shim.v1.ShareResponse
+	23, // 30: godwit.shim.v1.Migration.Approach:output_type -> godwit.shim.v1.ApproachResponse
+	20, // [20:31] is the sub-list for method output_type
+	9,  // [9:20] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_migration_proto_init() }
@@ -2444,7 +2567,7 @@ func file_migration_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_migration_proto_rawDesc), len(file_migration_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -18,6 +18,7 @@ type MigrationService interface {
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
 	Share(context.Context, *ShareRequest) (*ShareResponse, error)
+	Approach(context.Context, *ApproachRequest) (*ApproachResponse, error)
 }
 
 type Migration_WatchServer interface {
@@ -99,6 +100,13 @@ func RegisterMigrationService(srv *ttrpc.Server, svc MigrationService) {
 				}
 				return svc.Share(ctx, &req)
 			},
+			"Approach": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ApproachRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Approach(ctx, &req)
+			},
 		},
 		Streams: map[string]ttrpc.Stream{
 			"Watch": {
@@ -127,6 +135,7 @@ type MigrationClient interface {
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
 	Share(context.Context, *ShareRequest) (*ShareResponse, error)
+	Approach(context.Context, *ApproachRequest) (*ApproachResponse, error)
 }
 
 type migrationClient struct {
@@ -235,6 +244,14 @@ func (c *migrationClient) Resume(ctx context.Context, req *ResumeRequest) (*Resu
 func (c *migrationClient) Share(ctx context.Context, req *ShareRequest) (*ShareResponse, error) {
 	var resp ShareResponse
 	if err := c.client.Call(ctx, "godwit.shim.v1.Migration", "Share", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *migrationClient) Approach(ctx context.Context, req *ApproachRequest) (*ApproachResponse, error) {
+	var resp ApproachResponse
+	if err := c.client.Call(ctx, "godwit.shim.v1.Migration", "Approach", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

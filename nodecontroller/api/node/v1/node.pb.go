@@ -1296,8 +1296,10 @@ type Downtime struct {
 	ClocksUs int64 `protobuf:"varint,9,opt,name=clocks_us,json=clocksUs,proto3" json:"clocks_us,omitempty"`
 	// The decision of the source's shim, and telling the destination until its
 	// answer that the pod runs.
-	CommitUs      uint64 `protobuf:"varint,10,opt,name=commit_us,json=commitUs,proto3" json:"commit_us,omitempty"`
-	ResumeUs      uint64 `protobuf:"varint,11,opt,name=resume_us,json=resumeUs,proto3" json:"resume_us,omitempty"`
+	CommitUs uint64 `protobuf:"varint,10,opt,name=commit_us,json=commitUs,proto3" json:"commit_us,omitempty"`
+	ResumeUs uint64 `protobuf:"varint,11,opt,name=resume_us,json=resumeUs,proto3" json:"resume_us,omitempty"`
+	// The cutover, stage by stage, in the order in which they began.
+	Stages        []*Stage `protobuf:"bytes,20,rep,name=stages,proto3" json:"stages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1409,6 +1411,76 @@ func (x *Downtime) GetResumeUs() uint64 {
 	return 0
 }
 
+func (x *Downtime) GetStages() []*Stage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+// Stage is a part of a cutover; docs/cutover.md says which there are.
+type Stage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// From the freeze until it began, by the source's clock; below zero if it began while
+	// the pod still ran.
+	BeginUs       int64  `protobuf:"varint,2,opt,name=begin_us,json=beginUs,proto3" json:"begin_us,omitempty"`
+	DurationUs    uint64 `protobuf:"varint,3,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stage) Reset() {
+	*x = Stage{}
+	mi := &file_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stage) ProtoMessage() {}
+
+func (x *Stage) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stage.ProtoReflect.Descriptor instead.
+func (*Stage) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Stage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Stage) GetBeginUs() int64 {
+	if x != nil {
+		return x.BeginUs
+	}
+	return 0
+}
+
+func (x *Stage) GetDurationUs() uint64 {
+	if x != nil {
+		return x.DurationUs
+	}
+	return 0
+}
+
 type Result struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Succeeded bool                   `protobuf:"varint,1,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
@@ -1438,7 +1510,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1522,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1535,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{12}
+	return file_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Result) GetSucceeded() bool {
@@ -1606,7 +1678,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1690,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1703,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{13}
+	return file_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Migration) GetId() string {
@@ -1749,7 +1821,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1833,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1846,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{14}
+	return file_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRequest) GetMigration() string {
@@ -1793,7 +1865,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1877,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1890,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{15}
+	return file_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListResponse) GetMigrations() []*Migration {
@@ -1837,7 +1909,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +1921,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +1934,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{16}
+	return file_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchRequest) GetMigration() string {
@@ -1882,7 +1954,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1966,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +1979,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{17}
+	return file_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AbortRequest) GetMigration() string {
@@ -1932,7 +2004,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2016,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2029,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{18}
+	return file_node_proto_rawDescGZIP(), []int{19}
 }
 
 type ResolveRequest struct {
@@ -1973,7 +2045,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2057,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2070,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{19}
+	return file_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResolveRequest) GetMigration() string {
@@ -2030,7 +2102,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2114,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2127,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{20}
+	return file_node_proto_rawDescGZIP(), []int{21}
 }
 
 type Finding struct {
@@ -2074,7 +2146,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2158,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2171,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{21}
+	return file_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Finding) GetFeature() string {
@@ -2140,7 +2212,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2224,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2237,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{22}
+	return file_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CheckRequest) GetPeer() string {
@@ -2184,7 +2256,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2268,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2281,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckResponse) GetFindings() []*Finding {
@@ -2352,7 +2424,7 @@ const file_node_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x124\n" +
 	"\bprogress\x18\x06 \x01(\v2\x18.godwit.node.v1.ProgressR\bprogress\x12=\n" +
 	"\vdestination\x18\a \x01(\v2\x1b.godwit.node.v1.DestinationR\vdestination\x12.\n" +
-	"\x06result\x18\b \x01(\v2\x16.godwit.node.v1.ResultR\x06result\"\xc5\x02\n" +
+	"\x06result\x18\b \x01(\v2\x16.godwit.node.v1.ResultR\x06result\"\xf4\x02\n" +
 	"\bDowntime\x12\x1b\n" +
 	"\tfreeze_us\x18\x01 \x01(\x04R\bfreezeUs\x12\x17\n" +
 	"\adump_us\x18\x02 \x01(\x04R\x06dumpUs\x12\x19\n" +
@@ -2368,7 +2440,13 @@ const file_node_proto_rawDesc = "" +
 	"\tclocks_us\x18\t \x01(\x03R\bclocksUs\x12\x1b\n" +
 	"\tcommit_us\x18\n" +
 	" \x01(\x04R\bcommitUs\x12\x1b\n" +
-	"\tresume_us\x18\v \x01(\x04R\bresumeUs\"\x8b\x04\n" +
+	"\tresume_us\x18\v \x01(\x04R\bresumeUs\x12-\n" +
+	"\x06stages\x18\x14 \x03(\v2\x15.godwit.node.v1.StageR\x06stages\"W\n" +
+	"\x05Stage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\bbegin_us\x18\x02 \x01(\x03R\abeginUs\x12\x1f\n" +
+	"\vduration_us\x18\x03 \x01(\x04R\n" +
+	"durationUs\"\x8b\x04\n" +
 	"\x06Result\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
@@ -2467,7 +2545,7 @@ func file_node_proto_rawDescGZIP() []byte {
 }
 
 var file_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_node_proto_goTypes = []any{
 	(Phase)(0),              // 0: godwit.node.v1.Phase
 	(*Peer)(nil),            // 1: godwit.node.v1.Peer
@@ -2482,18 +2560,19 @@ var file_node_proto_goTypes = []any{
 	(*Destination)(nil),     // 10: godwit.node.v1.Destination
 	(*Event)(nil),           // 11: godwit.node.v1.Event
 	(*Downtime)(nil),        // 12: godwit.node.v1.Downtime
-	(*Result)(nil),          // 13: godwit.node.v1.Result
-	(*Migration)(nil),       // 14: godwit.node.v1.Migration
-	(*ListRequest)(nil),     // 15: godwit.node.v1.ListRequest
-	(*ListResponse)(nil),    // 16: godwit.node.v1.ListResponse
-	(*WatchRequest)(nil),    // 17: godwit.node.v1.WatchRequest
-	(*AbortRequest)(nil),    // 18: godwit.node.v1.AbortRequest
-	(*AbortResponse)(nil),   // 19: godwit.node.v1.AbortResponse
-	(*ResolveRequest)(nil),  // 20: godwit.node.v1.ResolveRequest
-	(*ResolveResponse)(nil), // 21: godwit.node.v1.ResolveResponse
-	(*Finding)(nil),         // 22: godwit.node.v1.Finding
-	(*CheckRequest)(nil),    // 23: godwit.node.v1.CheckRequest
-	(*CheckResponse)(nil),   // 24: godwit.node.v1.CheckResponse
+	(*Stage)(nil),           // 13: godwit.node.v1.Stage
+	(*Result)(nil),          // 14: godwit.node.v1.Result
+	(*Migration)(nil),       // 15: godwit.node.v1.Migration
+	(*ListRequest)(nil),     // 16: godwit.node.v1.ListRequest
+	(*ListResponse)(nil),    // 17: godwit.node.v1.ListResponse
+	(*WatchRequest)(nil),    // 18: godwit.node.v1.WatchRequest
+	(*AbortRequest)(nil),    // 19: godwit.node.v1.AbortRequest
+	(*AbortResponse)(nil),   // 20: godwit.node.v1.AbortResponse
+	(*ResolveRequest)(nil),  // 21: godwit.node.v1.ResolveRequest
+	(*ResolveResponse)(nil), // 22: godwit.node.v1.ResolveResponse
+	(*Finding)(nil),         // 23: godwit.node.v1.Finding
+	(*CheckRequest)(nil),    // 24: godwit.node.v1.CheckRequest
+	(*CheckResponse)(nil),   // 25: godwit.node.v1.CheckResponse
 }
 var file_node_proto_depIdxs = []int32{
 	1,  // 0: godwit.node.v1.InfoResponse.peers:type_name -> godwit.node.v1.Peer
@@ -2502,37 +2581,38 @@ var file_node_proto_depIdxs = []int32{
 	0,  // 3: godwit.node.v1.Event.phase:type_name -> godwit.node.v1.Phase
 	9,  // 4: godwit.node.v1.Event.progress:type_name -> godwit.node.v1.Progress
 	10, // 5: godwit.node.v1.Event.destination:type_name -> godwit.node.v1.Destination
-	13, // 6: godwit.node.v1.Event.result:type_name -> godwit.node.v1.Result
-	10, // 7: godwit.node.v1.Result.destination:type_name -> godwit.node.v1.Destination
-	12, // 8: godwit.node.v1.Result.downtime:type_name -> godwit.node.v1.Downtime
-	9,  // 9: godwit.node.v1.Result.totals:type_name -> godwit.node.v1.Progress
-	0,  // 10: godwit.node.v1.Migration.phase:type_name -> godwit.node.v1.Phase
-	9,  // 11: godwit.node.v1.Migration.progress:type_name -> godwit.node.v1.Progress
-	10, // 12: godwit.node.v1.Migration.destination:type_name -> godwit.node.v1.Destination
-	13, // 13: godwit.node.v1.Migration.result:type_name -> godwit.node.v1.Result
-	14, // 14: godwit.node.v1.ListResponse.migrations:type_name -> godwit.node.v1.Migration
-	22, // 15: godwit.node.v1.CheckResponse.findings:type_name -> godwit.node.v1.Finding
-	2,  // 16: godwit.node.v1.Node.Info:input_type -> godwit.node.v1.InfoRequest
-	5,  // 17: godwit.node.v1.Node.Pods:input_type -> godwit.node.v1.PodsRequest
-	7,  // 18: godwit.node.v1.Node.Migrate:input_type -> godwit.node.v1.MigrateRequest
-	15, // 19: godwit.node.v1.Node.List:input_type -> godwit.node.v1.ListRequest
-	17, // 20: godwit.node.v1.Node.Watch:input_type -> godwit.node.v1.WatchRequest
-	18, // 21: godwit.node.v1.Node.Abort:input_type -> godwit.node.v1.AbortRequest
-	20, // 22: godwit.node.v1.Node.Resolve:input_type -> godwit.node.v1.ResolveRequest
-	23, // 23: godwit.node.v1.Node.Check:input_type -> godwit.node.v1.CheckRequest
-	3,  // 24: godwit.node.v1.Node.Info:output_type -> godwit.node.v1.InfoResponse
-	6,  // 25: godwit.node.v1.Node.Pods:output_type -> godwit.node.v1.PodsResponse
-	11, // 26: godwit.node.v1.Node.Migrate:output_type -> godwit.node.v1.Event
-	16, // 27: godwit.node.v1.Node.List:output_type -> godwit.node.v1.ListResponse
-	11, // 28: godwit.node.v1.Node.Watch:output_type -> godwit.node.v1.Event
-	19, // 29: godwit.node.v1.Node.Abort:output_type -> godwit.node.v1.AbortResponse
-	21, // 30: godwit.node.v1.Node.Resolve:output_type -> godwit.node.v1.ResolveResponse
-	24, // 31: godwit.node.v1.Node.Check:output_type -> godwit.node.v1.CheckResponse
-	24, // [24:32] is the sub-list for method output_type
-	16, // [16:24] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	14, // 6: godwit.node.v1.Event.result:type_name -> godwit.node.v1.Result
+	13, // 7: godwit.node.v1.Downtime.stages:type_name -> godwit.node.v1.Stage
+	10, // 8: godwit.node.v1.Result.destination:type_name -> godwit.node.v1.Destination
+	12, // 9: godwit.node.v1.Result.downtime:type_name -> godwit.node.v1.Downtime
+	9,  // 10: godwit.node.v1.Result.totals:type_name -> godwit.node.v1.Progress
+	0,  // 11: godwit.node.v1.Migration.phase:type_name -> godwit.node.v1.Phase
+	9,  // 12: godwit.node.v1.Migration.progress:type_name -> godwit.node.v1.Progress
+	10, // 13: godwit.node.v1.Migration.destination:type_name -> godwit.node.v1.Destination
+	14, // 14: godwit.node.v1.Migration.result:type_name -> godwit.node.v1.Result
+	15, // 15: godwit.node.v1.ListResponse.migrations:type_name -> godwit.node.v1.Migration
+	23, // 16: godwit.node.v1.CheckResponse.findings:type_name -> godwit.node.v1.Finding
+	2,  // 17: godwit.node.v1.Node.Info:input_type -> godwit.node.v1.InfoRequest
+	5,  // 18: godwit.node.v1.Node.Pods:input_type -> godwit.node.v1.PodsRequest
+	7,  // 19: godwit.node.v1.Node.Migrate:input_type -> godwit.node.v1.MigrateRequest
+	16, // 20: godwit.node.v1.Node.List:input_type -> godwit.node.v1.ListRequest
+	18, // 21: godwit.node.v1.Node.Watch:input_type -> godwit.node.v1.WatchRequest
+	19, // 22: godwit.node.v1.Node.Abort:input_type -> godwit.node.v1.AbortRequest
+	21, // 23: godwit.node.v1.Node.Resolve:input_type -> godwit.node.v1.ResolveRequest
+	24, // 24: godwit.node.v1.Node.Check:input_type -> godwit.node.v1.CheckRequest
+	3,  // 25: godwit.node.v1.Node.Info:output_type -> godwit.node.v1.InfoResponse
+	6,  // 26: godwit.node.v1.Node.Pods:output_type -> godwit.node.v1.PodsResponse
+	11, // 27: godwit.node.v1.Node.Migrate:output_type -> godwit.node.v1.Event
+	17, // 28: godwit.node.v1.Node.List:output_type -> godwit.node.v1.ListResponse
+	11, // 29: godwit.node.v1.Node.Watch:output_type -> godwit.node.v1.Event
+	20, // 30: godwit.node.v1.Node.Abort:output_type -> godwit.node.v1.AbortResponse
+	22, // 31: godwit.node.v1.Node.Resolve:output_type -> godwit.node.v1.ResolveResponse
+	25, // 32: godwit.node.v1.Node.Check:output_type -> godwit.node.v1.CheckResponse
+	25, // [25:33] is the sub-list for method output_type
+	17, // [17:25] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -2546,7 +2626,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
