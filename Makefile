@@ -52,7 +52,7 @@ bench-vm: build setup
 
 # Everything that CI asks for.
 .PHONY: test
-test: lint generate-check unit e2e test-vm
+test: lint generate-check unit e2e test-vm e2e-kubernetes
 
 # Timing is the bench's: here a busy machine makes nothing fail.
 .PHONY: unit
@@ -65,14 +65,12 @@ unit: setup
 e2e: build setup
 	$(GO) test -count=1 -timeout 40m ./test/e2e/...
 
-# On a Kubernetes of the lab's, built from its modules the first time: ten minutes.
+# On a Kubernetes of the lab's, which is built from its modules the first time. One suite after the other: each has clusters of its own.
 .PHONY: e2e-kubernetes
 e2e-kubernetes: build setup
 	$(BIN)/godwit-lab setup --kubernetes
 	$(BIN)/godwit-lab helm
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab ./test/e2e
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m ./test/e2e/kubectl
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -run APIServer ./clustercontroller/admission
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster|APIServer' ./clustercontroller/admission ./test/lab ./test/e2e ./test/e2e/kubectl
 
 # The figures of a cluster, on a Kubernetes of the lab's. The machine must be idle.
 .PHONY: bench-kubernetes

@@ -76,7 +76,7 @@ var smallLoad, sceneLoad = travellerLoad{4_000, writeRate}, travellerLoad{sceneK
 // traveller runs one on a node. It is gone when the test ends, with the PodMigrations of its label.
 func (k *kube) traveller(app string, node *lab.Node, l travellerLoad) *traveller {
 	k.t.Helper()
-	return k.travellerOf(travellerPod(app, node.Name), app, node, l)
+	return k.travellerOf(counter{app: app, node: node.Name}.pod(app), app, node, l)
 }
 
 // travellerOf runs one that a manifest describes: the pod has the app's name and label, and a container that runs ticksOf.
@@ -89,45 +89,6 @@ func (k *kube) travellerOf(manifest, app string, node *lab.Node, l travellerLoad
 	v.write(l)
 	v.look()
 	return v
-}
-
-// travellerPod is a pod of two containers with volumes on disk and in memory.
-func travellerPod(app, node string) string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: Pod
-metadata: {name: %[1]s, labels: {app: %[1]s}}
-spec:
-  nodeName: %[2]s
-  runtimeClassName: godwit
-  terminationGracePeriodSeconds: 0
-  volumes:
-  - {name: disk, emptyDir: {}}
-  - {name: memory, emptyDir: {medium: Memory}}
-  containers:
-  - name: redis
-    image: %[3]s
-    imagePullPolicy: Never
-    command: [%[4]s]
-    volumeMounts: [{name: disk, mountPath: /work}]
-  - name: ticks
-    image: %[3]s
-    imagePullPolicy: Never
-    command: [sh, -c, %[5]q]
-    volumeMounts:
-    - {name: disk, mountPath: /data}
-    - {name: disk, mountPath: /part, subPath: part}
-    - {name: memory, mountPath: /memory}
-`, app, node, theCluster.image, redisCommand, ticksOf(app))
-}
-
-const redisCommand = `redis-server, --save, "", --appendonly, "no", --protected-mode, "no", --bind, 0.0.0.0, --enable-debug-command, "yes"`
-
-// tickFiles are what ticksOf's program counts in, a line for each number.
-var tickFiles = []string{"/data/ticks", "/part/ticks", "/memory/ticks", "/own"}
-
-// ticksOf is a shell's program that bears the name of its app.
-func ticksOf(app string) string {
-	return ": app=" + app + "; i=0; while :; do i=$((i+1)); for f in " + strings.Join(tickFiles, " ") + "; do echo $i >> $f; done; sleep 0.2; done"
 }
 
 // write fills the pod's redis and begins to write to it.
@@ -173,7 +134,7 @@ func (v *traveller) in(t *testing.T) *traveller {
 	k, w := *v.k, *v.w
 	k.t, w.t = t, t
 	v.k, v.t, v.w = &k, t, &w
-	explain(t, k.a, k.b)
+	k.explain()
 	return v
 }
 

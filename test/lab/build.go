@@ -237,7 +237,7 @@ func (l *Lab) addRuntime(spec *nodeinit.Spec, s nodeState, all []nodeState) {
 // logTails gives the ends of a node's logs, for the error of a node that did not start.
 func (l layout) logTails(node string) string {
 	var b strings.Builder
-	for _, name := range []string{"init", "containerd", "kubelet", "storage", "etcd", "kube-apiserver", "kube-controller-manager"} {
+	for _, name := range []string{"init", "containerd", "godwit-node", "kubelet", "storage", "etcd", "kube-apiserver", "kube-controller-manager"} {
 		content, err := os.ReadFile(filepath.Join(l.logDir(node), name+".log"))
 		if err != nil || len(content) == 0 {
 			continue
