@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -279,9 +278,11 @@ func (d *destination) restoreEarly(ctx context.Context, a *arrival, r *shimv1.Re
 // seeEarly gives CRIU the images, and returns when the container is held.
 func (d *destination) seeEarly(ctx context.Context, a *arrival, t *attempt, r *shimv1.RestoreRequest) error {
 	defer t.seen.Done()
-	if !proto.Equal(r, a.request) {
+	if r.GetMigration() != a.request.GetMigration() || r.GetIndex() != a.request.GetIndex() ||
+		r.GetImagesDir() != a.request.GetImagesDir() || r.GetStoreDir() != a.request.GetStoreDir() {
 		return errors.New("it was started for other images")
 	}
+	a.request = r // which says how pages come that were left at the source
 	both, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	for _, end := range []context.Context{a.ended, t.over} {

@@ -65,11 +65,11 @@ func TestKubernetesDrainOfStatefulSets(t *testing.T) {
 	k.evictions()
 	k.volume(lab.VolumeSpec{Name: "drained", Claim: "content-disked-0"})
 	const claims = `{metadata: {name: content}, spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests: {storage: 1Mi}}}}`
-	const mounts = "        - {name: content, mountPath: /content}\n"
+	mounts := []string{"{name: content, mountPath: /content}"}
 	var members []*traveller
 	k.onlyOn(k.a, func() {
 		members = append(members,
-			k.member("plain", movedOnDrain(statefulSet("plain", "", "", ticksOf("plain-0")))),
+			k.member("plain", movedOnDrain(statefulSet("plain", "", nil, ticksOf("plain-0")))),
 			k.member("disked", movedOnDrain(statefulSet("disked", claims, mounts, strings.Replace(ticksOf("disked-0"), " /own", " /own /content/ticks", 1)))),
 		)
 	})

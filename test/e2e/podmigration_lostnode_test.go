@@ -71,7 +71,7 @@ func (k *kube) rebuilt() {
 func TestKubernetesSourceNodeDiesAfterTheCommitOfALatePod(t *testing.T) {
 	k := newKube(t)
 	k.controller()
-	v := k.member("away", statefulSet("away", "", "", ticksOf("away-0")))
+	v := k.member("away", statefulSet("away", "", nil, ticksOf("away-0")))
 	was, from := string(v.get().UID), v.node.Name
 	letGo := k.keep("away-0")
 	m := v.await(v.ask(), "the commit", hasCondition(v1alpha1.ConditionCommitted))
