@@ -14,7 +14,8 @@ import (
 	"godwit.dev/godwit/test/lab"
 )
 
-// mounts counts the node's mounts, and the memory of each tmpfs, in MiB.
+// mounts counts the node's mounts, and the memory of each tmpfs, in MiB. A directory of one that is mounted (field 4 of
+// mountinfo, see proc(5)) tells nothing: the rest of that tmpfs may be anybody's, such as the machine's own files.
 func (c Census) mounts(n *lab.Node) error {
 	info, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(n.PID()), "mountinfo"))
 	if err != nil {
@@ -27,7 +28,7 @@ func (c Census) mounts(n *lab.Node) error {
 			return fmt.Errorf("mountinfo: %q", line)
 		}
 		c["mount "+pattern(f[4])]++
-		if strings.HasPrefix(right, "tmpfs ") {
+		if strings.HasPrefix(right, "tmpfs ") && f[3] == "/" {
 			var st unix.Statfs_t
 			if err := unix.Statfs(n.Path(f[4]), &st); err == nil {
 				c["tmpfs "+pattern(f[4])] += int((st.Blocks - st.Bfree) * uint64(st.Bsize) >> 20)
