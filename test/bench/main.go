@@ -43,6 +43,7 @@ var all = []steps.Step[*bench]{
 	{Name: "downtime", Run: (*bench).small},
 	{Name: "stall", Run: (*bench).ticking},
 	{Name: "growth", Run: (*bench).big},
+	{Name: "throttle", Run: (*bench).throttle},
 	{Name: "loss", Run: (*bench).lossOfSource},
 	{Name: "page-server", Run: (*bench).pageServer},
 }
