@@ -81,14 +81,14 @@ bench-kubernetes: build setup
 # In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. Here run the unit
 # tests that this kernel is for, CRIU's rounds by soft-dirty bits among them, and end-to-end tests on two nodes: some with each
 # tracker (VM_RUN), and some with one (VM_ONCE).
-VM_TESTS ?= Freez|RealTree|Held|Holds|ChangedAreas|Children|ExecBegins
+VM_TESTS ?= Freez|RealTree|Held|Holds|ChangedAreas|Children|ExecBegins|Quota
 VM_RUN   ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^live$$|^TestContainersOfAPodMoveAsOne$$
 VM_ONCE  ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^cold$$|^TestAMovedPodIsInItsCgroups|^TestAFailureLeaves/daemon_is_killed_while_the_pod_is_held
 
 .PHONY: test-vm
 test-vm: build setup
 	$(GO) test -count=1 -timeout 10m ./test/vm/...
-	$(GO) run ./test/vm -timeout 50m -test ./shim,./pagestream/pageserver,./pagestream/track -test-run '$(VM_TESTS)' \
+	$(GO) run ./test/vm -timeout 50m -test ./shim,./shim/cpuquota,./pagestream/pageserver,./pagestream/track -test-run '$(VM_TESTS)' \
 		-e2e -run '$(VM_RUN)' -once '$(VM_ONCE)'
 
 # All end-to-end tests in there, with each tracker: an hour or more. VM_ARGS replaces what runs; see the comment at the head of

@@ -130,7 +130,8 @@ func (b *brake) Hold(cores []float64) (precopy.Throttle, error) {
 	return b.throttle()
 }
 
-// throttle is what the pod has now. No pod has more than the node. Callers hold mu.
+// throttle is what the containers that are held back have now, no more than the node.
+// What others use does not count: it is not known what they might. Callers hold mu.
 func (b *brake) throttle() (precopy.Throttle, error) {
 	var t precopy.Throttle
 	for _, p := range b.parts {
@@ -138,8 +139,8 @@ func (b *brake) throttle() (precopy.Throttle, error) {
 		if err != nil {
 			return t, err
 		}
-		if cores == 0 {
-			cores = p.of
+		if !p.hold.Lowered() {
+			continue
 		}
 		t.Cores += min(cores, p.of)
 		t.Of += p.of

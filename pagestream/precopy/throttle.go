@@ -19,7 +19,8 @@ type CPU struct {
 
 // Throttle is how far a pod is held back. The zero value: not at all.
 type Throttle struct {
-	// Cores is what it may use now, and Of what it might use otherwise.
+	// Cores is what those parts of it may use now that are held back, and Of what they
+	// might use otherwise.
 	Cores, Of float64
 }
 
@@ -51,8 +52,8 @@ type Brake interface {
 	// Measure tells what each part of the pod has used since the call before, in the
 	// same order every time.
 	Measure() ([]CPU, error)
-	// Hold gives each part a limit, cores; 0 leaves it as it is. It says what the pod
-	// has then.
+	// Hold gives each part a limit, cores; 0 leaves it as it is. It says how far the pod
+	// is held back then.
 	Hold(cores []float64) (Throttle, error)
 }
 

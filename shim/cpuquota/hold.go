@@ -76,6 +76,9 @@ func (h *Hold) Lower(cores float64) error {
 	return nil
 }
 
+// Lowered tells whether the group is held below its limit, as far as the hold knows.
+func (h *Hold) Lowered() bool { return h.lowered() && !h.foreign }
+
 func (h *Hold) lowered() bool { return h.record.File != "" }
 
 // last is what was written last.

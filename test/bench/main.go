@@ -44,6 +44,7 @@ var all = []steps.Step[*bench]{
 	{Name: "stall", Run: (*bench).ticking},
 	{Name: "growth", Run: (*bench).big},
 	{Name: "eleven", Run: (*bench).eleven},
+	{Name: "throttle", Run: (*bench).throttle},
 	{Name: "loss", Run: (*bench).lossOfSource},
 	{Name: "page-server", Run: (*bench).pageServer},
 }
