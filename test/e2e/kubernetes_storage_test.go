@@ -22,11 +22,11 @@ import (
 // volume makes one and removes it when the test ends, after the pods that used it.
 func (k *kube) volume(v lab.VolumeSpec) {
 	k.t.Helper()
-	if err := k.AddVolume(within(k.t, time.Minute), v); err != nil {
+	if err := k.AddVolume(within(k.t, 3*time.Minute), v); err != nil {
 		k.t.Fatal(err)
 	}
 	k.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		if err := k.RemoveVolume(ctx, v); err != nil {
 			k.t.Error(err)

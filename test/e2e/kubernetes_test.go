@@ -85,7 +85,7 @@ func newKube(t *testing.T) *kube {
 // kubectl fails the test with what kubectl says.
 func (k *kube) kubectl(stdin string, args ...string) string {
 	k.t.Helper()
-	out, err := k.Kubectl(within(k.t, time.Minute), stdin, args...)
+	out, err := k.Kubectl(within(k.t, 3*time.Minute), stdin, args...)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func (k *kube) pod(name string, node *lab.Node, image, migration string) string 
 func (k *kube) run(name, image string) {
 	k.t.Helper()
 	k.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		if _, err := k.Kubectl(ctx, "", "delete", "pod", "--all", "--force", "--grace-period=0"); err != nil {
 			k.t.Error(err)
@@ -117,7 +117,7 @@ func (k *kube) run(name, image string) {
 
 func (k *kube) ready(name string) {
 	k.t.Helper()
-	k.kubectl("", "wait", "--for=condition=Ready", "pod", name, "--timeout=50s")
+	k.kubectl("", "wait", "--for=condition=Ready", "pod", name, "--timeout=170s")
 }
 
 // write begins to write to the redis of a pod.
@@ -125,7 +125,7 @@ func (k *kube) write(name string, keys uint32) *writer {
 	k.t.Helper()
 	ip := k.kubectl("", "get", "pod", name, "-o=jsonpath={.status.podIP}")
 	w := &writer{t: k.t, redis: load.NewRedis(net.JoinHostPort(ip, redisPort), keys), begun: time.Now()}
-	if err := w.redis.Fill(within(k.t, time.Minute)); err != nil {
+	if err := w.redis.Fill(within(k.t, 3*time.Minute)); err != nil {
 		k.t.Fatal(err)
 	}
 	w.write()
@@ -182,7 +182,7 @@ func (m *migration) await(kind string) *nodev1.Event {
 // abort breaks the migration off, and returns when both nodes are clean.
 func (m *migration) abort() {
 	m.t.Helper()
-	if _, err := nodev1.NewNodeClient(m.client).Abort(within(m.t, time.Minute), &nodev1.AbortRequest{Migration: m.id, Reason: "its pod was deleted"}); err != nil {
+	if _, err := nodev1.NewNodeClient(m.client).Abort(within(m.t, 3*time.Minute), &nodev1.AbortRequest{Migration: m.id, Reason: "its pod was deleted"}); err != nil {
 		m.t.Fatal(err)
 	}
 }
@@ -233,7 +233,7 @@ func (k *kube) runs(n *lab.Node, comm string) bool {
 // until waits for what no event tells.
 func (k *kube) until(what string, is func() bool) {
 	k.t.Helper()
-	ctx := within(k.t, time.Minute)
+	ctx := within(k.t, 3*time.Minute)
 	for !is() {
 		select {
 		case <-ctx.Done():

@@ -54,7 +54,7 @@ func (k *kube) member(name, manifest string) *traveller {
 	}
 	v := k.travellerOf(manifest, pod, node, smallLoad)
 	k.t.Cleanup(func() { // before the traveller, which would be made again
-		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		if _, err := k.Kubectl(ctx, "", "delete", "--wait", "statefulset,service", name); err != nil {
 			k.t.Error(err)
@@ -251,23 +251,23 @@ spec:
         volumeMounts: [{name: content, mountPath: /content}]
 `, theCluster.image), "apply", "-f", "-")
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 		defer cancel()
-		for _, args := range [][]string{{"delete", "deployment", "only"}, {"delete", "podmigration", "only"}, {"wait", "--for=delete", "pod", "-l=app=only", "--timeout=50s"}} {
+		for _, args := range [][]string{{"delete", "deployment", "only"}, {"delete", "podmigration", "only"}, {"wait", "--for=delete", "pod", "-l=app=only", "--timeout=170s"}} {
 			if _, err := k.Kubectl(ctx, "", args...); err != nil {
 				t.Error(err)
 			}
 		}
 	})
-	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=50s")
+	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=170s")
 	pod := strings.Fields(k.kubectl("", "get", "pods", "-l=app=only", "-o=jsonpath={.items[*].metadata.name} {.items[*].spec.nodeName}"))
 	target := k.b
 	if pod[1] == k.b.Name {
 		target = k.a
 	}
 	k.kubectl(fmt.Sprintf("apiVersion: godwit.dev/v1alpha1\nkind: PodMigration\nmetadata: {name: only}\nspec: {podName: %s, targetNode: %s}\n", pod[0], target.Name), "apply", "-f", "-")
-	k.kubectl("", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "only", "--timeout=50s")
-	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=50s")
+	k.kubectl("", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "only", "--timeout=170s")
+	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=170s")
 	k.attached("only", target)
 	now := strings.Fields(k.kubectl("", "get", "pods", "-l=app=only", "-o=jsonpath={.items[*].metadata.name} {.items[*].spec.nodeName}"))
 	if len(now) != 2 || now[0] == pod[0] || now[1] != target.Name {

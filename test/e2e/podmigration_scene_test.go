@@ -95,7 +95,7 @@ func (k *kube) travellerOf(manifest, app string, node *lab.Node, l travellerLoad
 func (v *traveller) write(l travellerLoad) {
 	v.t.Helper()
 	v.w = &writer{t: v.t, redis: load.NewRedis(v.address(v.get().Status.PodIP), l.keys), begun: time.Now()}
-	if err := v.w.redis.Fill(within(v.t, time.Minute)); err != nil {
+	if err := v.w.redis.Fill(within(v.t, 3*time.Minute)); err != nil {
 		v.t.Fatal(err)
 	}
 	v.w.writeAt(l.rate)
@@ -109,7 +109,7 @@ func (v *traveller) address(ip string) string { return net.JoinHostPort(ip, redi
 func (v *traveller) get() *corev1.Pod {
 	v.t.Helper()
 	pod := new(corev1.Pod)
-	if err := v.user.Get(within(v.t, 30*time.Second), client.ObjectKey{Namespace: "default", Name: v.pod}, pod); err != nil {
+	if err := v.user.Get(within(v.t, time.Minute), client.ObjectKey{Namespace: "default", Name: v.pod}, pod); err != nil {
 		v.t.Fatal(err)
 	}
 	return pod
@@ -117,11 +117,11 @@ func (v *traveller) get() *corev1.Pod {
 
 // remove deletes everything of it.
 func (v *traveller) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 	defer cancel()
 	for _, args := range [][]string{
-		{"delete", "podmigration", "-l", "app=" + v.app, "--timeout=30s"},
-		{"delete", "pod", "-l", "app=" + v.app, "--force", "--grace-period=0", "--timeout=30s"},
+		{"delete", "podmigration", "-l", "app=" + v.app, "--timeout=80s"},
+		{"delete", "pod", "-l", "app=" + v.app, "--force", "--grace-period=0", "--timeout=80s"},
 	} {
 		if _, err := v.k.Kubectl(ctx, "", args...); err != nil {
 			v.t.Error(err)
@@ -164,7 +164,7 @@ func (v *traveller) ask(change ...func(*v1alpha1.PodMigration)) *v1alpha1.PodMig
 	for _, f := range change {
 		f(m)
 	}
-	if err := v.user.Create(within(v.t, 30*time.Second), m); err != nil {
+	if err := v.user.Create(within(v.t, time.Minute), m); err != nil {
 		v.t.Fatal(err)
 	}
 	return m
@@ -173,7 +173,7 @@ func (v *traveller) ask(change ...func(*v1alpha1.PodMigration)) *v1alpha1.PodMig
 // await returns the PodMigration when it is as wanted, and nil when it is gone. One that is over otherwise fails the test.
 func (v *traveller) await(m *v1alpha1.PodMigration, what string, is func(*v1alpha1.PodMigration) bool) *v1alpha1.PodMigration {
 	v.t.Helper()
-	ctx := within(v.t, 90*time.Second)
+	ctx := within(v.t, 3*time.Minute)
 	last := m
 	for ctx.Err() == nil {
 		now, found := v.follow(ctx, m, is)
@@ -271,7 +271,7 @@ func (v *traveller) settled(m *v1alpha1.PodMigration) *v1alpha1.PodMigration {
 func (v *traveller) pods() []corev1.Pod {
 	v.t.Helper()
 	all := new(corev1.PodList)
-	if err := v.user.List(within(v.t, 30*time.Second), all, client.InNamespace("default"), client.MatchingLabels{"app": v.app}); err != nil {
+	if err := v.user.List(within(v.t, time.Minute), all, client.InNamespace("default"), client.MatchingLabels{"app": v.app}); err != nil {
 		v.t.Fatal(err)
 	}
 	return all.Items

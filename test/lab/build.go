@@ -14,7 +14,7 @@ import (
 )
 
 // readyTimeout is how long a node may take from nothing to a containerd that answers, on a machine that is busy.
-const readyTimeout = 60 * time.Second
+const readyTimeout = 4 * time.Minute
 
 // binDir is where a node sees the project's binaries, as the build leaves them at any moment.
 const binDir = "/opt/godwit/bin"
