@@ -121,6 +121,9 @@ func (d Decision) Explain() string {
 	if !d.Stop {
 		return ""
 	}
+	if d.Reason == InVain {
+		return string(InVain) + ": the rest is left at the source"
+	}
 	if d.Rule == S0 {
 		s := d.S0
 		return fmt.Sprintf("%s: rule S0, round %d of at least %d, %s dirty (preset %s), %s predicted from %s/s corrected by %s/s, %s of %s spent",
