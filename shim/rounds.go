@@ -111,11 +111,15 @@ func policyOf(p *shimv1.Policy) (precopy.Policy, error) {
 	if err != nil {
 		return precopy.Policy{}, err
 	}
+	m, err := parseMode(p.GetMode())
+	if err != nil {
+		return precopy.Policy{}, err
+	}
 	onStall, err := precopy.ParseOnStall(p.GetOnStall())
 	return precopy.Policy{
 		Rule: rule, OnStall: onStall, MaxRounds: int(p.GetMaxRounds()), MaxTime: time.Duration(p.GetMaxTimeMs()) * time.Millisecond,
 		DirtyLimit: p.GetDirtyLimit(), DowntimeLimit: time.Duration(p.GetDowntimeLimitMs()) * time.Millisecond,
-		FirstRounds: int(p.GetFirstRounds()), Standstill: standstillOf(p.GetStandstill()),
+		FirstRounds: int(p.GetFirstRounds()), Standstill: standstillOf(p.GetStandstill()), Leaves: m == modeHybrid,
 	}, err
 }
 

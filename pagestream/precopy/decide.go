@@ -137,6 +137,9 @@ func (d Decision) Explain() string {
 	if !d.Stop {
 		return ""
 	}
+	if d.Reason == InVain {
+		return string(InVain) + ": the rest is left at the source"
+	}
 	held := ""
 	if d.Throttle.Of > 0 {
 		held = ", " + d.Throttle.String()

@@ -130,7 +130,7 @@ func (r *reporter) roundBegins(number int, pages uint64) {
 		r.roundStart = r.copied()
 		p.Round, p.RoundPages = number, pages
 		if number == 0 {
-			p.MemoryBytes = pages * pagestream.PageSize
+			p.MemoryBytes = max(p.MemoryBytes, pages*pagestream.PageSize) // some may be copied ahead
 		}
 	})
 }

@@ -42,6 +42,14 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	var res Result
+	vain, err := r.ahead(ctx)
+	switch {
+	case err != nil:
+		return res, r.fail(fmt.Errorf("copy ahead: %w", err))
+	case vain:
+		res.Decision = Decision{Stop: true, Reason: InVain}
+		return res, r.enter(Converged)
+	}
 	for {
 		stat, err := r.round(ctx, len(res.Rounds))
 		if err != nil {
