@@ -196,6 +196,7 @@ func (m *outgoing) cutOver() error {
 		cut.FrozenUnixNano = asked.UnixNano()
 	}
 	m.cut = cut
+	m.noteLeft(cut.LeftPages, throughCrash)
 	if m.request.LatePod {
 		return m.sealPeer(ctx)
 	}
