@@ -129,9 +129,13 @@ var errNotFetching = errors.New("nobody waits for the container's pages now")
 var errPagesLost = errors.New("pages that were left at the source cannot be fetched any more, the pod is lost")
 
 // awaitFetched returns when the source's shim is needed no more: the destination has
-// fetched everything that was left here, or never will. tell is told how far it is.
+// fetched everything that was left here, or never will. tell is told how far it is. A shim
+// that dies without having said so has lost what was missing when it was last heard of.
 func (d *Daemon) awaitFetched(ctx context.Context, r record, tell func(*shimv1.Progress)) error {
-	missing := uint64(0)
+	if r.Left == 0 {
+		return nil
+	}
+	missing := r.Left
 	for {
 		last, err := d.followFetch(ctx, r, tell)
 		if last != nil {
@@ -148,7 +152,7 @@ func (d *Daemon) awaitFetched(ctx context.Context, r record, tell func(*shimv1.P
 		}
 		if shim, aerr := d.askShim(ctx, r.Sandbox, r.Migration); aerr == nil && shim != shimCommitted {
 			if missing == 0 {
-				return nil // it had nothing to give, or had given all of it
+				return nil // it had given all of it
 			}
 			return fmt.Errorf("%w: its shim died with %d pages missing: %w", errPagesLost, missing, plain(err))
 		}
@@ -196,12 +200,13 @@ func (d *Daemon) followFetch(ctx context.Context, r record, tell func(*shimv1.Pr
 // finishFetching waits until the destination has fetched what was left here. After an error
 // the migration has ended.
 func (m *outgoing) finishFetching(ctx context.Context) error {
-	if m.cut.GetLeftPages() == 0 {
+	if m.current().Left == 0 {
 		return nil
 	}
 	err := m.d.awaitFetched(ctx, m.current(), m.noteFetching)
 	switch {
 	case err == nil:
+		m.noteLeft(0, throughReboot)
 		m.tell("fetched", m.request.To+" has everything that was left here")
 		return nil
 	case errors.Is(err, errPagesLost):
@@ -214,6 +219,19 @@ func (m *outgoing) finishFetching(ctx context.Context) error {
 		m.close(fmt.Errorf("committed, not finished: %w", err))
 	}
 	return err
+}
+
+// noteLeft has the record say how many pages the destination has yet to fetch.
+func (m *outgoing) noteLeft(pages uint64, d durability) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.record.Left == pages {
+		return
+	}
+	m.record.Left = pages
+	if err := m.d.journal.save(m.record, d); err != nil {
+		m.log.Error("how much is left here is not in the journal", "error", err)
+	}
 }
 
 // noteFetching takes in how far the destination is with what was left here.

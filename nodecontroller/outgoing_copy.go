@@ -205,6 +205,7 @@ func (m *outgoing) cutOver() error {
 		cut.FrozenUnixNano = m.times.CutOver.UnixNano()
 	}
 	m.cut = cut
+	m.noteLeft(cut.LeftPages, throughCrash)
 	if m.request.LatePod {
 		return m.sealPeer(ctx)
 	}

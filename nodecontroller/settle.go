@@ -258,5 +258,9 @@ func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) 
 	if err != nil {
 		log.Error("the pod is lost", "error", err)
 	}
+	r.Left = 0
+	if err := d.journal.save(r, throughReboot); err != nil {
+		return true, err
+	}
 	return true, d.removeSource(ctx, r, o, log)
 }

@@ -20,7 +20,7 @@ const (
 	// ahead is in vain.
 	vainShare = 4
 	// minAhead is the least memory that is worth judging, pages.
-	minAhead = (64 << 20) / pagestream.PageSize
+	minAhead = (16 << 20) / pagestream.PageSize
 )
 
 // InVain is the reason for which there are no rounds.
