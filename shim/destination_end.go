@@ -69,6 +69,7 @@ func (d *destination) abandon(a *arrival, cause error) {
 	t.early.close()
 	t = d.latest(a) // a start that was being repeated may have begun another
 	t.restore.Close()
+	t.restore.ClearRoots()
 	t.fill.stop()
 	if runc, err := a.container.runtime(); err == nil {
 		if err := clearRestoreRoot(runc.Root, a.container.id); err != nil {

@@ -107,6 +107,7 @@ func (d *destination) clean(a *arrival, t *attempt) error {
 	c := a.container
 	t.restore.Close()
 	t.fill.stop()
+	t.restore.ClearRoots()
 	if err := t.restore.KeepLog(t.number); err != nil {
 		return err
 	}
