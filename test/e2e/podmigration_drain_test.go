@@ -64,15 +64,21 @@ func TestKubernetesDrainOfStatefulSets(t *testing.T) {
 	k.controller()
 	k.evictions()
 	k.volume(lab.VolumeSpec{Name: "drained", Claim: "content-disked-0"})
-	const claims = `{metadata: {name: content}, spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests: {storage: 1Mi}}}}`
+	k.volume(lab.VolumeSpec{Name: "alone", Claim: "content-single-0", OnePod: true})
 	mounts := []string{"{name: content, mountPath: /content}"}
+	withDisk := func(name, mode string) string {
+		claims := `{metadata: {name: content}, spec: {accessModes: [` + mode + `], storageClassName: "", resources: {requests: {storage: 1Mi}}}}`
+		return movedOnDrain(statefulSet(name, claims, mounts, strings.Replace(ticksOf(name+"-0"), " /own", " /own /content/ticks", 1)))
+	}
 	var members []*traveller
 	k.onlyOn(k.a, func() {
 		members = append(members,
 			k.member("plain", movedOnDrain(statefulSet("plain", "", nil, ticksOf("plain-0")))),
-			k.member("disked", movedOnDrain(statefulSet("disked", claims, mounts, strings.Replace(ticksOf("disked-0"), " /own", " /own /content/ticks", 1)))),
+			k.member("disked", withDisk("disked", "ReadWriteOnce")),
+			k.member("single", withDisk("single", "ReadWriteOncePod")),
 		)
 	})
+	disks := map[*traveller]string{members[1]: "drained", members[2]: "alone"}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
 		defer cancel()
@@ -82,8 +88,10 @@ func TestKubernetesDrainOfStatefulSets(t *testing.T) {
 			}
 		}
 	})
-	disked := members[1]
-	before := disked.linesOf("/content/ticks")
+	before := map[*traveller]int{}
+	for v := range disks {
+		before[v] = v.linesOf("/content/ticks")
+	}
 	for _, n := range []*lab.Node{k.a, k.b} {
 		t.Run("node "+n.Name, func(t *testing.T) {
 			uids := map[string]string{}
@@ -94,7 +102,7 @@ func TestKubernetesDrainOfStatefulSets(t *testing.T) {
 				}
 				uids[v.pod] = string(v.get().UID)
 			}
-			out, err := k.Kubectl(within(t, 3*time.Minute), "", "drain", n.Name, "--pod-selector="+v1alpha1.LabelMigrateOnDrain, "--delete-emptydir-data")
+			out, err := k.Kubectl(within(t, 4*time.Minute), "", "drain", n.Name, "--pod-selector="+v1alpha1.LabelMigrateOnDrain, "--delete-emptydir-data")
 			t.Logf("%s", out)
 			if err != nil {
 				t.Fatal(err)
@@ -102,12 +110,14 @@ func TestKubernetesDrainOfStatefulSets(t *testing.T) {
 			for _, v := range members {
 				v.checkLate(v.settled(v.drainedBy(uids[v.pod])), uids[v.pod])
 			}
-			k.attached("drained", disked.node)
-			after := disked.linesOf("/content/ticks")
-			if after <= before {
-				t.Errorf("%d lines on the volume, there were %d", after, before)
+			for v, disk := range disks {
+				v.k.attached(disk, v.node)
+				after := v.linesOf("/content/ticks")
+				if after <= before[v] {
+					t.Errorf("%d lines on volume %s, there were %d", after, disk, before[v])
+				}
+				before[v] = after
 			}
-			before = after
 			k.kubectl("", "uncordon", n.Name)
 		})
 	}

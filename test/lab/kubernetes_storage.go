@@ -27,6 +27,8 @@ type VolumeSpec struct {
 	// Shared makes it a directory that any number of nodes have: ReadWriteMany. Without, it is a disk of SizeMiB that is attached
 	// to one node at a time: ReadWriteOnce.
 	Shared bool
+	// OnePod makes a disk ReadWriteOncePod: one pod may have it.
+	OnePod bool
 	// SizeMiB is the size of a disk; 0 means 64.
 	SizeMiB int
 }
@@ -75,8 +77,11 @@ func (v VolumeSpec) claim() (namespace, name string) {
 // manifest binds volume and claim to each other by name: nothing is left to be chosen or provisioned.
 func (v VolumeSpec) manifest(size int64) string {
 	mode, fsType := "ReadWriteOnce", "fsType: ext4, "
-	if v.Shared {
+	switch {
+	case v.Shared:
 		mode, fsType = "ReadWriteMany", ""
+	case v.OnePod:
+		mode = "ReadWriteOncePod"
 	}
 	namespace, claim := v.claim()
 	return fmt.Sprintf(`apiVersion: v1
