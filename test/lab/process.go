@@ -82,18 +82,26 @@ func running(pids []int) []int {
 	})
 }
 
-// inMountNS lists the processes whose mount namespace is ns, such as "mnt:[4026531841]".
-func inMountNS(ns string) []int {
+// inMountNS lists the processes whose mount namespace is ns, such as "mnt:[4026531841]", if its root file system is written to
+// data. The number alone does not tell: the kernel gives that of a namespace that has ended to the next one, such as that of a
+// pod that starts on another node in this moment.
+func inMountNS(ns, data string) []int {
 	if ns == "" || ns == namespace(os.Getpid(), "mnt") {
 		return nil
 	}
 	var pids []int
 	for _, p := range processes() {
-		if namespace(p.pid, "mnt") == ns {
+		if namespace(p.pid, "mnt") == ns && writesTo(p.pid, data) {
 			pids = append(pids, p.pid)
 		}
 	}
 	return pids
+}
+
+// writesTo says whether the process sees a file system whose writable layer is below data.
+func writesTo(pid int, data string) bool {
+	mounts, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "mountinfo"))
+	return err == nil && bytes.Contains(mounts, []byte("upperdir="+data+"/"))
 }
 
 // namespace names a namespace of a process, or is empty where it cannot be read.

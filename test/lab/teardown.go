@@ -73,7 +73,7 @@ func (l layout) endNode(node string) error {
 			// PID 1 waits for all others of its namespace to end, when it has neither memory nor a cgroup by which it is found.
 			pids = append(pids, s.PID)
 		}
-		return append(pids, inMountNS(mountNS)...)
+		return append(pids, inMountNS(mountNS, l.dataDir(node))...)
 	}
 	if err := endAll(find, func() { thawCgroup(l.nodeCgroup(node)) }); err != nil {
 		return fmt.Errorf("node %s: %w", node, err)
