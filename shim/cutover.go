@@ -125,6 +125,9 @@ func (s *source) approach(ctx context.Context) error {
 // freeze stops all containers together, and starts the clock that thaws them if nothing
 // gets on.
 func (s *source) freeze(ctx context.Context) error {
+	if err := noteStanding(s.containers); err != nil {
+		return err
+	}
 	s.startClock()
 	var all errgroup.Group
 	for _, c := range s.containers {

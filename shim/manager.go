@@ -33,6 +33,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		clearSourceDir(bundle)
 		_ = cpuquota.PutBack(throttleRecord(bundle)) // so that it dies soon; the quota goes with it
 	}
+	standingErr := endStanding(ctx, bundle)
 	killRestore(ctx, id)
 	os.Remove(shimv1.SocketPath(id))
 	namespace, err := namespaces.NamespaceRequired(ctx)
@@ -44,7 +45,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		return containerdshim.StopStatus{}, err
 	}
 	status, err := s.Manager.Stop(ctx, id)
-	err = errors.Join(err, clearRestoreRoot(root, id), criu.RemoveYards())
+	err = errors.Join(err, standingErr, clearRestoreRoot(root, id), criu.RemoveYards())
 	clearCgroups(bundle)
 	return status, err
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"godwit.dev/godwit/test/e2e/census"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/pace"
@@ -107,6 +108,13 @@ func TestAPodIsLostWithTheSourceOfItsPages(t *testing.T) {
 			if p.Name == s.p.name {
 				t.Errorf("node %s still has the pod (%s)", n.Name, p.State)
 			}
+		}
+	}
+	for census.Frozen(s.from) {
+		select {
+		case <-s.ctx.Done():
+			t.Fatal("the source's processes stay frozen")
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 	s.w.stop()
