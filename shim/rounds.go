@@ -271,6 +271,7 @@ func (s *source) clearWork() {
 // or is gone. The directories come first: a source that is gone is removed as soon
 // as its daemon asks, and this shim ends with it.
 func (s *source) release() {
+	forgetStanding(s.containers)
 	s.clearWork()
 	l := s.link
 	if l == nil {

@@ -45,6 +45,15 @@ func noteStanding(containers []*departure) error {
 	return nil
 }
 
+// forgetStanding is for a pod that runs on, or has ended.
+func forgetStanding(containers []*departure) {
+	if len(containers) == 0 {
+		return
+	}
+	c := containers[0]
+	_ = os.Remove(standingRecord(filepath.Join(filepath.Dir(c.bundle), c.podID)))
+}
+
 // endStanding kills what a dead shim's record names, none of which runs again, and takes away what it kept of a migration. A
 // shim that left no record froze nothing.
 func endStanding(ctx context.Context, sandboxBundle string) error {

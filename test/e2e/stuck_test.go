@@ -14,7 +14,7 @@ import (
 // hangDumps is an action script of a test's own, for CRIU to call beside ours: it stops the CRIU that dumps when that holds
 // the pod's processes, and says which it was.
 const hangDumps = `#!/bin/sh
-[ "$CRTOOLS_SCRIPT_ACTION" = network-lock ] || exit 0
+[ "$CRTOOLS_SCRIPT_ACTION" = pre-dump ] || exit 0
 echo $PPID >%s
 kill -STOP $PPID
 `
