@@ -25,12 +25,16 @@ type shimClient struct {
 	conn *ttrpc.Client
 }
 
-// dialShim connects to the shim of a sandbox. Its error wraps errShimGone.
+// dialShim connects to the shim of a sandbox. Its error wraps errShimGone if nobody listens there; another one, such as that
+// of ctx, says nothing of the shim.
 func (d *Daemon) dialShim(ctx context.Context, sandbox string) (*shimClient, error) {
 	dialer := net.Dialer{Timeout: 5 * time.Second}
 	conn, err := dialer.DialContext(ctx, "unix", d.shimSocket(sandbox))
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil, fmt.Errorf("shim of pod sandbox %.12s: %w: %w", sandbox, errShimGone, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("shim of pod sandbox %.12s: %w", sandbox, err)
 	}
 	client := ttrpc.NewClient(conn)
 	return &shimClient{MigrationClient: shimv1.NewMigrationClient(client), conn: client}, nil
