@@ -65,14 +65,12 @@ unit: setup
 e2e: build setup
 	$(GO) test -count=1 -timeout 40m ./test/e2e/...
 
-# On a Kubernetes of the lab's, built from its modules the first time: ten minutes.
+# On a Kubernetes of the lab's, which is built from its modules the first time. One suite after the other: each has clusters of its own.
 .PHONY: e2e-kubernetes
 e2e-kubernetes: build setup
 	$(BIN)/godwit-lab setup --kubernetes
 	$(BIN)/godwit-lab helm
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster' ./test/lab ./test/e2e
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -timeout 40m ./test/e2e/kubectl
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -run APIServer ./clustercontroller/admission
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster|APIServer' ./clustercontroller/admission ./test/lab ./test/e2e ./test/e2e/kubectl
 
 # The figures of a cluster, on a Kubernetes of the lab's. The machine must be idle.
 .PHONY: bench-kubernetes
@@ -83,14 +81,14 @@ bench-kubernetes: build setup
 # In a virtual machine, emulated unless there is KVM: a kernel with soft-dirty tracking, cgroup version 2 alone. Here run the unit
 # tests that this kernel is for, CRIU's rounds by soft-dirty bits among them, and end-to-end tests on two nodes: some with each
 # tracker (VM_RUN), and some with one (VM_ONCE).
-VM_TESTS ?= Freez|RealTree|Held|Holds|ChangedAreas|Children|ExecBegins
+VM_TESTS ?= Freez|RealTree|Held|Holds|ChangedAreas|Children|ExecBegins|Quota
 VM_RUN   ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^live$$|^TestContainersOfAPodMoveAsOne$$
 VM_ONCE  ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^cold$$|^TestAMovedPodIsInItsCgroups|^TestAFailureLeaves/daemon_is_killed_while_the_pod_is_held
 
 .PHONY: test-vm
 test-vm: build setup
 	$(GO) test -count=1 -timeout 10m ./test/vm/...
-	$(GO) run ./test/vm -timeout 50m -test ./shim,./pagestream/pageserver,./pagestream/track -test-run '$(VM_TESTS)' \
+	$(GO) run ./test/vm -timeout 50m -test ./shim,./shim/cpuquota,./pagestream/pageserver,./pagestream/track -test-run '$(VM_TESTS)' \
 		-e2e -run '$(VM_RUN)' -once '$(VM_ONCE)'
 
 # All end-to-end tests in there, with each tracker: an hour or more for each, on a core of its own. The machine's clock counts

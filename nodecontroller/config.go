@@ -46,6 +46,12 @@ type Config struct {
 	StoreLimit Bytes `toml:"store_limit"`
 	// MaxIncoming is how many migrations this node takes in at a time.
 	MaxIncoming int `toml:"max_incoming"`
+	// BandwidthLimit is what all migrations from this node together may take of its
+	// link: "1gbit". 0 means that it is not limited.
+	BandwidthLimit Rate `toml:"bandwidth_limit"`
+	// Moves is how many pods leave this node at a time; more wait in a queue. 0 means the
+	// default, less than 0 no limit.
+	Moves int `toml:"moves"`
 	// MetricsListen is the address at which /metrics and /healthz are served, over
 	// plain HTTP; empty means that they are not.
 	MetricsListen string `toml:"metrics_listen"`
@@ -56,6 +62,9 @@ type Config struct {
 	// PullTimeout is how long a registry may take; "0s" means that images
 	// always come from the source.
 	PullTimeout Duration `toml:"pull_timeout"`
+	// StuckAfter is how long a leaving pod stays frozen while nothing of its move gets on,
+	// and a second for each 256 MiB of its memory more: then it runs on here.
+	StuckAfter Duration `toml:"stuck_after"`
 	// Peers are the other nodes: name to host:port. They may change while the
 	// daemon runs.
 	Peers map[string]string `toml:"peers"`
@@ -76,7 +85,7 @@ type Kubernetes struct {
 	// Signer signs this node's certificate, by the cluster's CSR API. Empty means that
 	// somebody else sees to it that pki_dir has one.
 	Signer string `toml:"signer"`
-	// Moves is how many pods leave this node at a time; 0 means the default.
+	// Moves is moves above, where that is not set.
 	Moves int `toml:"moves"`
 	// PeerPort is where daemons of other nodes listen, by their nodes' InternalIP.
 	PeerPort int `toml:"peer_port"`
@@ -135,6 +144,7 @@ func defaultConfig() Config {
 		MaxIncoming: 4,
 		LogRoot:     "/var/log/pods",
 		PullTimeout: Duration(2 * time.Minute),
+		StuckAfter:  Duration(10 * time.Second),
 		Kubernetes:  Kubernetes{Namespace: "godwit-system", Signer: v1alpha1.SignerPeer, PeerPort: DefaultPort},
 	}
 }
@@ -206,6 +216,9 @@ func (c *Config) valid() error {
 	}
 	if c.MaxIncoming < 1 {
 		return fmt.Errorf("max_incoming: %d: a node takes in at least one migration", c.MaxIncoming)
+	}
+	if c.StuckAfter < Duration(time.Second) {
+		return fmt.Errorf("stuck_after: %v: less than 1s, in which any move may be stuck", time.Duration(c.StuckAfter))
 	}
 	if k := c.Kubernetes; k.Moves < 0 || k.PeerPort < 1 || k.PeerPort > 65535 {
 		return fmt.Errorf("kubernetes: moves = %d, peer_port = %d: moves is not negative, and a port is between 1 and 65535", k.Moves, k.PeerPort)

@@ -25,13 +25,14 @@ func TestConfigHasDefaultsAndUnits(t *testing.T) {
 node_name = "a"
 store_limit = "4GiB"
 pull_timeout = "0s"
+stuck_after = "90s"
 [peers]
 b = "192.0.2.2:7440"
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.StoreLimit != 4<<30 || c.PullTimeout != 0 || c.Peers["b"] != "192.0.2.2:7440" {
+	if c.StoreLimit != 4<<30 || c.PullTimeout != 0 || c.StuckAfter != Duration(90*time.Second) || c.Peers["b"] != "192.0.2.2:7440" {
 		t.Errorf("read as %+v", c)
 	}
 	d := defaultConfig()
@@ -50,6 +51,7 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		{"node_name = \"a\"\nadvertise = \":1\"", "advertise"},
 		{"node_name = \"a\"\nstate_dir = \"var\"", "state_dir"},
 		{"node_name = \"a\"\nmax_incoming = 0", "max_incoming"},
+		{"node_name = \"a\"\nstuck_after = \"10ms\"", "stuck_after"},
 		{"node_name = \"a\"\nstore_limit = \"4 bananas\"", "amount of bytes"},
 		{"node_name = \"a\"\n[peers]\nb = \"b\"", "peers"},
 		{"node_name = \"a\"\n[peers]\n\"b/c\" = \"b:1\"", "peers"},

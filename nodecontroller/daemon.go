@@ -21,6 +21,8 @@ import (
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/nodecontroller/obstacle"
 	"godwit.dev/godwit/nodecontroller/processcheck"
+	"godwit.dev/godwit/nodecontroller/queue"
+	"godwit.dev/godwit/nodecontroller/standstill"
 	"godwit.dev/godwit/pagestream/store"
 	"godwit.dev/godwit/pagestream/track"
 	"godwit.dev/godwit/pagestream/wire"
@@ -40,6 +42,8 @@ type Daemon struct {
 	creds   *wire.Credentials
 	cri     podRuntime
 	journal *journal
+	// freezes is what those of this node's pods have cost.
+	freezes *standstill.Memory
 	log     *slog.Logger
 
 	// shimSocket is where a sandbox's shim listens; startContainers begins the
@@ -53,6 +57,8 @@ type Daemon struct {
 	observers []Observer
 	// podLookup is nil without a cluster; fixed before Run.
 	podLookup PodLookup
+	// takeOverAfter is as the constant says; fixed before Run.
+	takeOverAfter time.Duration
 	// processes says what of a pod's running processes is in the way of a move.
 	// late says that the destination's pod comes only when they are gone.
 	processes func(ctx context.Context, pod cri.Pod, late bool) ([]obstacle.Finding, error)
@@ -60,6 +66,9 @@ type Daemon struct {
 	containers func(ctx context.Context, pod cri.Pod) ([]processcheck.Container, error)
 	// cutovers are taken one at a time.
 	cutovers turns
+	// places are those of the migrations that leave this node; link is divided among them.
+	places *queue.Queue
+	link   *sharing
 
 	// life ends, by stopLife, when the daemon stops; work are the migrations'
 	// goroutines.
@@ -122,14 +131,18 @@ func newDaemon(config *Config, creds *wire.Credentials, pods podRuntime, j *jour
 		creds:           creds,
 		cri:             pods,
 		journal:         j,
+		freezes:         standstill.Open(filepath.Join(config.StateDir, standstill.FileName), log),
 		log:             log.With("node", config.NodeName),
 		shimSocket:      shimv1.SocketPath,
 		startContainers: func(ids []string) (*starts, error) { return startProcesses(config.Containerd, ids) },
 		features:        func(ctx context.Context) track.Features { return track.Probe(ctx, nil) },
+		takeOverAfter:   takeOverAfter,
 		outgoing:        make(map[string]*outgoing),
 		incoming:        make(map[string]*incoming),
 		recovering:      make(map[string]record),
 		orchestratorSet: make(chan struct{}),
+		places:          queue.New(config.Places()),
+		link:            &sharing{link: float64(config.BandwidthLimit)},
 	}
 }
 
@@ -193,6 +206,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	group.Go(func() error { return listener.Serve(serving, d.admit) })
 	group.Go(func() error { return metrics.serve(serving) })
 	group.Go(func() error { return d.servePeers(serving, listener.Control()) })
+	group.Go(func() error { return d.serveDemand(serving, listener.Demand()) })
 	group.Go(func() error { return ignoreClosed(server.Serve(serving, socket)) })
 	group.Go(func() error {
 		<-serving.Done()

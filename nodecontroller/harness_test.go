@@ -52,6 +52,7 @@ type testPod struct {
 	watchers  int
 	changed   chan struct{}
 	session   *wire.Session
+	share     *shimv1.LinkShare // as told last
 	server    *ttrpc.Server
 	parked    chan struct{} // closed when the start must end
 	startErr  error
@@ -189,6 +190,15 @@ func (p *testPod) SendFiles(context.Context, *shimv1.SendFilesRequest) (*shimv1.
 	})
 }
 
+func (p *testPod) Share(_ context.Context, r *shimv1.ShareRequest) (*shimv1.ShareResponse, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.share = r.Share
+	close(p.changed)
+	p.changed = make(chan struct{})
+	return &shimv1.ShareResponse{}, nil
+}
+
 func (p *testPod) CutOver(ctx context.Context, _ *shimv1.CutOverRequest) (*shimv1.CutOverResponse, error) {
 	return &shimv1.CutOverResponse{FrozenUnixNano: time.Now().UnixNano()}, p.call("source.CutOver", func() error {
 		if p.state != shimv1.State_STATE_CONVERGED {
@@ -285,6 +295,11 @@ func (p *testPod) Restore(_ context.Context, r *shimv1.RestoreRequest) (*shimv1.
 	})
 }
 
+// Approach starts nothing ahead, which must harm nobody.
+func (p *testPod) Approach(context.Context, *shimv1.ApproachRequest) (*shimv1.ApproachResponse, error) {
+	return nil, errors.New("nothing is started ahead")
+}
+
 func (p *testPod) Resume(context.Context, *shimv1.ResumeRequest) (*shimv1.ResumeResponse, error) {
 	return &shimv1.ResumeResponse{ResumedUnixNano: time.Now().UnixNano()}, p.call("destination.Resume", func() error {
 		switch p.state {
@@ -366,6 +381,8 @@ type testCluster struct {
 	twoAtOnce bool
 	podLookup PodLookup // nil: every pod is there
 	pods      int
+	// takeOverAfter replaces the daemons', from their next start on.
+	takeOverAfter time.Duration
 }
 
 // note watches over the first invariant: at most one copy of the pod runs, ever.
@@ -472,6 +489,9 @@ func (n *testNode) start() {
 	d.shimSocket = func(sandbox string) string { return filepath.Join(n.cluster.dir, sandbox+".shim") }
 	d.startContainers = n.startContainers
 	d.features = func(context.Context) track.Features { return n.cluster.features }
+	if n.cluster.takeOverAfter > 0 {
+		d.takeOverAfter = n.cluster.takeOverAfter
+	}
 	if o := n.cluster.orchestrator; o != nil {
 		d.SetRecoveredOrchestrator(func(string) Orchestrator { return o })
 	}

@@ -134,6 +134,10 @@ func (m *incoming) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errPagesLost) {
+			m.removeLost(ctx, err)
+			break
+		}
 		shim, aerr := m.d.askShim(ctx, m.current().Sandbox, m.id)
 		if aerr == nil && shim != shimRunning {
 			m.log.Warn("the pod ended before it had all its memory", "error", err)
@@ -164,6 +168,8 @@ func (m *incoming) awaitFilled(ctx context.Context) error {
 			return plain(err)
 		}
 		switch {
+		case p.Lost != "":
+			return fmt.Errorf("%w: %s", errPagesLost, p.Lost)
 		case p.State == shimv1.State_STATE_FILLED:
 			m.say(fmt.Sprintf("the pod has all its memory: %d pages, %d faults served", p.FilledPages, p.Faults))
 			return nil

@@ -135,7 +135,9 @@ func (m *incoming) bringUp(ctx context.Context) bool {
 	if err := m.intact(); err != nil {
 		return m.lose(ctx, err)
 	}
+	stop := m.replaceIfNobodyDoes(ctx)
 	err := m.untilGivenUp(ctx, m.restoreNext)
+	stop()
 	switch {
 	case ctx.Err() != nil:
 		return true
@@ -255,7 +257,7 @@ func (m *incoming) arrive(parent context.Context) error {
 		err = m.fillTrees(ctx)
 	}
 	if err == nil {
-		err = m.restoreContainers(ctx)
+		err = m.restoreContainers(ctx, 0)
 	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -15,7 +15,7 @@ import (
 )
 
 // restore is this node's vote: it returns when the pod is restored and held.
-func (m *incoming) restore(ctx context.Context) (*peerv1.RestoreResponse, error) {
+func (m *incoming) restore(ctx context.Context, reconnect uint64) (*peerv1.RestoreResponse, error) {
 	if err := m.advance(destinationRestoring, throughCrash); err != nil {
 		return nil, err
 	}
@@ -24,7 +24,7 @@ func (m *incoming) restore(ctx context.Context) (*peerv1.RestoreResponse, error)
 		return nil, err
 	}
 	sealed := time.Now()
-	if err := m.restoreContainers(ctx); err != nil {
+	if err := m.restoreContainers(ctx, reconnect); err != nil {
 		return nil, err
 	}
 	restored := time.Now()
@@ -85,8 +85,13 @@ func listMissing(missing []store.Missing) string {
 	return b.String()
 }
 
-// restoreContainers has the shim restore all containers side by side.
-func (m *incoming) restoreContainers(ctx context.Context) error {
+// restoreContainers has the shim restore all containers side by side. Pages that were left at
+// the source are waited for so long, milliseconds, if it is away.
+func (m *incoming) restoreContainers(ctx context.Context, reconnect uint64) error {
+	var token []byte
+	if m.receiver.leaves() {
+		token = m.token[:]
+	}
 	shim, err := m.d.dialShim(ctx, m.made.Sandbox)
 	if err != nil {
 		return err
@@ -95,13 +100,9 @@ func (m *incoming) restoreContainers(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for i, container := range m.made.Containers {
 		group.Go(func() error {
-			_, err := shim.Restore(ctx, &shimv1.RestoreRequest{
-				Migration: m.id,
-				Container: container,
-				Index:     uint32(i),
-				ImagesDir: store.ImagesDir(m.storeDir, uint16(i)),
-				StoreDir:  m.storeDir,
-			})
+			req := m.restoreRequest(i, container)
+			req.FetchToken, req.ReconnectMs = token, reconnect
+			_, err := shim.Restore(ctx, req)
 			if err != nil {
 				return fmt.Errorf("restore container %s: %w", m.description.Containers[i].Name(), plain(err))
 			}
@@ -109,6 +110,45 @@ func (m *incoming) restoreContainers(ctx context.Context) error {
 		})
 	}
 	return group.Wait()
+}
+
+// restoreRequest is what the shim is asked to restore, as container i of the pod.
+func (m *incoming) restoreRequest(i int, container string) *shimv1.RestoreRequest {
+	return &shimv1.RestoreRequest{
+		Migration: m.id,
+		Container: container,
+		Index:     uint32(i),
+		ImagesDir: store.ImagesDir(m.storeDir, uint16(i)),
+		StoreDir:  m.storeDir,
+	}
+}
+
+// approach has the shim start all restores, which then wait for their images. Its error is
+// no failure of the migration: the restores are then done at once.
+func (m *incoming) approach(ctx context.Context, descriptors []string) error {
+	if len(descriptors) != len(m.made.Containers) {
+		return fmt.Errorf("%d descriptors of %d containers", len(descriptors), len(m.made.Containers))
+	}
+	shim, err := m.d.dialShim(ctx, m.made.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer shim.close()
+	ctx, cancel := context.WithTimeout(ctx, approachLimit)
+	defer cancel()
+	var all errgroup.Group // one that fails is no reason to do without the others
+	for i, container := range m.made.Containers {
+		all.Go(func() error {
+			_, err := shim.Approach(ctx, &shimv1.ApproachRequest{
+				Restore: m.restoreRequest(i, container), Descriptors: descriptors[i],
+			})
+			if err != nil {
+				return fmt.Errorf("container %s: %w", m.description.Containers[i].Name(), plain(err))
+			}
+			return nil
+		})
+	}
+	return all.Wait()
 }
 
 // commit carries the decision out: the pod runs, or will when it has come; then the

@@ -49,6 +49,9 @@ type record struct {
 	// Caller: it is whoever asked this source's daemon on its socket that has the
 	// cluster do so, and no Orchestrator.
 	Caller bool `json:"caller,omitempty"`
+	// Left is how many pages were left at the source when the pod was cut over, 0 as soon as the
+	// destination has fetched them: at the source.
+	Left uint64 `json:"left,omitempty"`
 	// Admission is what the destination's shim is told.
 	shimv1.Admission
 }

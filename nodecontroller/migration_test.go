@@ -3,6 +3,7 @@ package nodecontroller
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/standstill"
 	"godwit.dev/godwit/pagestream/track"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -90,6 +92,11 @@ func TestPodMovesAndNothingIsLeft(t *testing.T) {
 			}
 			c.settled()
 			c.check(true)
+			anew := standstill.Open(filepath.Join(c.a.state, standstill.FileName), slog.New(slog.DiscardHandler))
+			learned := anew.Expect(standstill.Move{Pod: last.Result.Pod, Peer: "b", Containers: 1})
+			if (learned.Restore > 0) != (mode == modeLive) {
+				t.Errorf("the node expects %+v of the next move", learned)
+			}
 		})
 	}
 }

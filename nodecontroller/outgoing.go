@@ -11,6 +11,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/cutover"
 	"godwit.dev/godwit/pagestream/track"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -61,7 +62,11 @@ type outgoing struct {
 	shim        *shimClient
 	cut         *shimv1.CutOverResponse
 	held        *peerv1.RestoreResponse
+	descriptors []string // of the containers, as the shim has them
 	downtime    *nodev1.Downtime
+	placed      bool      // it has one of the node's places
+	use         *linkUser // its part of the node's link; nil before the shim begins
+	times       cutover.Times
 	owned       bool           // the destination has acknowledged that the pod is its own
 	goroutines  sync.WaitGroup // heartbeat and watch
 	converged   chan struct{}  // closed by watch when the rounds have ended
@@ -88,6 +93,7 @@ func (m *outgoing) run(ctx context.Context) {
 	defer close(m.done)
 	defer m.feed.end()
 	defer m.d.forgetOutgoing(m)
+	defer m.givePlace()
 
 	err := m.prepare()
 	if err == nil {
@@ -132,7 +138,7 @@ func (m *outgoing) decide() error {
 
 // mode is what the migration comes to: cold also if no tracker works here.
 func (m *outgoing) mode() string {
-	if m.engine == track.None.String() {
+	if m.engine == track.None.String() && !leavesPages(m.request) {
 		return modeCold
 	}
 	return m.request.Mode

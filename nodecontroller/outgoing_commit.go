@@ -10,6 +10,7 @@ import (
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/cutover"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
@@ -32,7 +33,7 @@ func (m *outgoing) commit(ctx context.Context) error {
 	if err := m.commitShim(ctx); err != nil {
 		return err
 	}
-	decided := time.Now()
+	m.times.Decided = time.Now()
 	// The destination is told while the decision goes to the disk.
 	saved := make(chan error, 1)
 	go func() { saved <- m.save(sourceCommitted, throughReboot) }()
@@ -41,9 +42,11 @@ func (m *outgoing) commit(ctx context.Context) error {
 	cancel()
 	m.owned = err == nil
 	if err == nil && r.ResumedUnixNano != 0 {
+		m.times.Answered = time.Now()
 		m.measure(r)
-		m.downtime.CommitUs = uint64(decided.Sub(asked).Microseconds())
-		m.downtime.ResumeUs = uint64(time.Since(decided).Microseconds())
+		m.downtime.CommitUs = uint64(m.times.Decided.Sub(asked).Microseconds())
+		m.downtime.ResumeUs = uint64(m.times.Answered.Sub(m.times.Decided).Microseconds())
+		m.downtime.Stages = cutover.Stages(m.times, m.cut, m.held)
 	}
 	if err := <-saved; err != nil {
 		m.log.Error("the commit stands, but is not in the journal", "error", err)
@@ -133,6 +136,9 @@ func (m *outgoing) finish(ctx context.Context) {
 		}
 	}
 	m.tell("resumed", "the pod runs on "+m.request.To)
+	if err := m.finishFetching(ctx); err != nil {
+		return
+	}
 	if err := m.d.removeSource(ctx, m.current(), m.orchestrator, m.log); err != nil {
 		m.close(fmt.Errorf("the pod runs on %s; what it left here could not be removed: %w", m.request.To, err))
 		return
@@ -183,6 +189,9 @@ func (m *outgoing) leaveInDoubt(why error) {
 // release ends what run started.
 func (m *outgoing) release() {
 	m.breakOff(nil)
+	if m.use != nil {
+		m.use.leave()
+	}
 	if m.shim != nil {
 		m.shim.close()
 	}
@@ -209,11 +218,15 @@ func (m *outgoing) close(failure error) {
 	}
 	r.EngineReason = m.engineReason
 	r.FinalPages, r.FinalBytes, r.ImageBytes = m.cut.GetPages(), m.cut.GetBytes(), m.cut.GetImageBytes()
+	r.LeftPages = m.cut.GetLeftPages()
 	if failure != nil {
-		r.Error, r.Lost = failure.Error(), errors.Is(failure, errDestinationLost)
+		r.Error, r.Lost = failure.Error(), errors.Is(failure, errDestinationLost) || errors.Is(failure, errPagesLost)
 	}
 	m.result = r
 	m.mu.Unlock()
+	if failure == nil {
+		m.learn()
+	}
 	last := "done"
 	if failure != nil {
 		last = failure.Error()

@@ -2,6 +2,7 @@ package nodecontroller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -72,12 +73,15 @@ func (m *outgoing) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.use = m.d.link.join(m.request.Bandwidth)
+	req.Share = m.use.current()
 	begun, err := shim.Begin(ctx, req)
 	if err != nil {
 		return fmt.Errorf("the pod's shim cannot begin: %w", plain(err))
 	}
 	m.mu.Lock()
 	m.engine, m.engineReason = begun.Engine, begun.EngineReason
+	m.descriptors = begun.Descriptors
 	m.mu.Unlock()
 	// The watch outlives the time before the decision: it ends with the shim's
 	// connection.
@@ -86,6 +90,7 @@ func (m *outgoing) begin(ctx context.Context) error {
 		return fmt.Errorf("watch the pod's shim: %w", plain(err))
 	}
 	m.goroutines.Go(func() { m.watch(stream) })
+	m.goroutines.Go(func() { m.use.tell(context.WithoutCancel(ctx), shim, m.id, m.log) })
 	return nil
 }
 
@@ -103,7 +108,9 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 			DirtyLimit: m.request.DirtyLimit,
 
 			Rule: m.request.Rule, DowntimeLimitMs: m.request.DowntimeLimitMs, FirstRounds: m.request.FirstRounds,
-			OnStall: m.request.OnStall,
+			OnStall: m.request.OnStall, Standstill: m.expectedStandstill(),
+			Mode: leavingMode(m.request), ReconnectMs: m.request.ReconnectMs,
+			StuckAfterMs: uint64(time.Duration(m.d.config.StuckAfter).Milliseconds()),
 		},
 		Compression: m.request.Compression,
 		Streams:     m.request.Streams,
@@ -150,6 +157,7 @@ func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
 		m.progress = progressOf(p)
 		m.mu.Unlock()
 		m.tell(kindProgress, "")
+		m.use.report(usage{at: time.Now(), bytes: p.LinkBytes, throttled: time.Duration(p.ThrottledUs) * time.Microsecond})
 		switch answerOf(p.State) {
 		case shimAborted:
 			_ = m.abort(fmt.Errorf("the pod's shim broke off: %s", p.Error))
@@ -186,26 +194,51 @@ func (m *outgoing) cutOver() error {
 	if err != nil {
 		return m.fail(err)
 	}
+	ahead := m.approach(ctx)
 	m.tell("freezing", "freezing the pod and sending the rest")
-	asked := time.Now()
-	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id})
+	m.times.CutOver = time.Now()
+	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id, InNetwork: ahead})
 	if err != nil {
 		return m.fail(fmt.Errorf("cut over: %w", plain(err)))
 	}
 	if cut.FrozenUnixNano == 0 {
-		cut.FrozenUnixNano = asked.UnixNano()
+		cut.FrozenUnixNano = m.times.CutOver.UnixNano()
 	}
 	m.cut = cut
+	m.noteLeft(cut.LeftPages, throughCrash)
 	if m.request.LatePod {
 		return m.sealPeer(ctx)
 	}
 	if len(lockable) > 0 {
 		m.goroutines.Go(func() { m.breakOffIfLocked(ctx, lockable) })
 	}
-	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id}); err != nil {
+	m.times.Restore = time.Now()
+	if m.held, err = m.peer.Restore(ctx, &peerv1.RestoreRequest{Migration: m.id, ReconnectMs: m.request.ReconnectMs}); err != nil {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
 	}
+	m.times.Held = time.Now()
 	return nil
+}
+
+// approachLimit is how long a pod that runs, and its node's other pods that wait for their
+// turn, are kept waiting for restores to start.
+const approachLimit = 5 * time.Second
+
+// approach has the destination start its restores, so that they only need the images. It
+// says whether all of them have been started.
+func (m *outgoing) approach(ctx context.Context) bool {
+	if m.request.LatePod {
+		return false // there is no pod to restore yet
+	}
+	m.times.Ahead = time.Now()
+	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{Migration: m.id, Descriptors: m.descriptors})
+	if err == nil && r.Trouble != "" {
+		err = errors.New(r.Trouble)
+	}
+	if err != nil {
+		m.log.Warn("restores are not started ahead of the freeze, which takes longer", "error", plain(err))
+	}
+	return err == nil
 }
 
 func progressOf(p *shimv1.Progress) *nodev1.Progress {
@@ -215,6 +248,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		RoundPagesDone: p.RoundPagesDone,
 		PagesSent:      p.PagesSent,
 		ZeroPages:      p.ZeroPages,
+		UnchangedPages: p.UnchangedPages,
 		BytesSent:      p.BytesSent,
 		WireBytesSent:  p.WireBytesSent,
 		FileBytesSent:  p.FileBytesSent,
@@ -226,6 +260,8 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		AwaitsPod:      p.AwaitsFiles,
 
 		Rule: p.Rule, PredictedDowntimeUs: p.PredictedDowntimeUs, DowntimeLimitUs: p.DowntimeLimitUs, LeftBytes: p.LeftBytes,
+		ThrottleMilliCpu: p.ThrottleMilliCpu, ThrottleOfMilliCpu: p.ThrottleOfMilliCpu,
+		Fetching: p.Fetching, MissingPages: p.MissingPages, RemoteFaults: p.RemoteFaults, FetchEtaMs: p.FetchEtaMs,
 	}
 	for _, r := range p.Rounds {
 		q.Rounds = append(q.Rounds, &nodev1.Round{
@@ -242,6 +278,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 			DirtyRate: r.DirtyRate, RateCorrection: r.RateCorrection,
 			PredictedDirtyRate: r.PredictedDirtyRate, PredictedDirtyBytes: r.PredictedDirtyBytes,
 			DirtyLimit: r.DirtyLimit, ElapsedUs: r.ElapsedUs,
+			ThrottleMilliCpu: r.ThrottleMilliCpu, ThrottleOfMilliCpu: r.ThrottleOfMilliCpu,
 		})
 	}
 	return q

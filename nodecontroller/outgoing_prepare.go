@@ -28,6 +28,9 @@ func (m *outgoing) prepare() error {
 	if err != nil {
 		return m.fail(err)
 	}
+	if err := m.takePlace(ctx); err != nil {
+		return m.fail(err)
+	}
 	m.move(nodev1.Phase_PHASE_PREPARING, "preparing", "asking "+m.request.To+" to take the pod in")
 	if err := m.describe(ctx, pod); err != nil {
 		return m.fail(err)

@@ -193,8 +193,23 @@ func (p *peerServer) Restore(ctx context.Context, req *peerv1.RestoreRequest) (*
 	}
 	var r *peerv1.RestoreResponse
 	err = m.step(ctx, destinationParked, func(ctx context.Context) (err error) {
-		r, err = m.restore(ctx)
+		r, err = m.restore(ctx, boundedReconnect(req.ReconnectMs))
 		return err
+	})
+	return r, err
+}
+
+func (p *peerServer) Approach(ctx context.Context, req *peerv1.ApproachRequest) (*peerv1.ApproachResponse, error) {
+	m, err := p.migration(req.Migration)
+	if err != nil {
+		return nil, err
+	}
+	r := &peerv1.ApproachResponse{}
+	err = m.step(ctx, destinationParked, func(ctx context.Context) error {
+		if err := m.approach(ctx, req.Descriptors); err != nil {
+			r.Trouble = err.Error()
+		}
+		return nil
 	})
 	return r, err
 }

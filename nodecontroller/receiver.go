@@ -8,6 +8,7 @@ import (
 	"godwit.dev/godwit/filetree"
 	"godwit.dev/godwit/nodecontroller/spool"
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/demand"
 	"godwit.dev/godwit/pagestream/store"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -34,6 +35,7 @@ type receiver struct {
 	mu     sync.Mutex
 	trees  map[uint32]*receivedTree // by channel, guarded by mu
 	failed error                    // the first error, guarded by mu
+	left   bool                     // pages were left at the source, guarded by mu
 }
 
 // receivedTree is one tree that is being brought to the source's state.
@@ -108,8 +110,12 @@ func (r *receiver) check(space pagestream.Space) error {
 	return nil
 }
 
-// Blob applies records of files, or spools them; see wire.Receiver.
+// Blob applies records of files, or spools them, and notes what is left at the source;
+// see wire.Receiver.
 func (r *receiver) Blob(channel uint32, payload []byte) error {
+	if _, tree := shimv1.SplitChannel(channel); tree == shimv1.TreeLeft {
+		return r.keep(r.leave(payload))
+	}
 	r.mu.Lock()
 	tree := r.trees[channel]
 	r.mu.Unlock()
@@ -120,6 +126,31 @@ func (r *receiver) Blob(channel uint32, payload []byte) error {
 		return r.keep(r.spool.Append(channel, payload))
 	}
 	return r.keep(fmt.Errorf("channel %d: %w", channel, errChannel))
+}
+
+// leave notes pages that are left at the source.
+func (r *receiver) leave(list []byte) error {
+	space, ranges, err := demand.DecodeLeft(list)
+	if err != nil {
+		return err
+	}
+	if err := r.check(space); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.left = true
+	r.mu.Unlock()
+	return r.store.Leave(space, ranges)
+}
+
+// leaves says whether pages are left at the source.
+func (r *receiver) leaves() bool {
+	if r == nil { // of a migration that an earlier daemon took in
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.left
 }
 
 func (t *receivedTree) apply(payload []byte) error {

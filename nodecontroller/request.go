@@ -16,7 +16,22 @@ import (
 const (
 	modeLive = "live"
 	modeCold = "cold"
+	// In these pages are left at the source and fetched after the commit: those that are dirty
+	// when the rounds have ended, or all.
+	modeHybrid   = "hybrid"
+	modePostCopy = "postcopy"
 )
+
+// leavesPages says whether a mode was asked for that leaves pages at the source.
+func leavesPages(r *nodev1.MigrateRequest) bool { return leavingMode(r) != "" }
+
+// leavingMode is what the shim is told of the mode.
+func leavingMode(r *nodev1.MigrateRequest) string {
+	if r.Mode == modeHybrid || r.Mode == modePostCopy {
+		return r.Mode
+	}
+	return ""
+}
 
 // checkRequest says what is wrong with a request, and fills in what it leaves
 // open. Its error wraps errdefs.ErrInvalidArgument.
@@ -54,6 +69,13 @@ func checkRequest(r *nodev1.MigrateRequest) error {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	r.Mode, r.Tracker = mode, tracker.String()
+	if r.LatePod && (leavesPages(r) || onStall == precopy.PostCopy) {
+		return fmt.Errorf("pages of a pod that comes late cannot be left here: it is gone from this node before the other one has it; "+
+			"ask for mode live or cold: %w", errdefs.ErrInvalidArgument)
+	}
+	if r.ReconnectMs > maxReconnect {
+		return fmt.Errorf("the nodes cannot be asked to wait for each other for more than an hour: %w", errdefs.ErrInvalidArgument)
+	}
 	return nil
 }
 
@@ -76,6 +98,14 @@ func (d *Daemon) checkTracker(ctx context.Context, r *nodev1.MigrateRequest) err
 func agree(mode string, tracker track.Engine) (string, track.Engine, error) {
 	tracks := tracker == track.WriteProtect || tracker == track.SoftDirty
 	switch {
+	case mode == modePostCopy && tracks:
+		return "", 0, fmt.Errorf("mode postcopy has no use for tracker %v: leave one of the two out", tracker)
+	case mode == modeHybrid && tracker == track.None:
+		return "", 0, fmt.Errorf("mode hybrid needs a tracker: ask for mode postcopy, or for another tracker")
+	case mode == modePostCopy:
+		return modePostCopy, track.None, nil
+	case mode == modeHybrid:
+		return modeHybrid, tracker, nil
 	case mode == modeCold && tracks:
 		return "", 0, fmt.Errorf("mode cold has no use for tracker %v: leave one of the two out", tracker)
 	case mode == modeLive && tracker == track.None:
@@ -85,5 +115,5 @@ func agree(mode string, tracker track.Engine) (string, track.Engine, error) {
 	case mode == modeLive, mode == "":
 		return modeLive, tracker, nil
 	}
-	return "", 0, fmt.Errorf("mode %q is neither %s nor %s", mode, modeLive, modeCold)
+	return "", 0, fmt.Errorf("mode %q is none of %s, %s, %s and %s", mode, modeLive, modeCold, modeHybrid, modePostCopy)
 }

@@ -22,6 +22,12 @@ func TestModeAndTrackerOfARequestAgreeOrAreRefused(t *testing.T) {
 		{"live", "none", "", ""},
 		{"cold", "soft-dirty", "", ""},
 		{"cold", "WriteProtect", "", ""},
+		{"hybrid", "", "hybrid", "Auto"},
+		{"hybrid", "soft-dirty", "hybrid", "SoftDirty"},
+		{"hybrid", "none", "", ""},
+		{"postcopy", "", "postcopy", "None"},
+		{"postcopy", "none", "postcopy", "None"},
+		{"postcopy", "write-protect", "", ""},
 		{"warm", "", "", ""},
 		{"", "magic", "", ""},
 	} {
@@ -35,6 +41,17 @@ func TestModeAndTrackerOfARequestAgreeOrAreRefused(t *testing.T) {
 		}
 		if err != nil || r.Mode != c.wantMode || r.Tracker != c.wantTracker {
 			t.Errorf("mode %q, tracker %q: %s, %s, %v; want %s, %s", c.mode, c.tracker, r.Mode, r.Tracker, err, c.wantMode, c.wantTracker)
+		}
+	}
+}
+
+func TestPagesOfALatePodAreNotLeftAtTheSource(t *testing.T) {
+	for name, r := range map[string]*nodev1.MigrateRequest{
+		"hybrid": {Mode: "hybrid"}, "postcopy": {Mode: "postcopy"}, "on a stall": {OnStall: "postcopy"},
+	} {
+		r.Pod, r.To, r.Kubelet, r.LatePod = "p", "b", true, true
+		if err := checkRequest(r); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

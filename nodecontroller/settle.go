@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
 const (
@@ -244,7 +245,21 @@ func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) 
 		_, err := d.carryLate(ctx, r, o, false, log, func(_, message string) { log.Info(message) })
 		return true, err
 	}
-	if _, err := d.tellCommit(ctx, r, log); err != nil && !errors.Is(err, errDestinationLost) {
+	_, err = d.tellCommit(ctx, r, log)
+	if err != nil && !errors.Is(err, errDestinationLost) {
+		return true, err
+	}
+	if err == nil {
+		err = d.awaitFetched(ctx, r, func(*shimv1.Progress) {})
+	}
+	if ctx.Err() != nil {
+		return true, ctx.Err()
+	}
+	if err != nil {
+		log.Error("the pod is lost", "error", err)
+	}
+	r.Left = 0
+	if err := d.journal.save(r, throughReboot); err != nil {
 		return true, err
 	}
 	return true, d.removeSource(ctx, r, o, log)

@@ -76,6 +76,10 @@ func (m *outgoing) inTurn(ctx context.Context) error {
 		return m.fail(fmt.Errorf("wait for the turn to be cut over: %w", err))
 	}
 	defer m.d.cutovers.give()
+	// Until the pod runs again neither its last pages nor what is said about them waits
+	// for the bulk of others.
+	m.use.urgent(true)
+	defer m.use.leave()
 	if err := m.cutOver(); err != nil {
 		return err
 	}

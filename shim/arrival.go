@@ -16,6 +16,9 @@ const (
 	arrivalExpected arrivalState = iota
 	// arrivalParked: its start waits for the order to restore.
 	arrivalParked
+	// arrivalReady: CRIU has been started ahead, and waits for the images. If it ends
+	// before it has restored the container, that is parked as it was.
+	arrivalReady
 	// arrivalRestoring: CRIU is at work.
 	arrivalRestoring
 	// arrivalHeld: its processes exist and wait for the commit.
@@ -35,8 +38,9 @@ const (
 // arrivalMoves are the legal moves; every other is an error.
 var arrivalMoves = map[arrivalState][]arrivalState{
 	arrivalExpected:  {arrivalParked, arrivalEnded},
-	arrivalParked:    {arrivalRestoring, arrivalEnded},
-	arrivalRestoring: {arrivalHeld, arrivalEnded},
+	arrivalParked:    {arrivalReady, arrivalRestoring, arrivalEnded},
+	arrivalReady:     {arrivalRestoring, arrivalParked, arrivalEnded},
+	arrivalRestoring: {arrivalHeld, arrivalParked, arrivalEnded},
 	arrivalHeld:      {arrivalCommitted, arrivalEnded},
 	arrivalCommitted: {arrivalRunning, arrivalRepeating, arrivalEnded},
 	arrivalRepeating: {arrivalCommitted, arrivalEnded},
@@ -44,7 +48,7 @@ var arrivalMoves = map[arrivalState][]arrivalState{
 }
 
 func (s arrivalState) String() string {
-	return [...]string{"expected", "parked", "restoring", "held", "committed", "restored again", "running", "ended"}[s]
+	return [...]string{"expected", "parked", "ready to restore", "restoring", "held", "committed", "restored again", "running", "ended"}[s]
 }
 
 // arrival is one container of the destination.
@@ -57,8 +61,9 @@ type arrival struct {
 	// parked is closed when the start has come, or never will.
 	parked chan struct{}
 	// order has the stock start run; request, set before, is what it is to restore.
-	order   chan struct{}
-	request *shimv1.RestoreRequest
+	// ahead has it run before that.
+	order, ahead chan struct{}
+	request      *shimv1.RestoreRequest
 	// names are those that a restore removes, set before order is closed.
 	names []keptName
 	// ended is done, with a cause, when there will be no running container.
@@ -85,7 +90,7 @@ type arrival struct {
 }
 
 func newArrival() *arrival {
-	a := &arrival{parked: make(chan struct{}), order: make(chan struct{}), started: make(chan struct{}), failed: make(chan struct{})}
+	a := &arrival{parked: make(chan struct{}), order: make(chan struct{}), ahead: make(chan struct{}), started: make(chan struct{}), failed: make(chan struct{})}
 	a.ended, a.end = context.WithCancelCause(context.Background())
 	return a
 }

@@ -29,6 +29,10 @@ type attempt struct {
 	number  int // from 1
 	restore *criu.Restore
 	fill    *fill
+	// again: it was made after the commit, so that nobody else holds it.
+	again bool
+	// early is what one that was started before its images waits for; nil for others.
+	early *earlyImages
 	// over is done, with the reason, when it has come to nothing, or its runc has ended.
 	over context.Context
 	end  context.CancelCauseFunc
@@ -59,16 +63,20 @@ const (
 	attemptLost
 	// attemptAgain: it is restored again.
 	attemptAgain
+	// attemptParked: it is restored when that is ordered, as if nothing had been tried.
+	attemptParked
 )
 
-// decideAttempt says what becomes of a container that stood at a state when its runc
-// ended, well or not.
-func decideAttempt(s arrivalState, well bool) attemptEnd {
+// decideAttempt says what becomes of a container that stood at a state when its runc,
+// which was started before the images were there or not, ended, well or not.
+func decideAttempt(s arrivalState, early, well bool) attemptEnd {
 	switch {
 	case well:
 		return attemptRuns
 	case s == arrivalCommitted:
 		return attemptAgain
+	case early && (s == arrivalReady || s == arrivalRestoring):
+		return attemptParked
 	}
 	return attemptLost
 }
@@ -133,7 +141,7 @@ func (d *destination) letGo(a *arrival, t *attempt) {
 
 // reachEnd has CRIU go on to its last step.
 func (t *attempt) reachEnd(ctx context.Context) error {
-	if t.number > 1 { // the first was held and let go on by the commit
+	if t.again { // another was held, and let go on by the commit
 		if _, err := t.restore.Held(ctx); err != nil {
 			return err
 		}
@@ -170,7 +178,10 @@ func (d *destination) run(a *arrival, t *attempt) error {
 // ready for that.
 func (d *destination) restoreEnded(a *arrival, failure error) bool {
 	t, end := d.takeEnd(a, failure)
-	if end != attemptAgain {
+	switch end {
+	case attemptParked:
+		return d.parkAgain(a, t, failure)
+	case attemptRuns, attemptLost:
 		return false
 	}
 	t.seen.Wait()
@@ -187,8 +198,10 @@ func (d *destination) takeEnd(a *arrival, failure error) (*attempt, attemptEnd) 
 	defer d.mu.Unlock()
 	t := a.attempt
 	t.end(errRuncEnded)
-	end := decideAttempt(a.state, failure == nil)
+	end := decideAttempt(a.state, t.early != nil, failure == nil)
 	switch {
+	case end == attemptParked:
+		_ = d.moveLocked(a, arrivalParked)
 	case end == attemptAgain:
 		_ = d.moveLocked(a, arrivalRepeating)
 	case end == attemptLost && a.state == arrivalRunning:
@@ -251,6 +264,7 @@ func (d *destination) tryAgain(a *arrival, last *attempt, number int, delay time
 	if err := d.moveLocked(a, arrivalCommitted); err != nil {
 		return err
 	}
+	t.again = true
 	t.seen.Add(1)
 	go d.letGo(a, t)
 	return nil

@@ -11,15 +11,20 @@ import (
 
 func TestOnlyACommittedContainerThatHasNotRunIsRestoredAgain(t *testing.T) {
 	for s := arrivalExpected; s <= arrivalEnded; s++ {
-		want := attemptLost
-		if s == arrivalCommitted {
-			want = attemptAgain
-		}
-		if got := decideAttempt(s, false); got != want {
-			t.Errorf("%v, runc failed: %v, want %v", s, got, want)
-		}
-		if got := decideAttempt(s, true); got != attemptRuns {
-			t.Errorf("%v, runc succeeded: %v", s, got)
+		for _, early := range []bool{false, true} {
+			want := attemptLost
+			switch {
+			case s == arrivalCommitted:
+				want = attemptAgain
+			case early && (s == arrivalReady || s == arrivalRestoring):
+				want = attemptParked
+			}
+			if got := decideAttempt(s, early, false); got != want {
+				t.Errorf("%v, started ahead: %v, runc failed: %v, want %v", s, early, got, want)
+			}
+			if got := decideAttempt(s, early, true); got != attemptRuns {
+				t.Errorf("%v, started ahead: %v, runc succeeded: %v", s, early, got)
+			}
 		}
 	}
 }

@@ -13,8 +13,9 @@ import (
 )
 
 // cutOver freezes the pod and brings everything that is left to the
-// destination. After an error the pod runs on.
-func (s *source) cutOver(ctx context.Context) (*shimv1.CutOverResponse, error) {
+// destination. After an error the pod runs on. inNetwork: the destination restores in the
+// pod's network namespace.
+func (s *source) cutOver(ctx context.Context, inNetwork bool) (*shimv1.CutOverResponse, error) {
 	if err := s.beginCutOver(); err != nil {
 		return nil, err
 	}
@@ -22,6 +23,9 @@ func (s *source) cutOver(ctx context.Context) (*shimv1.CutOverResponse, error) {
 	defer cancel(nil)
 	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
 	defer stop()
+	for _, c := range s.containers {
+		c.inNetwork = inNetwork
+	}
 	resp, err := s.cut(both)
 	s.running.Done()
 	if err == nil {
@@ -64,20 +68,30 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 		return nil, err
 	}
 	before := s.link.files.bytes()
+	// Before the freeze: what is held back stops when it is its turn to run.
+	s.brake.release()
 	w := &frozenWindow{began: time.Now(), resp: &shimv1.CutOverResponse{}}
 	w.resp.FrozenUnixNano = w.began.UnixNano()
+	s.link.session.SetUrgent(true)
 	if err := s.freeze(ctx); err != nil {
 		return nil, err
 	}
 	w.resp.FreezeUs = w.since()
 	work, all := errgroup.WithContext(ctx)
 	work.Go(func() error { return s.dumpAll(all, w) })
-	work.Go(func() error { return s.lastPages(all, w) })
+	last := s.lastPages
+	if s.isLeaving() {
+		last = s.leaveLast
+	}
+	work.Go(func() error { return last(all, w) })
 	if err := work.Wait(); err != nil {
 		return nil, err
 	}
 	if err := s.link.session.Flush(ctx); err != nil {
 		return nil, fmt.Errorf("last files: %w", err)
+	}
+	if s.serving != nil {
+		s.serving.start()
 	}
 	w.resp.ImageBytes = s.link.files.bytes() - before
 	w.resp.TotalUs = w.since()
@@ -93,7 +107,7 @@ func (s *source) approach(ctx context.Context) error {
 	for _, c := range s.containers {
 		work.Go(func() error { return c.startDump(ctx) })
 	}
-	if !s.cold() {
+	if !s.cold() || s.isLeaving() {
 		work.Go(func() error { return s.syncFiles(ctx) })
 	}
 	if err := work.Wait(); err != nil {
@@ -108,17 +122,13 @@ func (s *source) approach(ctx context.Context) error {
 	}
 }
 
-// freeze stops all containers together, and starts the clock that thaws them.
+// freeze stops all containers together, and starts the clock that thaws them if nothing
+// gets on.
 func (s *source) freeze(ctx context.Context) error {
-	limit := defaultMaxFrozen
-	if ms := s.request.GetPolicy().GetMaxFrozenMs(); ms > 0 {
-		limit = time.Duration(ms) * time.Millisecond
+	if err := noteStanding(s.containers); err != nil {
+		return err
 	}
-	s.mu.Lock()
-	s.thaw = time.AfterFunc(limit, func() {
-		s.end(shimv1.State_STATE_ABORTED, fmt.Errorf("%w (%v)", errFrozenTooLong, limit))
-	})
-	s.mu.Unlock()
+	s.startClock()
 	var all errgroup.Group
 	for _, c := range s.containers {
 		all.Go(func() error {
@@ -171,6 +181,7 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 func (w *frozenWindow) noteDump(s *source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.dumped++
 	w.resp.DumpUs = w.since()
 }
 

@@ -32,9 +32,11 @@ type departure struct {
 	// copied are the mount points of volumes that move with the pod.
 	copied []string
 	// dump exists from the cutover on, images and views with it.
-	dump   *criu.Dump
-	images string
-	views  []*criu.View
+	dump *criu.Dump
+	// inNetwork: the destination restores in the pod's network namespace.
+	inNetwork bool
+	images    string
+	views     []*criu.View
 }
 
 // newDeparture checks that a container runs and can be frozen.
@@ -98,7 +100,7 @@ func (d *departure) startDump(ctx context.Context) error {
 	}
 	d.dump, err = criu.StartDump(ctx, criu.DumpConfig{
 		Runtime: d.runc, ID: d.id, Version: version, Config: d.criuConfig(), Images: d.images, Work: work,
-		Views: d.views, Showing: []string{self, helperShow}, Run: runReaped,
+		Views: d.views, Showing: []string{self, helperShow}, Network: d.dumpNetwork(), Run: runReaped,
 	})
 	if err != nil {
 		return err

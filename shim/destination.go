@@ -135,8 +135,11 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	// Asked for and started now, while nobody waits; what fails, prepare says.
 	_, _ = installedCRIU.get(ctx)
 	fill, _ := d.startFill(ctx, a)
+	network := ""
 	select {
 	case <-a.order:
+	case <-a.ahead:
+		network = a.container.network
 	case <-a.ended.Done():
 		fill.stop()
 		return nil, context.Cause(a.ended)
@@ -145,12 +148,14 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 		fill.stop()
 		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
-	defer d.monitor.supervise(a.container.id, func(failure error) bool { return d.restoreEnded(a, failure) })()
+	defer d.monitor.supervise(a.container.id, network, func(failure error) bool { return d.restoreEnded(a, failure) })()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
 	resp, err := run(context.WithoutCancel(ctx))
 	closeNames(a.names)
 	if err != nil {
-		err = d.latest(a).restore.WithLog(err)
+		t := d.latest(a)
+		t.end(err) // if runc was never started
+		err = t.restore.WithLog(err)
 		d.finish(a, err)
 		a.end(err) // if it was moved to its end without
 	}
@@ -219,6 +224,9 @@ func (d *destination) waitParked(ctx context.Context, id string) (string, error)
 // restoreContainer restores a parked container and returns when it is held.
 func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreRequest) error {
 	a := d.arrival(r.GetContainer())
+	if err := d.restoreEarly(ctx, a, r); !errors.Is(err, errNotEarly) {
+		return err
+	}
 	if err := d.move(a, arrivalRestoring); err != nil {
 		return err
 	}
@@ -272,18 +280,35 @@ func (d *destination) equipFirst(ctx context.Context, a *arrival) (*attempt, err
 	if err != nil {
 		return nil, err
 	}
-	return d.equip(ctx, a, 1, fill)
+	number := 1
+	if t := d.latest(a); t != nil { // it came to nothing
+		number = t.number + 1
+	}
+	return d.equip(ctx, a, number, fill)
 }
 
 // equip sets everything that an attempt at a container's restore needs: the link to its
 // images, the gate, and what the fault server serves.
 func (d *destination) equip(ctx context.Context, a *arrival, number int, fill *fill) (*attempt, error) {
-	c, r := a.container, a.request
+	t, err := d.ready(ctx, a, number, fill, nil)
+	if err == nil {
+		fill.serve(orderOf(a.request, number))
+	}
+	return t, err
+}
+
+// ready is equip without what the fault server serves; early is for images that have yet
+// to come.
+func (d *destination) ready(ctx context.Context, a *arrival, number int, fill *fill, early *earlyImages) (*attempt, error) {
+	c, images := a.container, a.request.GetImagesDir()
+	if early != nil {
+		images = early.dir
+	}
 	link := checkpointLink(c)
 	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove old link to images: %w", err)
 	}
-	if err := os.Symlink(r.GetImagesDir(), link); err != nil {
+	if err := os.Symlink(images, link); err != nil {
 		return nil, fmt.Errorf("link images: %w", err)
 	}
 	gate, err := workDir(c, "restore")
@@ -311,7 +336,7 @@ func (d *destination) equip(ctx context.Context, a *arrival, number int, fill *f
 		return nil, context.Cause(a.ended)
 	}
 	a.attempt, a.fill = newAttempt(number, restore, fill), fill
-	fill.serve(orderOf(r, number))
+	a.attempt.early = early
 	return a.attempt, nil
 }
 
@@ -355,6 +380,12 @@ func (d *destination) progress() *shimv1.Progress {
 			p.FilledPages += s.filled
 			p.FillPages += s.total
 			p.Faults += s.faults
+			p.MissingPages += s.missing
+			p.RemoteFaults += s.remote
+			p.Fetching = p.Fetching || s.missing > 0
+			if s.lost != nil {
+				p.Lost = s.lost.Error()
+			}
 			filled = filled && s.done
 		}
 	}

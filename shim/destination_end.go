@@ -61,12 +61,15 @@ func (d *destination) abandon(a *arrival, cause error) {
 	case arrivalHeld:
 		t.restore.Answer(criu.Stop)
 		defer time.AfterFunc(stopLimit, func() { d.killAttempt(a) }).Stop()
-	case arrivalRestoring, arrivalCommitted:
+	case arrivalReady, arrivalRestoring, arrivalCommitted:
 		d.killAttempt(a)
 	}
 	<-a.started
+	t.seen.Wait()
+	t.early.close()
 	t = d.latest(a) // a start that was being repeated may have begun another
 	t.restore.Close()
+	t.restore.ClearRoots()
 	t.fill.stop()
 	if runc, err := a.container.runtime(); err == nil {
 		if err := clearRestoreRoot(runc.Root, a.container.id); err != nil {

@@ -16,6 +16,13 @@ func (s *source) choose(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m, err := parseMode(s.request.GetPolicy().GetMode())
+	if err != nil {
+		return err
+	}
+	if m == modePostCopy {
+		asked = track.None // there is no round to find anything for
+	}
 	features := track.Probe(ctx, runReaped)
 	if s.engine, s.engineReason, err = track.Choose(asked, features); err != nil {
 		return err

@@ -49,11 +49,13 @@ type fillOrder struct {
 	Container uint16
 	// Attempt is the number of the restore whose processes are served.
 	Attempt int
+	// Fetch says how pages come that were left at the source.
+	Fetch fetchOrder
 }
 
 // orderOf is the order that goes with an attempt at a restore.
 func orderOf(r *shimv1.RestoreRequest, attempt int) fillOrder {
-	return fillOrder{Store: r.GetStoreDir(), Container: uint16(r.GetIndex()), Attempt: attempt}
+	return fillOrder{Store: r.GetStoreDir(), Container: uint16(r.GetIndex()), Attempt: attempt, Fetch: fetchOf(r)}
 }
 
 // journal is the directory of the fault servers of one attempt: what they note of its
@@ -79,7 +81,9 @@ type fill struct {
 // fillStats is how far a fill has come, in pages.
 type fillStats struct {
 	filled, total, faults uint64
+	missing, remote       uint64 // pages still at the source, faults that waited for some
 	done                  bool
+	lost                  error // pages are missing for good
 }
 
 // startFill listens for CRIU and starts the fault server, which waits to be told
@@ -170,11 +174,14 @@ func listenIn(dir, name string) (*net.UnixListener, error) {
 // stats is how far the fill has come.
 func (f *fill) stats() fillStats {
 	p := f.keeper.Progress()
-	s := fillStats{filled: p.Filled, total: p.Total, faults: p.Faults}
+	s := fillStats{filled: p.Filled, total: p.Total, faults: p.Faults, missing: p.Missing, remote: p.Remote}
 	select {
 	case <-f.done:
 		f.mu.Lock()
 		s.done = f.err == nil
+		if errors.Is(f.err, lazy.ErrSourceLost) {
+			s.lost = f.err
+		}
 		f.mu.Unlock()
 	default:
 	}
@@ -225,10 +232,14 @@ func runFill() error {
 	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, fillNice); err != nil {
 		return fmt.Errorf("set priority: %w", err)
 	}
+	remote, err := order.remote()
+	if err != nil {
+		return err
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return lazy.Serve(context.Background(), lazy.Config{
 		Keeper: keeper, Reader: reader, Container: order.Container, Hold: true, Calm: fillCalm, Log: log,
-		Journal: order.journal(),
+		Journal: order.journal(), Remote: remote,
 	})
 }
 

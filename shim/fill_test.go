@@ -14,7 +14,7 @@ func TestAFaultServerIsToldWhatItServesOrThatNobodyNeedsIt(t *testing.T) {
 		want fillOrder
 		err  func(error) bool
 	}{
-		"an order":   {`{"Store":"/run/s","Container":3,"Attempt":2}`, fillOrder{"/run/s", 3, 2}, func(err error) bool { return err == nil }},
+		"an order":   {`{"Store":"/run/s","Container":3,"Attempt":2}`, fillOrder{Store: "/run/s", Container: 3, Attempt: 2}, func(err error) bool { return err == nil }},
 		"nothing":    {"", fillOrder{}, func(err error) bool { return errors.Is(err, io.EOF) }},
 		"half of it": {`{"Store":"/ru`, fillOrder{}, func(err error) bool { return err != nil && strings.Contains(err.Error(), "order") }},
 	} {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"godwit.dev/godwit/shim/criu"
 )
 
@@ -24,6 +26,10 @@ const (
 	// on arriving whatever becomes of the shim.
 	helperFill = "godwit-fill"
 )
+
+// criuNice is the priority of runc and CRIU. What CRIU restores has its own again: it is
+// among what the images say of each thread.
+const criuNice = -10
 
 // RunHelper runs the helper that the arguments of the process name, and does
 // not return from it; it returns at once if they name none.
@@ -49,9 +55,13 @@ func RunHelper(args []string) {
 	os.Exit(0)
 }
 
-// runShow is the helper that executes runc with views of its processes.
+// runShow is the helper that executes runc, ahead of others, with views of its processes.
 func runShow(args []string) error {
 	runtime.LockOSThread()
+	args, err := enterNetwork(args)
+	if err != nil {
+		return err
+	}
 	split := slices.Index(args, "--")
 	if split < 0 || split+1 == len(args) {
 		return errors.New("want pairs of paths, then -- and a command")
@@ -59,6 +69,8 @@ func runShow(args []string) error {
 	if err := criu.ShowViews(args[:split]); err != nil {
 		return err
 	}
+	// A pod stands still for what is executed. One that may not come first is slower.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, criuNice)
 	command := args[split+1:]
 	path, err := exec.LookPath(command[0])
 	if err != nil {

@@ -29,8 +29,12 @@ func (s *source) roundsThenFiles(ctx, keep context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.stalled(result.Decision)
 		s.noteCopied()
 		copied <- result.Decision.Explain()
+		if s.isLeaving() {
+			return nil // what is dirty goes after the cutover
+		}
 		return s.link.rounds.Keep(all, keep.Done())
 	})
 	work.Go(func() error {

@@ -12,6 +12,8 @@ import (
 	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
+	"godwit.dev/godwit/shim/cpuquota"
+	"godwit.dev/godwit/shim/criu"
 )
 
 // starter starts shims and clears up after dead ones: runc's way, plus what a
@@ -29,8 +31,10 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 	if cwd, err := os.Getwd(); err == nil {
 		bundle = filepath.Join(filepath.Dir(cwd), id)
 		clearSourceDir(bundle)
+		_ = cpuquota.PutBack(throttleRecord(bundle)) // so that it dies soon; the quota goes with it
 	}
-	killRestore(id)
+	standingErr := endStanding(ctx, bundle)
+	killRestore(ctx, id)
 	os.Remove(shimv1.SocketPath(id))
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
@@ -41,7 +45,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		return containerdshim.StopStatus{}, err
 	}
 	status, err := s.Manager.Stop(ctx, id)
-	err = errors.Join(err, clearRestoreRoot(root, id))
+	err = errors.Join(err, standingErr, clearRestoreRoot(root, id), criu.RemoveYards())
 	clearCgroups(bundle)
 	return status, err
 }

@@ -23,24 +23,29 @@ type restoreMonitor struct {
 	// supervisors by container id: they are told how a restore ended, nil if well, and
 	// say whether it is to be run again. Guarded by mu.
 	supervisors map[string]func(error) (again bool)
-	copies      map[*exec.Cmd]*commandCopy // of commands at work, guarded by mu
+	// networks are the namespaces that they run in, by container id. Guarded by mu.
+	networks map[string]string
+	copies   map[*exec.Cmd]*commandCopy // of commands at work, guarded by mu
 }
 
 func newRestoreMonitor(m gorunc.ProcessMonitor) *restoreMonitor {
 	return &restoreMonitor{ProcessMonitor: m,
-		supervisors: make(map[string]func(error) bool), copies: make(map[*exec.Cmd]*commandCopy)}
+		supervisors: make(map[string]func(error) bool), networks: make(map[string]string), copies: make(map[*exec.Cmd]*commandCopy)}
 }
 
 // supervise has ended asked whenever a restore of the container has ended, until forget
 // is called.
-func (m *restoreMonitor) supervise(id string, ended func(error) (again bool)) (forget func()) {
+//
+// The restores run in a network namespace, if one is named.
+func (m *restoreMonitor) supervise(id, network string, ended func(error) (again bool)) (forget func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.supervisors[id] = ended
+	m.supervisors[id], m.networks[id] = ended, network
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.supervisors, id)
+		delete(m.networks, id)
 	}
 }
 
@@ -57,9 +62,12 @@ func (m *restoreMonitor) StartLocked(cmd *exec.Cmd) (chan gorunc.Exit, error) {
 type startCommand func(*exec.Cmd) (chan gorunc.Exit, error)
 
 func (m *restoreMonitor) start(cmd *exec.Cmd, start startCommand) (chan gorunc.Exit, error) {
-	ended := m.supervisor(cmd)
+	ended, network := m.supervisor(cmd)
 	if ended == nil {
 		return start(cmd)
+	}
+	if err := runInNetwork(cmd, network); err != nil {
+		return nil, err
 	}
 	// The stock service closes its files as soon as the command is started.
 	c, err := copyCommand(cmd, start, ended)
@@ -77,18 +85,18 @@ func (m *restoreMonitor) start(cmd *exec.Cmd, start startCommand) (chan gorunc.E
 	return exits, nil
 }
 
-// supervisor finds who supervises a command, if it is a restore.
-func (m *restoreMonitor) supervisor(cmd *exec.Cmd) func(error) bool {
+// supervisor finds who supervises a command, if it is a restore, and where that runs.
+func (m *restoreMonitor) supervisor(cmd *exec.Cmd) (ended func(error) bool, network string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(cmd.Args) == 0 {
-		return nil
+		return nil, ""
 	}
 	id := cmd.Args[len(cmd.Args)-1]
 	if !isRestoreOf(cmd.Args, id) {
-		return nil
+		return nil, ""
 	}
-	return m.supervisors[id]
+	return m.supervisors[id], m.networks[id]
 }
 
 // Wait implements gorunc.ProcessMonitor: it returns how the last run ended.

@@ -44,6 +44,8 @@ type container struct {
 	terminal  bool
 	// mounts of its specification.
 	mounts []specs.Mount
+	// network is the namespace that it shares with its pod, if CRIU can work in there.
+	network string
 	// stdio are the pipes that containerd has for the container, for who attaches
 	// to it anew.
 	stdio stdio
@@ -101,6 +103,7 @@ func openBundle(id, namespace, bundle string) (*container, error) {
 		migration: spec.Annotations[shimv1.Annotation],
 		terminal:  spec.Process != nil && spec.Process.Terminal,
 		mounts:    spec.Mounts,
+		network:   networkOf(&spec),
 	}
 	if s := spec.Annotations[criSandboxID]; s != "" {
 		c.podID = s

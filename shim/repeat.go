@@ -10,6 +10,8 @@ import (
 
 	gorunc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/shim/criu"
 )
 
 // cleanLimit bounds how long the remains of one restore may take to go.
@@ -45,7 +47,10 @@ func (d *destination) killAttempt(a *arrival) {
 			d.log.Warn("not all processes of a restore are killed yet", "container", a.container.id, "error", err)
 		}
 	}
-	killRestore(a.container.id)
+	killRestore(ctx, a.container.id)
+	if err := criu.RemoveYards(); err != nil {
+		d.log.Warn("mounts of a killed restore are left", "container", a.container.id, "error", err)
+	}
 }
 
 // end kills all processes of a cgroup without letting any run again, and waits until
@@ -102,6 +107,7 @@ func (d *destination) clean(a *arrival, t *attempt) error {
 	c := a.container
 	t.restore.Close()
 	t.fill.stop()
+	t.restore.ClearRoots()
 	if err := t.restore.KeepLog(t.number); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"golang.org/x/sys/unix"
 )
@@ -29,8 +32,11 @@ func restoreWorkDir(c *container) (string, error) {
 }
 
 // killRestore ends the `runc restore` of a container and the CRIU below it,
-// which otherwise wait for a fault server without end when they fail late.
-func killRestore(id string) {
+// which otherwise wait for a fault server without end when they fail late. It returns
+// when CRIU has ended, or does not for stopLimit.
+func killRestore(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return
@@ -48,6 +54,7 @@ func killRestore(id string) {
 		unix.Kill(pid, unix.SIGKILL) // first, else it begins to clear up
 		for _, child := range below {
 			unix.Kill(child, unix.SIGKILL)
+			_ = awaitEnd(ctx, child)
 		}
 	}
 }
@@ -83,8 +90,8 @@ func clearRestoreRoot(runcRoot, id string) error {
 	return nil
 }
 
-// clearCgroups removes the cgroups that a killed `runc restore` has made and
-// nobody is in; runc would do so by its state.json.
+// clearCgroups ends whoever is still in the cgroups that a killed `runc restore` has made, such as a script of CRIU's, and
+// removes them; runc would do so by its state.json.
 func clearCgroups(bundle string) {
 	var spec struct {
 		Linux struct {
@@ -95,12 +102,32 @@ func clearCgroups(bundle string) {
 	if err != nil || json.Unmarshal(raw, &spec) != nil || !filepath.IsAbs(spec.Linux.CgroupsPath) {
 		return // systemd's are removed by systemd
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	unified := cgroups.Mode() == cgroups.Unified
+	f := &freezer{dir: freezerDir(spec.Linux.CgroupsPath, unified), unified: unified}
+	_ = f.end(ctx) // what does not end keeps its cgroup
 	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + spec.Linux.CgroupsPath)
 	if err != nil {
 		return
 	}
 	for _, dir := range append(dirs, filepath.Join("/sys/fs/cgroup", spec.Linux.CgroupsPath)) {
-		unix.Rmdir(dir) // fails where somebody is in it
+		removeCgroup(ctx, dir)
+	}
+}
+
+// cgroupLook is the time between two tries to remove a cgroup. It stays busy for a moment after its last process has ended,
+// and nothing tells when that is over.
+const cgroupLook = 5 * time.Millisecond
+
+// removeCgroup removes an empty cgroup, or leaves it if it does not get empty.
+func removeCgroup(ctx context.Context, dir string) {
+	for errors.Is(unix.Rmdir(dir), unix.EBUSY) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(cgroupLook):
+		}
 	}
 }
 

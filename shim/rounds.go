@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -55,6 +56,9 @@ func (s *source) connect(ctx context.Context) error {
 	if len(r.GetToken()) != 32 {
 		return fmt.Errorf("token has %d bytes instead of 32", len(r.GetToken()))
 	}
+	if err := s.prepareLeaving(ctx, credentials); err != nil {
+		return err
+	}
 	compression := wire.Auto
 	if name := r.GetCompression(); name != "" {
 		if compression, err = wire.ParseCompression(name); err != nil {
@@ -75,6 +79,7 @@ func (s *source) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect to node %s: %w", r.GetPeerName(), err)
 	}
+	s.useLink(l.session)
 	l.files = newFileStream(l.session)
 	if err := s.openTrees(); err != nil {
 		return err
@@ -90,6 +95,9 @@ func (s *source) connect(ctx context.Context) error {
 		Policy: policy, Session: pageSession{l.session},
 		Shared: l.shared, Progress: s.note, Log: s.log,
 	}
+	if s.brake != nil {
+		config.Brake = s.brake
+	}
 	if err := s.useEngine(&config); err != nil {
 		return err
 	}
@@ -103,12 +111,21 @@ func policyOf(p *shimv1.Policy) (precopy.Policy, error) {
 	if err != nil {
 		return precopy.Policy{}, err
 	}
+	m, err := parseMode(p.GetMode())
+	if err != nil {
+		return precopy.Policy{}, err
+	}
 	onStall, err := precopy.ParseOnStall(p.GetOnStall())
 	return precopy.Policy{
 		Rule: rule, OnStall: onStall, MaxRounds: int(p.GetMaxRounds()), MaxTime: time.Duration(p.GetMaxTimeMs()) * time.Millisecond,
 		DirtyLimit: p.GetDirtyLimit(), DowntimeLimit: time.Duration(p.GetDowntimeLimitMs()) * time.Millisecond,
-		FirstRounds: int(p.GetFirstRounds()),
+		FirstRounds: int(p.GetFirstRounds()), Standstill: standstillOf(p.GetStandstill()), Leaves: m == modeHybrid,
 	}, err
+}
+
+func standstillOf(s *shimv1.Standstill) precopy.Standstill {
+	us := func(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
+	return precopy.Standstill{Freeze: us(s.GetFreezeUs()), Dump: us(s.GetDumpUs()), Restore: us(s.GetRestoreUs())}
 }
 
 // processes lists the pod's processes for the tracker. A process that ends
@@ -150,11 +167,15 @@ func (s *source) rounds(ctx context.Context) error {
 	if err != nil {
 		return ended(ctx, err)
 	}
+	s.stalled(result.Decision)
 	if err := s.syncFiles(ctx); err != nil {
 		return ended(ctx, err)
 	}
 	if err := s.converge(ctx, result.Decision.Explain()); err != nil {
 		return err
+	}
+	if s.isLeaving() {
+		return nil // what is dirty goes after the cutover
 	}
 	return ended(ctx, l.rounds.Keep(ctx, keep.Done()))
 }
@@ -185,8 +206,10 @@ func (s *source) note(p precopy.Progress) {
 		FileBytesSent: s.link.files.bytes(),
 		Rate:          uint64(p.Rate), DirtyRate: uint64(p.DirtyRate), EtaMs: uint64(p.ETA.Milliseconds()),
 		MemoryBytes:         p.MemoryBytes,
+		UnchangedPages:      p.Unchanged,
 		PredictedDowntimeUs: uint64(p.Downtime.Microseconds()), LeftBytes: p.Left,
 	}
+	out.ThrottleMilliCpu, out.ThrottleOfMilliCpu = milli(p.Throttle.Cores), milli(p.Throttle.Of)
 	if n := len(p.Decisions); n > 0 {
 		d := p.Decisions[n-1]
 		out.Rule, out.DowntimeLimitUs, out.StopReason = string(d.Rule), uint64(d.DowntimeLimit.Microseconds()), d.Explain()
@@ -219,7 +242,11 @@ func noteDecision(round *shimv1.Round, d precopy.Decision) {
 	round.RateCorrection = int64(-d.S0.Correction)
 	round.PredictedDirtyRate, round.PredictedDirtyBytes = uint64(d.S0.Rate), d.S0.Predicted
 	round.DirtyLimit, round.ElapsedUs = d.Limit, uint64(d.Elapsed.Microseconds())
+	round.ThrottleMilliCpu, round.ThrottleOfMilliCpu = milli(d.Throttle.Cores), milli(d.Throttle.Of)
 }
+
+// milli is so many cores in thousandths.
+func milli(cores float64) uint32 { return uint32(math.Round(1000 * cores)) }
 
 // hangUp ends the session: cleanly after a commit, with the cause otherwise.
 func (l *link) hangUp(cause error) {
@@ -244,6 +271,7 @@ func (s *source) clearWork() {
 // or is gone. The directories come first: a source that is gone is removed as soon
 // as its daemon asks, and this shim ends with it.
 func (s *source) release() {
+	forgetStanding(s.containers)
 	s.clearWork()
 	l := s.link
 	if l == nil {

@@ -12,10 +12,12 @@ import (
 func TestThePolicyIsThatOfTheRequest(t *testing.T) {
 	got, err := policyOf(&shimv1.Policy{
 		MaxRounds: 7, MaxTimeMs: 1500, DirtyLimit: 4096, Rule: "s0", DowntimeLimitMs: 200, FirstRounds: 2, OnStall: "abort",
+		Standstill: &shimv1.Standstill{FreezeUs: 1000, DumpUs: 2000, RestoreUs: 3000},
 	})
 	want := precopy.Policy{
 		Rule: precopy.S0, MaxRounds: 7, MaxTime: 1500 * time.Millisecond, DirtyLimit: 4096,
 		DowntimeLimit: 200 * time.Millisecond, FirstRounds: 2, OnStall: precopy.Abort,
+		Standstill: precopy.Standstill{Freeze: time.Millisecond, Dump: 2 * time.Millisecond, Restore: 3 * time.Millisecond},
 	}
 	if err != nil || got != want {
 		t.Errorf("%+v, %v, want %+v", got, err, want)

@@ -27,7 +27,9 @@ func (s *service) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.Be
 	if err := source.begin(ctx); err != nil {
 		return nil, refuse(r.GetMigration(), err)
 	}
-	return &shimv1.BeginResponse{Engine: source.engine.String(), EngineReason: source.engineReason}, nil
+	return &shimv1.BeginResponse{
+		Engine: source.engine.String(), EngineReason: source.engineReason, Descriptors: source.descriptors(),
+	}, nil
 }
 
 func (s *service) Watch(ctx context.Context, r *shimv1.WatchRequest, stream shimv1.Migration_WatchServer) error {
@@ -83,17 +85,20 @@ func (s *service) CutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv
 	if err != nil {
 		return nil, err
 	}
-	resp, err := source.cutOver(ctx)
+	resp, err := source.cutOver(ctx, r.GetInNetwork())
 	if err != nil {
 		return nil, refuse(source.id, err)
 	}
 	return resp, nil
 }
 
-func (s *service) Commit(_ context.Context, r *shimv1.CommitRequest) (*shimv1.CommitResponse, error) {
+func (s *service) Commit(ctx context.Context, r *shimv1.CommitRequest) (*shimv1.CommitResponse, error) {
 	source, err := s.m.getSource(r.GetMigration())
 	if err != nil {
 		return nil, err
+	}
+	if err := source.awaitReached(ctx); err != nil {
+		return nil, refuse(source.id, err)
 	}
 	if err := source.commit(); err != nil {
 		return nil, refuse(source.id, err)
@@ -142,6 +147,17 @@ func (s *service) Restore(ctx context.Context, r *shimv1.RestoreRequest) (*shimv
 	return &shimv1.RestoreResponse{RestoreUs: uint64(time.Since(began).Microseconds())}, nil
 }
 
+func (s *service) Approach(ctx context.Context, r *shimv1.ApproachRequest) (*shimv1.ApproachResponse, error) {
+	d, err := s.m.getDestination(r.GetRestore().GetMigration())
+	if err != nil {
+		return nil, err
+	}
+	if err := d.approach(ctx, r.GetRestore(), r.GetDescriptors()); err != nil {
+		return nil, refuse(d.id, err)
+	}
+	return &shimv1.ApproachResponse{}, nil
+}
+
 func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.ResumeResponse, error) {
 	d, err := s.m.getDestination(r.GetMigration())
 	if err != nil {
@@ -156,6 +172,15 @@ func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.
 		resp.Trouble = trouble.Error()
 	}
 	return resp, nil
+}
+
+func (s *service) Share(_ context.Context, r *shimv1.ShareRequest) (*shimv1.ShareResponse, error) {
+	source, err := s.m.getSource(r.GetMigration())
+	if err != nil {
+		return nil, err
+	}
+	source.setShare(r.GetShare())
+	return &shimv1.ShareResponse{}, nil
 }
 
 // refuse names the migration in an error for the daemon.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,6 +31,8 @@ type predumps struct {
 	containers []*predumped
 	streams    []pageserver.Pages
 	shared     *precopy.Shared
+	// stuckAfter is how long a pre-dump may hold the processes while nothing gets on.
+	stuckAfter time.Duration
 	log        *slog.Logger
 }
 
@@ -50,6 +53,7 @@ type predumped struct {
 
 func newPredumps(s *source, session pageSession, shared *precopy.Shared) (*predumps, error) {
 	p := &predumps{list: s.processes, shared: shared, log: s.log}
+	p.stuckAfter = stuckAfter(s.request.GetPolicy().GetStuckAfterMs(), s.resident())
 	for i := range session.Streams() {
 		p.streams = append(p.streams, session.Session.Stream(i))
 	}
@@ -218,15 +222,19 @@ func (p *predumps) converse(ctx context.Context, c *predumped, dir string, done 
 		serving  errgroup.Group
 		round    *pageserver.Round
 		serveErr error
+		pages    atomic.Uint64
 	)
 	serving.Go(func() error {
 		round, serveErr = pageserver.Serve(ctx, conn, pageserver.Config{
 			Container: c.departure.index, Out: p.streams, Index: c.index, Hashes: p.shared.Hashes,
-			Buffer: predumpBuffer, Progress: done, Log: p.log,
+			Buffer: predumpBuffer, Log: p.log,
+			Progress: func(n uint64) { pages.Store(n); done(n) },
 		})
 		return nil
 	})
-	stats, err := criu.RunPreDump(ctx, criu.PreDumpConfig{
+	standing, forget := breakOffStanding(ctx, c.departure.pid, p.stuckAfter, pages.Load)
+	defer forget()
+	stats, err := criu.RunPreDump(standing, criu.PreDumpConfig{
 		PID: c.departure.pid, Images: dir, Parent: c.last, Pages: client,
 		HangUp: func() { conn.Close() },
 		Run:    runHandingOver(client),

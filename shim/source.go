@@ -12,21 +12,13 @@ import (
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
-// Limits of a source, by which a daemon that died can not leave a pod frozen
-// or tracked for ever.
-const (
-	// firstWatch is how soon after Begin somebody has to watch.
-	firstWatch = 10 * time.Second
-	// defaultMaxFrozen is how long the pod stays frozen at most, if the
-	// daemon asks for nothing else.
-	defaultMaxFrozen = 60 * time.Second
-)
+// firstWatch is how soon after Begin somebody has to watch: a daemon that died can not
+// leave a pod frozen or tracked for ever.
+const firstWatch = 10 * time.Second
 
 var (
 	// errUnwatched aborts a migration whose daemon has gone.
 	errUnwatched = errors.New("the node daemon no longer watches the migration")
-	// errFrozenTooLong aborts a migration that is not decided.
-	errFrozenTooLong = errors.New("the pod was frozen for too long without a commit")
 	// errCommitted ends the work of a source whose pod has moved.
 	errCommitted = errors.New("the migration is committed")
 )
@@ -50,7 +42,9 @@ type source struct {
 	// containers in the order of the pod.
 	containers []*departure
 	link       *link
-	changed    *broadcast
+	// brake holds the pod back where that is asked for; nil otherwise.
+	brake   *brake
+	changed *broadcast
 	// engine finds dirty pages; engineReason says in a sentence why it does. They
 	// are begin's, and fixed when that has returned.
 	engine       track.Engine
@@ -73,12 +67,16 @@ type source struct {
 	state    shimv1.State     // guarded by mu
 	err      error            // why it aborted or failed, guarded by mu
 	watchers int              // guarded by mu
-	thaw     *time.Timer      // ends a freeze that lasts too long, guarded by mu
+	thaw     *time.Timer      // ends a freeze in which nothing gets on, guarded by mu
+	dumped   int              // containers that CRIU has dumped, guarded by mu
 	progress *shimv1.Progress // what the rounds last said, guarded by mu
 	copied   bool             // the rounds have ended; guarded by mu
+	use      linkUse          // guarded by mu
 	// roundsWire is what had been sent when the last round known ended, bytes,
 	// guarded by mu.
 	roundsWire uint64
+	leaves     bool     // what is dirty at the cutover is left here, guarded by mu
+	serving    *serving // gives it to the destination; nil if nothing was left; guarded by mu
 }
 
 // newSource checks that the pod can be moved; nothing happens to it yet.
@@ -90,6 +88,7 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 		id: r.GetMigration(), log: log.With("migration", r.GetMigration()), request: r,
 		changed: newBroadcast(), undone: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
 	}
+	s.use.own, s.use.share = int64(r.GetBandwidth()), r.GetShare()
 	if !r.GetFilesLater() {
 		s.sendFiles()
 	}
@@ -108,7 +107,7 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 		}
 		s.containers = append(s.containers, d)
 	}
-	return s, nil
+	return s, s.openBrake()
 }
 
 // move takes the migration from one state to the next.
@@ -157,6 +156,9 @@ func (s *source) begin(ctx context.Context) error {
 	}
 	time.AfterFunc(firstWatch, s.checkWatched)
 	copying := s.rounds
+	if s.asksToLeave() {
+		s.leaveRest()
+	}
 	if s.cold() {
 		s.link.stopKeeping = func() {}
 		close(s.link.kept)
@@ -227,6 +229,7 @@ func (s *source) leave() {
 	if err := resetConnections(s.containers[0].pid); err != nil {
 		s.log.Warn("peers hear late that their connections are over", "error", err)
 	}
+	s.awaitFetched()
 	for _, c := range s.containers {
 		// All processes have SIGKILL pending before any of them is thawed.
 		if err := c.freezer.kill(); err != nil {
@@ -276,6 +279,7 @@ func (s *source) end(to shimv1.State, cause error) {
 	}
 	s.mu.Unlock()
 	defer close(s.undone)
+	s.brake.release()
 	s.cancel(cause)
 	s.running.Wait()
 	s.letGo()
@@ -312,13 +316,17 @@ func (s *source) report() (*shimv1.Progress, bool) {
 	defer s.mu.Unlock()
 	p := cloneProgress(s.progress)
 	p.State = s.state
+	s.use.report(p)
 	p.AwaitsFiles = s.state == shimv1.State_STATE_ROUNDS && s.copied && !s.treesReady()
 	switch s.state {
 	case shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED:
 		p.Error = s.err.Error()
 		return p, true
 	case shimv1.State_STATE_COMMITTED:
-		return p, true
+		if s.serving != nil {
+			s.serving.report(p)
+		}
+		return p, !p.Fetching
 	}
 	return p, false
 }

@@ -109,6 +109,9 @@ func (t *tasks) Kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Empty
 		t.migrations.cancelAll(errKilled)
 	}
 	if r.ExecID == "" {
+		if err := t.migrations.refuseWhileFetched(r.ID); err != nil {
+			return nil, err
+		}
 		t.migrations.cancel(r.ID, errKilled)
 		if _, ok := t.failed(r.ID); ok {
 			return &ptypes.Empty{}, nil

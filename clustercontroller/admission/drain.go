@@ -24,6 +24,8 @@ const (
 	wait
 	// move puts it off and asks for a migration.
 	move
+	// gone says that there is no such pod any more.
+	gone
 )
 
 // verdict is the decision on an eviction.
@@ -41,8 +43,10 @@ func wantsMove(pod *corev1.Pod) bool {
 	if !ofClass(pod) || pod.Labels[v1alpha1.LabelMigrateOnDrain] != "true" {
 		return false
 	}
-	arriving := pod.Annotations[v1alpha1.AnnotationMigration] != ""
-	return pod.DeletionTimestamp == nil && pod.Spec.NodeName != "" && (pod.Status.Phase == corev1.PodRunning || arriving)
+	// The migration's mark goes when the pod runs, before kubelet has said that it does. A marked one may wait for a volume
+	// before it has a node.
+	arriving := pod.Annotations[v1alpha1.AnnotationMigration] != "" || pod.Annotations[v1alpha1.AnnotationMovedBy] != "" && pod.Status.Phase == corev1.PodPending
+	return pod.DeletionTimestamp == nil && (pod.Spec.NodeName != "" && pod.Status.Phase == corev1.PodRunning || arriving)
 }
 
 // judge decides on the eviction of a pod that wantsMove. of are its
@@ -52,6 +56,9 @@ func judge(pod *corev1.Pod, of, drains []v1alpha1.PodMigration, now time.Time, o
 		return verdict{action: wait, why: fmt.Sprintf("the pod is being moved by PodMigration %s: %s", m.Name, progress(m))}
 	}
 	if pod.Status.Phase != corev1.PodRunning {
+		if m := broughtBy(pod, of); m != nil {
+			return verdict{action: wait, why: fmt.Sprintf("the pod has come by PodMigration %s and runs, and its kubelet has not said so yet", m.Name)}
+		}
 		return verdict{action: pass}
 	}
 	if m := givenUp(pod, of); m != nil {
@@ -76,7 +83,18 @@ func under(pod *corev1.Pod, of []v1alpha1.PodMigration) *v1alpha1.PodMigration {
 		if m.Status.Phase.Over() {
 			continue
 		}
-		if concerns(pod, m) || pod.Annotations[v1alpha1.AnnotationMigration] != "" && pod.Annotations[v1alpha1.AnnotationMovedBy] == m.Name {
+		if concerns(pod, m) || pod.Annotations[v1alpha1.AnnotationMovedBy] == m.Name {
+			return m
+		}
+	}
+	return nil
+}
+
+// broughtBy is the migration by which a pod came, nil if there is none that succeeded.
+func broughtBy(pod *corev1.Pod, of []v1alpha1.PodMigration) *v1alpha1.PodMigration {
+	for i := range of {
+		m := &of[i]
+		if d := m.Status.DestinationPod; m.Status.Phase == v1alpha1.PhaseSucceeded && d != nil && d.UID == pod.UID {
 			return m
 		}
 	}

@@ -60,6 +60,14 @@ func TestWhichPodsAnEvictionMoves(t *testing.T) {
 			p.Status.Phase = corev1.PodPending
 			p.Annotations[v1alpha1.AnnotationMigration] = "id"
 		}, true},
+		"claimed, not scheduled": {func(p *corev1.Pod) {
+			p.Spec.NodeName, p.Status.Phase = "", corev1.PodPending
+			p.Annotations[v1alpha1.AnnotationMigration] = "id"
+		}, true},
+		"resumed, not known to run": {func(p *corev1.Pod) {
+			p.Status.Phase = corev1.PodPending
+			p.Annotations[v1alpha1.AnnotationMovedBy] = "m"
+		}, true},
 	} {
 		if got := wantsMove(movable(c.change)); got != c.want {
 			t.Errorf("%s: %v", name, got)
@@ -77,6 +85,11 @@ func TestAnEvictionIsJudgedByThePodsMigrations(t *testing.T) {
 	arriving := func(p *corev1.Pod) {
 		p.UID, p.Status.Phase = "q", corev1.PodPending
 		p.Annotations[v1alpha1.AnnotationMigration], p.Annotations[v1alpha1.AnnotationMovedBy] = "id", "drain-p-1"
+	}
+	unmarked := func(p *corev1.Pod) { arriving(p); delete(p.Annotations, v1alpha1.AnnotationMigration) }
+	unmarkedRuns := func(p *corev1.Pod) { unmarked(p); p.Status.Phase = corev1.PodRunning }
+	brought := func(m *v1alpha1.PodMigration) {
+		m.Status.DestinationPod = &v1alpha1.PodReference{Name: "web", UID: "q"}
 	}
 	users := func(m *v1alpha1.PodMigration) { m.Name, m.Labels = "mine", nil }
 	source := func(uid types.UID) func(*v1alpha1.PodMigration) {
@@ -100,6 +113,10 @@ func TestAnEvictionIsJudgedByThePodsMigrations(t *testing.T) {
 		"a user's of a former pod":    {movable(), []v1alpha1.PodMigration{tried(1, v1alpha1.PhaseMigrating, 0, users, source("other"))}, move, 1, ""},
 		"a user's that ended":         {movable(), []v1alpha1.PodMigration{tried(1, failed, 0, users, source("p"))}, move, 1, ""},
 		"arriving":                    {movable(arriving), []v1alpha1.PodMigration{tried(1, v1alpha1.PhaseMigrating, 0)}, wait, 0, "drain-p-1"},
+		"resumed, its mark is gone":   {movable(unmarked), []v1alpha1.PodMigration{tried(1, v1alpha1.PhaseMigrationComplete, 0)}, wait, 0, "drain-p-1"},
+		"runs, its mark is gone":      {movable(unmarkedRuns), []v1alpha1.PodMigration{tried(1, v1alpha1.PhaseMigrationComplete, 0)}, wait, 0, "drain-p-1"},
+		"come, kubelet has not said":  {movable(unmarked), []v1alpha1.PodMigration{tried(1, v1alpha1.PhaseSucceeded, 0, brought)}, wait, 0, "has not said so yet"},
+		"unmarked, in vain":           {movable(unmarked), []v1alpha1.PodMigration{tried(1, failed, 0)}, pass, 0, ""},
 		"arriving in vain":            {movable(arriving), []v1alpha1.PodMigration{tried(1, failed, 0)}, pass, 0, ""},
 		"just failed":                 {movable(), []v1alpha1.PodMigration{tried(1, failed, time.Second)}, wait, 0, "attempt 2 of 3 is in 29s"},
 		"failed, after the pause":     {movable(), []v1alpha1.PodMigration{tried(1, failed, 30*time.Second)}, move, 2, ""},

@@ -51,7 +51,13 @@ func (h *evictionHandler) Handle(ctx context.Context, r admission.Request) admis
 	if !wantsMove(pod) || otherPod(eviction, pod) {
 		return admission.Allowed("")
 	}
-	v, err := h.decide(ctx, pod, dryRun(r, eviction))
+	v, err := verdict{}, error(nil)
+	if uidOf(eviction) == nil {
+		v, err = h.decideArrived(ctx, pod)
+	}
+	if err == nil && v.action != gone {
+		v, err = h.decide(ctx, pod, dryRun(r, eviction))
+	}
 	if err != nil {
 		log.FromContext(ctx).Error(err, "eviction put off", "namespace", pod.Namespace, "pod", pod.Name)
 		v = verdict{action: wait, why: "the pod is to be moved: " + err.Error()}
@@ -113,6 +119,10 @@ func answer(pod *corev1.Pod, v verdict, dry bool) admission.Response {
 		return admission.Allowed("").WithWarnings("godwit: " + v.why)
 	case dry: // to be put off would have who tries the drain wait for ever
 		return admission.Allowed("").WithWarnings("godwit: the pod would be moved, not evicted: " + v.why)
+	case v.action == gone:
+		err := apierrors.NewNotFound(corev1.Resource("pods"), pod.Name)
+		err.ErrStatus.Message = fmt.Sprintf("pod %s/%s is not evicted: %s", pod.Namespace, pod.Name, v.why)
+		return refused(err)
 	}
 	err := apierrors.NewTooManyRequests(fmt.Sprintf("pod %s/%s is not evicted: %s", pod.Namespace, pod.Name, v.why), retryAfter)
 	err.ErrStatus.Code = http.StatusTooManyRequests
@@ -121,8 +131,16 @@ func answer(pod *corev1.Pod, v verdict, dry bool) admission.Response {
 
 // otherPod says whether the eviction is of another pod of the name.
 func otherPod(e *policyv1.Eviction, pod *corev1.Pod) bool {
-	o := e.DeleteOptions
-	return o != nil && o.Preconditions != nil && o.Preconditions.UID != nil && *o.Preconditions.UID != pod.UID
+	uid := uidOf(e)
+	return uid != nil && *uid != pod.UID
+}
+
+// uidOf is the UID of the pod that an eviction is of, nil if it gives only a name.
+func uidOf(e *policyv1.Eviction) *types.UID {
+	if o := e.DeleteOptions; o != nil && o.Preconditions != nil {
+		return o.Preconditions.UID
+	}
+	return nil
 }
 
 // dryRun says whether nothing is to come of the request; kubectl says so in the

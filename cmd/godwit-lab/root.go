@@ -56,7 +56,7 @@ func newSetup() *cobra.Command {
 			return lab.Setup(cmd.Context(), o)
 		},
 	}
-	cmd.Flags().BoolVar(&o.Kubernetes, "kubernetes", false, "build Kubernetes too: ten minutes, once")
+	cmd.Flags().BoolVar(&o.Kubernetes, "kubernetes", false, "build Kubernetes too: some minutes, once")
 	return cmd
 }
 

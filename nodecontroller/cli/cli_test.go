@@ -108,11 +108,19 @@ func TestJSONIsOneObjectOnEachLineAndEndsWithTheResult(t *testing.T) {
 		Succeeded: true, Engine: "WriteProtect", EngineReason: "it was asked for", Destination: to, TotalUs: 2500000, Downtime: &nodev1.Downtime{MeasuredUs: 123456},
 		Totals: &nodev1.Progress{MemoryBytes: 1 << 30, BytesSent: 2 << 30, Rounds: []*nodev1.Round{{Number: 0, DirtyPages: 5, DurationUs: 1500}}},
 	}}
+	held := &nodev1.Progress{ThrottleMilliCpu: 800, ThrottleOfMilliCpu: 2000}
+	v.event(&nodev1.Event{Migration: "m-1", Kind: "progress", Phase: nodev1.Phase_PHASE_MIGRATING, Progress: held})
+	if line := progressLine(held); !strings.HasSuffix(line, ", throttled to 40 % of 2 CPUs") {
+		t.Errorf("for people: %s", line)
+	}
 	v.event(last)
 	v.close(last)
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) != 3 {
-		t.Fatalf("%d lines, want 3:\n%s", len(lines), out.String())
+	if len(lines) != 4 {
+		t.Fatalf("%d lines, want 4:\n%s", len(lines), out.String())
+	}
+	if !strings.Contains(lines[1], `"throttle_milli_cpu":800,"throttle_of_milli_cpu":2000`) {
+		t.Errorf("progress: %s", lines[1])
 	}
 	var created, result map[string]any
 	if err := json.Unmarshal([]byte(lines[0]), &created); err != nil {
@@ -121,7 +129,7 @@ func TestJSONIsOneObjectOnEachLineAndEndsWithTheResult(t *testing.T) {
 	if created["destination"].(map[string]any)["pod_ip"] != "192.0.2.1" || created["event"] != "created" {
 		t.Errorf("created: %v", created)
 	}
-	if err := json.Unmarshal([]byte(lines[2]), &result); err != nil {
+	if err := json.Unmarshal([]byte(lines[3]), &result); err != nil {
 		t.Fatal(err)
 	}
 	round := result["rounds"].([]any)[0].(map[string]any)

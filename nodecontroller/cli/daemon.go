@@ -85,7 +85,7 @@ func run(ctx context.Context, d *nodecontroller.Daemon, log *slog.Logger) error 
 		return err
 	}
 	cluster, err := kubernetes.Connect(kubernetes.Options{
-		Node: d.NodeName(), Access: access, Facts: d.Facts, Moves: k.Moves, Engine: kubernetes.EngineOf(d), Log: log,
+		Node: d.NodeName(), Access: access, Facts: d.Facts, Moves: d.Config().Places(), Engine: kubernetes.EngineOf(d), Log: log,
 	})
 	if err != nil {
 		return err

@@ -53,6 +53,9 @@ type jsonRound struct {
 	PredictedDirtyBytes uint64  `json:"predicted_dirty_bytes,omitempty"`
 	DirtyLimit          uint64  `json:"dirty_limit"`
 	ElapsedMS           float64 `json:"elapsed_ms"`
+	// What the pod may use from its end on, of what it might; none if it is not held back.
+	ThrottleMilliCPU   uint32 `json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCPU uint32 `json:"throttle_of_milli_cpu,omitempty"`
 }
 
 type jsonProgress struct {
@@ -61,6 +64,7 @@ type jsonProgress struct {
 	RoundPagesDone      uint64      `json:"round_pages_done"`
 	PagesSent           uint64      `json:"pages_sent"`
 	ZeroPages           uint64      `json:"zero_pages"`
+	UnchangedPages      uint64      `json:"unchanged_pages,omitempty"`
 	BytesSent           uint64      `json:"bytes_sent"`
 	WireBytesSent       uint64      `json:"wire_bytes_sent"`
 	FileBytesSent       uint64      `json:"file_bytes_sent"`
@@ -73,6 +77,12 @@ type jsonProgress struct {
 	PredictedDowntimeMS float64     `json:"predicted_downtime_ms,omitempty"`
 	DowntimeLimitMS     float64     `json:"downtime_limit_ms,omitempty"`
 	LeftBytes           uint64      `json:"left_bytes,omitempty"`
+	ThrottleMilliCPU    uint32      `json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCPU  uint32      `json:"throttle_of_milli_cpu,omitempty"`
+	Fetching            bool        `json:"fetching,omitempty"`
+	MissingPages        uint64      `json:"missing_pages,omitempty"`
+	RemoteFaults        uint64      `json:"remote_faults,omitempty"`
+	FetchETAMS          uint64      `json:"fetch_eta_ms,omitempty"`
 	Rounds              []jsonRound `json:"rounds,omitempty"`
 }
 
@@ -88,7 +98,15 @@ type jsonDowntime struct {
 	CommitMS  float64 `json:"commit_ms"`
 	ResumeMS  float64 `json:"resume_ms"`
 	// Freeze to resume by the two nodes' clocks.
-	ClocksMS float64 `json:"clocks_ms"`
+	ClocksMS float64     `json:"clocks_ms"`
+	Stages   []jsonStage `json:"stages,omitempty"`
+}
+
+// jsonStage is a stage of the cutover, BeginMS after the freeze.
+type jsonStage struct {
+	Name       string  `json:"name"`
+	BeginMS    float64 `json:"begin_ms"`
+	DurationMS float64 `json:"duration_ms"`
 }
 
 type jsonResult struct {
@@ -111,13 +129,19 @@ type jsonResult struct {
 	PredictedDowntimeMS float64 `json:"predicted_downtime_ms,omitempty"`
 	PagesSent           uint64  `json:"pages_sent"`
 	ZeroPages           uint64  `json:"zero_pages"`
+	UnchangedPages      uint64  `json:"unchanged_pages,omitempty"`
 	BytesSent           uint64  `json:"bytes_sent"`
 	WireBytesSent       uint64  `json:"wire_bytes_sent"`
 	FileBytesSent       uint64  `json:"file_bytes_sent"`
 	FinalPages          uint64  `json:"final_pages"`
 	FinalBytes          uint64  `json:"final_bytes"`
 	ImageBytes          uint64  `json:"image_bytes"`
-	TotalMS             float64 `json:"total_ms"`
+	// LeftPages were left at the source, RemoteFaults waited for some of them. Lost: they could
+	// not be fetched, or the destination lost the pod.
+	LeftPages    uint64  `json:"left_pages,omitempty"`
+	RemoteFaults uint64  `json:"remote_faults,omitempty"`
+	Lost         bool    `json:"lost,omitempty"`
+	TotalMS      float64 `json:"total_ms"`
 	// DowntimeMS is freeze to the destination's answer, by the source's clock.
 	DowntimeMS float64       `json:"downtime_ms"`
 	Downtime   *jsonDowntime `json:"downtime,omitempty"`
@@ -161,6 +185,7 @@ func progressJSON(p *nodev1.Progress) *jsonProgress {
 		RoundPagesDone:      p.RoundPagesDone,
 		PagesSent:           p.PagesSent,
 		ZeroPages:           p.ZeroPages,
+		UnchangedPages:      p.UnchangedPages,
 		BytesSent:           p.BytesSent,
 		WireBytesSent:       p.WireBytesSent,
 		FileBytesSent:       p.FileBytesSent,
@@ -173,6 +198,12 @@ func progressJSON(p *nodev1.Progress) *jsonProgress {
 		PredictedDowntimeMS: ms(p.PredictedDowntimeUs),
 		DowntimeLimitMS:     ms(p.DowntimeLimitUs),
 		LeftBytes:           p.LeftBytes,
+		ThrottleMilliCPU:    p.ThrottleMilliCpu,
+		ThrottleOfMilliCPU:  p.ThrottleOfMilliCpu,
+		Fetching:            p.Fetching,
+		MissingPages:        p.MissingPages,
+		RemoteFaults:        p.RemoteFaults,
+		FetchETAMS:          p.FetchEtaMs,
 		Rounds:              roundsJSON(p.Rounds),
 	}
 }
@@ -197,6 +228,8 @@ func roundsJSON(rounds []*nodev1.Round) []jsonRound {
 			PredictedDirtyBytes: r.PredictedDirtyBytes,
 			DirtyLimit:          r.DirtyLimit,
 			ElapsedMS:           ms(r.ElapsedUs),
+			ThrottleMilliCPU:    r.ThrottleMilliCpu,
+			ThrottleOfMilliCPU:  r.ThrottleOfMilliCpu,
 		})
 	}
 	return list
@@ -222,12 +255,16 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 		PredictedDowntimeMS: ms(r.Totals.GetPredictedDowntimeUs()),
 		PagesSent:           r.Totals.GetPagesSent(),
 		ZeroPages:           r.Totals.GetZeroPages(),
+		UnchangedPages:      r.Totals.GetUnchangedPages(),
 		BytesSent:           r.Totals.GetBytesSent(),
 		WireBytesSent:       r.Totals.GetWireBytesSent(),
 		FileBytesSent:       r.Totals.GetFileBytesSent(),
 		FinalPages:          r.FinalPages,
 		FinalBytes:          r.FinalBytes,
 		ImageBytes:          r.ImageBytes,
+		LeftPages:           r.LeftPages,
+		RemoteFaults:        r.Totals.GetRemoteFaults(),
+		Lost:                r.Lost,
 		TotalMS:             ms(r.TotalUs),
 		DowntimeMS:          ms(r.Downtime.GetMeasuredUs()),
 	}
@@ -243,6 +280,9 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 			CommitMS:  ms(d.CommitUs),
 			ResumeMS:  ms(d.ResumeUs),
 			ClocksMS:  float64(d.ClocksUs) / 1000,
+		}
+		for _, s := range d.Stages {
+			j.Downtime.Stages = append(j.Downtime.Stages, jsonStage{s.Name, float64(s.BeginUs) / 1000, ms(s.DurationUs)})
 		}
 	}
 	return j

@@ -23,6 +23,7 @@ import (
 type migrateFlags struct {
 	maxTime, timeout      time.Duration
 	downtimeLimit         time.Duration
+	reconnect             time.Duration
 	dirtyLimit, bandwidth amount
 }
 
@@ -68,6 +69,7 @@ With --json each event is an object on a line of its own; the last has the resul
 			req.Pod = args[0]
 			req.DowntimeLimitMs = uint64(f.downtimeLimit.Milliseconds())
 			req.MaxTimeMs = uint64(f.maxTime.Milliseconds())
+			req.ReconnectMs = uint64(f.reconnect.Milliseconds())
 			req.TimeoutMs = uint64(f.timeout.Milliseconds())
 			req.DirtyLimit, req.Bandwidth = uint64(f.dirtyLimit), uint64(f.bandwidth)
 			return a.call(func(c nodev1.NodeClient) error {
@@ -77,7 +79,7 @@ With --json each event is an object on a line of its own; the last has the resul
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&req.To, "to", "", "the node to move to")
-	flags.StringVar(&req.Mode, "mode", "", "live (the default), or cold: freeze first, then copy; the same as --tracker none")
+	flags.StringVar(&req.Mode, "mode", "", "live (the default); cold: freeze first, then copy, the same as --tracker none; hybrid: as live, and what is dirty then is fetched after the move; postcopy: everything is")
 	flags.StringVar(&req.Tracker, "tracker", "auto", "what finds the memory that the pod writes: auto, write-protect, soft-dirty or none")
 	flags.Uint32Var(&req.MaxRounds, "max-rounds", 0, "rounds after the first full copy at most (0: the default)")
 	flags.DurationVar(&f.maxTime, "max-time", 0, "time for all rounds at most (0: the default)")
@@ -85,11 +87,13 @@ With --json each event is an object on a line of its own; the last has the resul
 	flags.StringVar(&req.Rule, "rule", "default", "what ends the rounds: default, by the downtime predicted, or s0, by dirty rates predicted")
 	flags.DurationVar(&f.downtimeLimit, "downtime-limit", 0, "the predicted downtime that is short enough (0: 300ms)")
 	flags.Uint32Var(&req.FirstRounds, "first-rounds", 0, "rounds that s0 does before it judges (0: the default)")
-	flags.StringVar(&req.OnStall, "on-stall", "StopAndCopy", "if the downtime would be longer than the limit: StopAndCopy, or Abort, and the pod runs on here")
+	flags.StringVar(&req.OnStall, "on-stall", "StopAndCopy", "if the downtime would be longer than the limit: StopAndCopy; Abort, and the pod runs on here; Throttle, hold its processors back until it is not; or PostCopy, to go on as --mode hybrid")
+	flags.DurationVar(&f.reconnect, "reconnect-timeout", 0, "how long the nodes wait for each other while pages are missing after the move, until the pod is lost (0: 2m)")
 	flags.DurationVar(&f.timeout, "timeout", 0, "give up if not committed after this (0: 30m)")
 	flags.Uint32Var(&req.Streams, "streams", 0, "parallel streams (0: the default)")
 	flags.StringVar(&req.Compression, "compression", "auto", "auto, none, lz4 or zstd")
 	flags.Var(&f.bandwidth, "bandwidth", "bytes a second at most (0: no limit)")
+	flags.Int32Var(&req.Priority, "priority", 0, "if more pods are to leave the node than may at a time, the higher goes first")
 	_ = cmd.MarkFlagRequired("to")
 	return cmd
 }

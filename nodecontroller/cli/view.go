@@ -11,6 +11,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/events"
 )
 
 // lineView prints each step, and progress once a second.
@@ -43,13 +44,24 @@ func (v *lineView) close(last *nodev1.Event) {
 
 // progressLine is round, share, rates and the predicted end in a few words.
 func progressLine(p *nodev1.Progress) string {
+	if p.GetFetching() {
+		return fetchingLine(p)
+	}
 	s := fmt.Sprintf("round %d: %d of %d pages, %s/s, dirtied at %s/s",
 		p.GetRound(), p.GetRoundPagesDone(), p.GetRoundPages(), Size(p.GetRate()), Size(p.GetDirtyRate()))
-	s += predicted(p)
+	s += predicted(p) + throttled(p)
 	if p.GetEtaMs() > 0 {
 		s += fmt.Sprintf(", rounds end in %v", (time.Duration(p.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond))
 	}
 	return s
+}
+
+// throttled says how far the pod is held back.
+func throttled(p *nodev1.Progress) string {
+	if p.GetThrottleOfMilliCpu() == 0 {
+		return ""
+	}
+	return ", " + events.Throttle(p).String()
 }
 
 // predicted is what is known of the downtime if the freeze came now.
@@ -66,6 +78,7 @@ type barView struct {
 	bars   *mpb.Progress
 	bar    *mpb.Bar
 	round  uint32
+	shown  time.Time                       // when fetching last said something
 	newest atomic.Pointer[nodev1.Progress] // the bar draws itself
 }
 
@@ -79,6 +92,10 @@ func (v *barView) event(e *nodev1.Event) {
 		return
 	}
 	p := e.Progress
+	if p.GetFetching() {
+		v.fetching(e)
+		return
+	}
 	v.newest.Store(p)
 	if v.bar == nil || p.GetRound() != v.round {
 		v.drop()
@@ -87,6 +104,15 @@ func (v *barView) event(e *nodev1.Event) {
 	}
 	v.bar.SetTotal(int64(p.GetRoundPages()), false)
 	v.bar.SetCurrent(int64(p.GetRoundPagesDone()))
+}
+
+// fetching says about once a second how far the destination is.
+func (v *barView) fetching(e *nodev1.Event) {
+	v.drop()
+	if at := time.Unix(0, e.UnixNano); at.Sub(v.shown) >= time.Second {
+		v.shown = at
+		fmt.Fprintf(v.bars, "%s  %s\n", at.Format("15:04:05.000"), fetchingLine(e.Progress))
+	}
 }
 
 // step writes above the bar, and ends it when the rounds have ended.
@@ -107,7 +133,7 @@ func (v *barView) newBar(p *nodev1.Progress) *mpb.Bar {
 		mpb.AppendDecorators(decor.Percentage(), decor.Any(func(decor.Statistics) string {
 			p := v.newest.Load()
 			s := fmt.Sprintf("  %s/s, dirtied at %s/s", Size(p.GetRate()), Size(p.GetDirtyRate()))
-			s += predicted(p)
+			s += predicted(p) + throttled(p)
 			if p.GetEtaMs() > 0 {
 				s += fmt.Sprintf(", rounds end in %v", (time.Duration(p.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond))
 			}
@@ -144,10 +170,27 @@ func printResult(w io.Writer, r *nodev1.Result) {
 	for _, round := range t.GetRounds() {
 		fmt.Fprintf(w, "  round %-3d %10d pages %12s %10.1f ms\n", round.Number, round.DirtyPages, Size(round.Bytes), ms(round.DurationUs))
 	}
+	if r.LeftPages > 0 {
+		fmt.Fprintf(w, "  %d pages were left and fetched after the move, %d faults waited for some\n", r.LeftPages, t.GetRemoteFaults())
+	}
 	fmt.Fprintf(w, "  total %.1f s", float64(r.TotalUs)/1e6)
 	if d := r.Downtime; d != nil {
 		fmt.Fprintf(w, ", downtime %.1f ms as the nodes see it (freeze %.1f, dump %.1f, pages %.1f, files %.1f; seal %.1f, restore %.1f; commit %.1f, resume %.1f)",
 			ms(d.MeasuredUs), ms(d.FreezeUs), ms(d.DumpUs), ms(d.PagesUs), ms(d.FilesUs), ms(d.SealUs), ms(d.RestoreUs), ms(d.CommitUs), ms(d.ResumeUs))
 	}
+	if us := t.GetPredictedDowntimeUs(); us > 0 {
+		fmt.Fprintf(w, ", predicted were %.1f ms", ms(us))
+	}
+	if held := events.Throttle(t).String(); held != "" {
+		fmt.Fprintf(w, ", the pod was %s", held)
+	}
 	fmt.Fprintln(w)
+	printStages(w, r.Downtime.GetStages())
+}
+
+// printStages draws the cutover: what began when, seen from the freeze, and took how long.
+func printStages(w io.Writer, stages []*nodev1.Stage) {
+	for _, s := range stages {
+		fmt.Fprintf(w, "  stage %-8s at %8.1f ms, took %7.1f ms\n", s.Name, float64(s.BeginUs)/1000, ms(s.DurationUs))
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/pagestream/precopy"
 )
 
 // The types of Events.
@@ -34,6 +35,7 @@ type Event struct {
 var reasons = map[string]Event{
 	"accepted":   {Normal, "Accepted", ""},
 	"waiting":    {Normal, "Waiting", ""},
+	"queued":     {Normal, "Queued", ""},
 	"preparing":  {Normal, "Preparing", ""},
 	"prepared":   {Normal, "Prepared", ""},
 	"created":    {Normal, "Parked", ""},
@@ -77,11 +79,22 @@ func Summary(r *nodev1.Result) string {
 	text := fmt.Sprintf("pod %s moved from %s to %s in %v", path.Base(r.Pod), r.From, r.Destination.GetNode(), duration(r.TotalUs, 100*time.Millisecond))
 	if d := r.Downtime; d != nil {
 		text += fmt.Sprintf(", downtime %v", duration(d.MeasuredUs, time.Millisecond))
+		if us := r.Totals.GetPredictedDowntimeUs(); us > 0 {
+			text += fmt.Sprintf(" (predicted %v)", duration(us, time.Millisecond))
+		}
+	}
+	if held := Throttle(r.Totals).String(); held != "" {
+		text += ", " + held
 	}
 	if m := Memory(r); m > 0 {
 		text += fmt.Sprintf(", memory %s, sent %s", units.BytesSize(float64(m)), units.BytesSize(float64(r.Totals.GetWireBytesSent())))
 	}
 	return text
+}
+
+// Throttle is how far a pod is, or was at last, held back.
+func Throttle(p *nodev1.Progress) precopy.Throttle {
+	return precopy.Throttle{Cores: float64(p.GetThrottleMilliCpu()) / 1000, Of: float64(p.GetThrottleOfMilliCpu()) / 1000}
 }
 
 // Memory is how much of it the pod had, bytes: what the first copy found, or, of a pod

@@ -20,9 +20,11 @@ func TestWhatHappensIsToldInWordsForItsReader(t *testing.T) {
 		{
 			"success", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, Message: "done", Result: &nodev1.Result{
 				Succeeded: true, Pod: "shop/cache", From: "a", Destination: to, TotalUs: 2_345_678, Downtime: &nodev1.Downtime{MeasuredUs: 228_400},
-				Totals: &nodev1.Progress{MemoryBytes: 1 << 30, WireBytesSent: 700 << 20}, FinalBytes: 9 << 20,
+				Totals: &nodev1.Progress{
+					MemoryBytes: 1 << 30, WireBytesSent: 700 << 20, PredictedDowntimeUs: 200_100, ThrottleMilliCpu: 400, ThrottleOfMilliCpu: 1000,
+				}, FinalBytes: 9 << 20,
 			}},
-			Event{Normal, "Succeeded", "pod cache moved from a to b in 2.3s, downtime 228ms, memory 1GiB, sent 700MiB"},
+			Event{Normal, "Succeeded", "pod cache moved from a to b in 2.3s, downtime 228ms (predicted 200ms), throttled to 40 % of 1 CPU, memory 1GiB, sent 700MiB"},
 		},
 		{
 			"success of one that was frozen first", &nodev1.Event{Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, Result: &nodev1.Result{

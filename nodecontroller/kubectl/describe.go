@@ -170,6 +170,9 @@ func asked(s *v1alpha1.PodMigrationSpec) string {
 	if s.Bandwidth != nil {
 		parts = append(parts, "bandwidth "+s.Bandwidth.String()+"/s")
 	}
+	if s.Priority != 0 {
+		parts = append(parts, fmt.Sprintf("priority %d", s.Priority))
+	}
 	if s.KeepSourceOnFailure != nil && !*s.KeepSourceOnFailure {
 		parts = append(parts, "the source is deleted on failure")
 	}

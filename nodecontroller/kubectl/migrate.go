@@ -24,7 +24,7 @@ type request struct {
 	mode, tracker, compression string
 	rule, onStall              string
 	downtimeLimit              time.Duration
-	maxRounds                  int32
+	maxRounds, priority        int32
 	maxTime, timeout           time.Duration
 	dirtyLimit, bandwidth      amount
 	keepSource                 bool
@@ -82,16 +82,17 @@ time on a line of its own.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&r.to, "to", "", "the node to move to")
-	flags.StringVar(&r.mode, "mode", "", "live (the default), or cold: freeze first, then copy")
+	flags.StringVar(&r.mode, "mode", "", "live (the default); cold: freeze first, then copy; hybrid: as live, and what is dirty then is fetched after the move; postcopy: everything is")
 	flags.StringVar(&r.tracker, "tracker", "auto", "what finds the memory that the pod writes: auto, write-protect, soft-dirty or none")
 	flags.Int32Var(&r.maxRounds, "max-rounds", 0, "rounds after the first full copy at most (0: the default)")
 	flags.DurationVar(&r.maxTime, "max-time", 0, "time for all rounds at most (0: the default)")
 	flags.Var(&r.dirtyLimit, "dirty-limit", "freeze when less memory than this is dirty, as in 4Mi")
 	flags.StringVar(&r.rule, "rule", "", "what ends the rounds: default, by the downtime predicted, or s0, by dirty rates predicted")
 	flags.DurationVar(&r.downtimeLimit, "downtime-limit", 0, "the predicted downtime that is short enough (0: 300ms)")
-	flags.StringVar(&r.onStall, "on-stall", "", "if the downtime would be longer than the limit: stopandcopy (the default), or abort, and the pod runs on where it is")
+	flags.StringVar(&r.onStall, "on-stall", "", "if the downtime would be longer than the limit: stopandcopy (the default); abort, and the pod runs on where it is; throttle, hold its processors back until it is not; or postcopy, to go on as --mode hybrid")
 	flags.DurationVar(&r.timeout, "timeout", 0, "give up if not committed after this (0: 30m)")
 	flags.Var(&r.bandwidth, "bandwidth", "bytes a second at most, as in 100Mi")
+	flags.Int32Var(&r.priority, "priority", 0, "if more pods are to leave a node than may at a time, the higher goes first")
 	flags.StringVar(&r.compression, "compression", "auto", "auto, none, lz4 or zstd")
 	flags.BoolVar(&r.keepSource, "keep-source-on-failure", true, "let the pod run on if it cannot be moved; false deletes it then, for its owner to make it anew")
 	flags.BoolVar(&wait, "wait", false, "show progress until the end")
@@ -101,7 +102,7 @@ time on a line of its own.`,
 // object is the PodMigration that the flags ask for. What the flags leave open is
 // left to the API's defaults.
 func (r request) object() (*v1alpha1.PodMigration, error) {
-	mode, err := oneOf("mode", r.mode, v1alpha1.ModeLive, v1alpha1.ModeCold)
+	mode, err := oneOf("mode", r.mode, v1alpha1.ModeLive, v1alpha1.ModeCold, v1alpha1.ModePostCopy, v1alpha1.ModeHybrid)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +115,7 @@ func (r request) object() (*v1alpha1.PodMigration, error) {
 	if err != nil {
 		return nil, err
 	}
-	onStall, err := oneOf("on-stall", r.onStall, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallAbort)
+	onStall, err := oneOf("on-stall", r.onStall, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallAbort, v1alpha1.OnStallThrottle, v1alpha1.OnStallPostCopy)
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +134,7 @@ func (r request) object() (*v1alpha1.PodMigration, error) {
 			Timeout:             given(r.timeout),
 			Compression:         compression,
 			Bandwidth:           r.bandwidth.Quantity,
+			Priority:            r.priority,
 			KeepSourceOnFailure: &r.keepSource,
 		},
 	}

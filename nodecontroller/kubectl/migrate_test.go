@@ -14,7 +14,7 @@ func TestFlagsBecomeASpec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, flag := range []string{"to", "mode", "tracker", "max-rounds", "max-time", "dirty-limit", "rule", "downtime-limit", "on-stall", "timeout", "bandwidth", "compression", "keep-source-on-failure", "wait", "json", "kubeconfig", "context", "namespace"} {
+	for _, flag := range []string{"to", "mode", "tracker", "max-rounds", "max-time", "dirty-limit", "rule", "downtime-limit", "on-stall", "timeout", "bandwidth", "priority", "compression", "keep-source-on-failure", "wait", "json", "kubeconfig", "context", "namespace"} {
 		if migrate.Flag(flag) == nil && migrate.InheritedFlags().Lookup(flag) == nil {
 			t.Errorf("there is no --%s", flag)
 		}

@@ -103,6 +103,9 @@ func progress(s *v1alpha1.PodMigrationStatus) string {
 	if d := s.PredictedDowntime; d != nil {
 		text += fmt.Sprintf(", predicted downtime %d ms", d.Milliseconds())
 	}
+	if s.Throttle != "" {
+		text += ", " + s.Throttle
+	}
 	return text
 }
 

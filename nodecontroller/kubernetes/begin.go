@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -12,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/queue"
 )
 
 // begin checks a pending migration and has the daemon begin it. One that cannot
@@ -26,8 +28,8 @@ func (c *Controller) begin(ctx context.Context, m *v1alpha1.PodMigration, pod *c
 		}
 		return ctrl.Result{}, err
 	}
-	if !c.reserve(m) {
-		return ctrl.Result{RequeueAfter: lookAgain}, c.say(ctx, m, fmt.Sprintf("waits: %d moves from node %s are under way", c.most, c.node))
+	if position := c.reserve(m, time.Now()); position > 0 {
+		return ctrl.Result{RequeueAfter: lookAgain}, c.say(ctx, m, queue.Message(position, c.node))
 	}
 	s, err := c.startSession(ctx, m, pod)
 	if err != nil {
@@ -66,17 +68,7 @@ func before(a, b *v1alpha1.PodMigration) bool {
 	return a.Name < b.Name
 }
 
-// reserve takes one of the node's places for running migrations.
-func (c *Controller) reserve(m *v1alpha1.PodMigration) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.sessions) >= c.most {
-		return false
-	}
-	c.sessions[m.UID] = nil
-	return true
-}
-
+// forget gives a place back.
 func (c *Controller) forget(uid types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -35,7 +35,7 @@ type Controller struct {
 	check  Preflight
 	record Recorder
 	log    *slog.Logger
-	// most is how many migrations this node is the source of at a time.
+	// most is how many migrations this node is the source of at a time; 0: without limit.
 	most int
 
 	// life ends when the daemon stops; work are the sessions.
@@ -45,6 +45,7 @@ type Controller struct {
 	mu       sync.Mutex
 	sessions map[types.UID]*session // of running migrations, guarded by mu
 	claims   unmadeClaims           // guarded by mu
+	waiting  map[types.UID]waiting  // those that asked for a place and got none, guarded by mu
 }
 
 // Preflight is what must hold before anything is done for a migration.

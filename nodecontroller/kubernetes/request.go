@@ -20,8 +20,9 @@ func requestOf(m *v1alpha1.PodMigration, sandbox, to string) *nodev1.MigrateRequ
 		Mode:        strings.ToLower(string(s.Mode)),
 		Tracker:     string(s.Tracker),
 		Compression: strings.ToLower(string(s.Compression)),
+		Priority:    s.Priority,
 	}
-	if s.Mode == v1alpha1.ModeCold {
+	if s.Mode == v1alpha1.ModeCold || s.Mode == v1alpha1.ModePostCopy {
 		r.Tracker = "" // the mode says it
 	}
 	if p := s.PreCopy; p != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	goruntime "runtime"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -30,13 +29,6 @@ import (
 	"godwit.dev/godwit/nodecontroller/nodefacts"
 )
 
-// DefaultMoves is how many pods leave a node at a time unless its configuration says
-// otherwise: one for each two of its processors, three at most. What a pod's memory is
-// copied with is missing to another that is frozen: of ten pods that left two
-// processors three at a time the worst stood still for 4.8 times as long as one alone,
-// one at a time for 1.3 times.
-func DefaultMoves(processors int) int { return max(1, min(3, processors/2)) }
-
 // Options are what Run needs.
 type Options struct {
 	// Node is this node's name in the cluster.
@@ -45,7 +37,7 @@ type Options struct {
 	Access *rest.Config
 	// Facts are what this node is, for its Node object.
 	Facts func(context.Context) nodefacts.Facts
-	// Moves is how many pods leave this node at a time; 0 means DefaultMoves of its processors.
+	// Moves is how many pods leave this node at a time; 0 is without limit.
 	Moves int
 	// Engine is the node's daemon.
 	Engine Engine
@@ -147,10 +139,7 @@ func (cl *Cluster) newController(ctx context.Context) (*Controller, error) {
 	c := &Controller{
 		client: cl.manager.GetClient(), reader: cl.manager.GetAPIReader(), node: o.Node, engine: o.Engine,
 		record: recorder{cl.manager.GetEventRecorder("godwit-node")}, log: o.Log, most: o.Moves, life: ctx,
-		sessions: make(map[types.UID]*session), claims: make(unmadeClaims),
-	}
-	if c.most <= 0 {
-		c.most = DefaultMoves(goruntime.NumCPU())
+		sessions: make(map[types.UID]*session), claims: make(unmadeClaims), waiting: make(map[types.UID]waiting),
 	}
 	c.check = &preflight{reader: c.reader, node: o.Node}
 	return c, nil

@@ -86,11 +86,13 @@ func applyProgress(s *v1alpha1.PodMigrationStatus, p *nodev1.Progress) {
 	}
 	s.MemoryBytes = int64(p.GetMemoryBytes())
 	s.BytesSent = int64(p.GetWireBytesSent())
+	s.MissingPages = int64(p.GetMissingPages())
 	s.Rate, s.DirtyRate = int64(p.GetRate()), int64(p.GetDirtyRate())
 	if us := p.GetPredictedDowntimeUs(); us > 0 {
 		predicted := microseconds(us)
 		s.PredictedDowntime = &predicted
 	}
+	s.Throttle = events.Throttle(p).String()
 	if p.GetStopReason() != "" {
 		s.StopReason = p.GetStopReason()
 	}

@@ -35,12 +35,12 @@ func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
 	feed(event(nodev1.Phase_PHASE_PREPARING, "prepared"), v1alpha1.PhasePreparing, v1alpha1.ContainerRunning)
 	copying := event(nodev1.Phase_PHASE_MIGRATING, "progress")
 	copying.Message = ""
-	copying.Progress = &nodev1.Progress{MemoryBytes: 5, WireBytesSent: 4, Rate: 3, DirtyRate: 2, PredictedDowntimeUs: 180e3}
+	copying.Progress = &nodev1.Progress{MemoryBytes: 5, WireBytesSent: 4, Rate: 3, DirtyRate: 2, PredictedDowntimeUs: 180e3, ThrottleMilliCpu: 800, ThrottleOfMilliCpu: 2000}
 	for i := range uint32(80) {
 		copying.Progress.Rounds = append(copying.Progress.Rounds, &nodev1.Round{Number: i, DirtyPages: 9, DurationUs: 1500})
 	}
 	feed(copying, v1alpha1.PhaseMigrating, v1alpha1.ContainerCopying)
-	if s.Message != "prepared!" || s.MemoryBytes != 5 || s.BytesSent != 4 || s.Rate != 3 || s.DirtyRate != 2 || s.PredictedDowntime.Duration != 180*time.Millisecond {
+	if s.Message != "prepared!" || s.MemoryBytes != 5 || s.BytesSent != 4 || s.Rate != 3 || s.DirtyRate != 2 || s.PredictedDowntime.Duration != 180*time.Millisecond || s.Throttle != "throttled to 40 % of 2 CPUs" {
 		t.Errorf("progress: %+v", s)
 	}
 	if len(s.Rounds) != maxRounds || s.Rounds[0].Number != 0 || s.Rounds[maxRounds-1].Number != 79 || s.Rounds[0].Duration.Duration != 1500*time.Microsecond {

@@ -56,7 +56,7 @@ func testController(t *testing.T, objects ...client.Object) (*Controller, client
 	said := new(told)
 	return &Controller{
 		client: api, reader: api, node: "a", engine: idle{}, record: said, log: slog.New(slog.DiscardHandler), most: 1, life: t.Context(),
-		sessions: make(map[types.UID]*session), claims: make(unmadeClaims),
+		sessions: make(map[types.UID]*session), claims: make(unmadeClaims), waiting: make(map[types.UID]waiting),
 	}, api, said
 }
 

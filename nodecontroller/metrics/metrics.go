@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/cutover"
 )
 
 // State is what is under way on a node when somebody looks.
@@ -34,6 +35,7 @@ type Metrics struct {
 	total      *prometheus.HistogramVec // result
 	downtime   *prometheus.HistogramVec // mode
 	part       *prometheus.HistogramVec // part
+	stage      *prometheus.HistogramVec // stage
 	phase      *prometheus.HistogramVec // phase
 	rounds     prometheus.Histogram
 	memorySent prometheus.Counter
@@ -76,6 +78,8 @@ func New(node, version string, reasons []string, state func() State) *Metrics {
 		downtime: histograms("godwit_migration_downtime_seconds",
 			"From the freeze of a pod that left this node to the destination's answer that it runs.", downtimeBuckets, "mode"),
 		part: histograms("godwit_migration_downtime_part_seconds", "Parts of the downtime of pods that left this node; some overlap.", partBuckets, "part"),
+		stage: histograms("godwit_migration_stage_seconds", "Stages of the cutovers of pods that left this node; the first two are before the freeze.",
+			partBuckets, "stage"),
 		phase: histograms("godwit_migration_phase_seconds", "How long migrations that left this node were in a phase.",
 			phaseBuckets, "phase"),
 		rounds: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -91,7 +95,7 @@ func New(node, version string, reasons []string, state func() State) *Metrics {
 		ConstLabels: prometheus.Labels{"node": node, "version": version},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.migrations, m.total, m.downtime, m.part, m.phase, m.rounds, m.memorySent, m.filesSent, m.wireSent,
+	m.registry.MustRegister(m.migrations, m.total, m.downtime, m.part, m.stage, m.phase, m.rounds, m.memorySent, m.filesSent, m.wireSent,
 		info, underWay{state}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.begin(reasons)
 	return m
@@ -113,6 +117,9 @@ func (m *Metrics) begin(reasons []string) {
 	}
 	for _, part := range parts {
 		m.part.WithLabelValues(part)
+	}
+	for _, stage := range cutover.All() {
+		m.stage.WithLabelValues(string(stage))
 	}
 	for p := nodev1.Phase_PHASE_PENDING; p <= nodev1.Phase_PHASE_MIGRATION_COMPLETE; p++ {
 		m.phase.WithLabelValues(name(p))
@@ -175,6 +182,9 @@ func (m *Metrics) result(e *nodev1.Event) {
 	m.downtime.WithLabelValues(r.Mode).Observe(seconds(d.MeasuredUs))
 	for i, us := range []uint64{d.FreezeUs, d.DumpUs, d.PagesUs, d.FilesUs, d.SealUs, d.RestoreUs, d.CommitUs, d.ResumeUs} {
 		m.part.WithLabelValues(parts[i]).Observe(seconds(us))
+	}
+	for _, s := range d.Stages {
+		m.stage.WithLabelValues(s.Name).Observe(seconds(s.DurationUs))
 	}
 }
 

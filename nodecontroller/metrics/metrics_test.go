@@ -67,7 +67,8 @@ func TestAMigrationIsCountedOnceInAllItsFigures(t *testing.T) {
 		{Kind: "committed", Phase: nodev1.Phase_PHASE_MIGRATION_COMPLETE, UnixNano: at(9 * time.Second), Progress: progress(160, 8, 99)},
 		{Kind: "ended", Phase: nodev1.Phase_PHASE_SUCCEEDED, UnixNano: at(10 * time.Second), Progress: progress(160, 8, 99), Result: &nodev1.Result{
 			Succeeded: true, Mode: "live", TotalUs: 10e6, Totals: progress(160, 8, 99),
-			Downtime: &nodev1.Downtime{MeasuredUs: 250e3, DumpUs: 100e3, RestoreUs: 50e3},
+			Downtime: &nodev1.Downtime{MeasuredUs: 250e3, DumpUs: 100e3, RestoreUs: 50e3,
+				Stages: []*nodev1.Stage{{Name: "dump", BeginUs: 1e3, DurationUs: 40e3}}},
 		}},
 	} {
 		e.Migration = "m-1"
@@ -93,6 +94,7 @@ func TestAMigrationIsCountedOnceInAllItsFigures(t *testing.T) {
 		{"godwit_migration_downtime_seconds", "mode=live", 0.25},
 		{"godwit_migration_downtime_part_seconds", "part=dump", 0.1},
 		{"godwit_migration_downtime_part_seconds", "part=restore", 0.05},
+		{"godwit_migration_stage_seconds", "stage=dump", 0.04},
 		{"godwit_migration_phase_seconds", "phase=Pending", 1},
 		{"godwit_migration_phase_seconds", "phase=Preparing", 2},
 		{"godwit_migration_phase_seconds", "phase=Migrating", 5},
@@ -113,7 +115,7 @@ func TestWhatIsUnderWayIsGoneWhenItIsOver(t *testing.T) {
 	state := State{
 		Stores: 1, StoreReserved: 512, StoreLimit: 1024,
 		Migrations: []*nodev1.Migration{
-			{Id: "m-1", Role: "source", Pod: "ns/p", To: "b", Phase: nodev1.Phase_PHASE_MIGRATING, Progress: &nodev1.Progress{MemoryBytes: 9, Round: 2, Rate: 7, DirtyRate: 5}},
+			{Id: "m-1", Role: "source", Pod: "ns/p", To: "b", Phase: nodev1.Phase_PHASE_MIGRATING, Progress: &nodev1.Progress{MemoryBytes: 9, Round: 2, Rate: 7, DirtyRate: 5, ThrottleMilliCpu: 500, ThrottleOfMilliCpu: 2000}},
 			{Id: "m-2", Role: "destination", Pod: "ns/q", To: "a", Phase: nodev1.Phase_PHASE_MIGRATING, InDoubt: true},
 		},
 	}
@@ -134,6 +136,7 @@ func TestWhatIsUnderWayIsGoneWhenItIsOver(t *testing.T) {
 		{"godwit_migration_round", labels, 2},
 		{"godwit_migration_rate_bytes_per_second", labels, 7},
 		{"godwit_migration_dirty_rate_bytes_per_second", labels, 5},
+		{"godwit_migration_throttle_ratio", labels, 0.25},
 	} {
 		if got := value(f, c.name, c.labels); got != c.want {
 			t.Errorf("%s{%s} is %v, want %v", c.name, c.labels, got, c.want)

@@ -18,10 +18,12 @@ var (
 	storeReserved = prometheus.NewDesc("godwit_store_reserved_bytes", "What the stores of pods that arrive may take together, bytes.", nil, nil)
 	storeLimit    = prometheus.NewDesc("godwit_store_limit_bytes", "What all stores may take, store_limit, bytes; missing without a limit.", nil, nil)
 
-	memory = ofMigration("godwit_migration_memory_bytes", "Memory of a pod under way, bytes.")
-	round  = ofMigration("godwit_migration_round", "Round of memory that a pod under way is in; 0 is the full copy.")
-	rate   = ofMigration("godwit_migration_rate_bytes_per_second", "How fast the memory of a pod under way is sent.")
-	dirty  = ofMigration("godwit_migration_dirty_rate_bytes_per_second", "How fast a pod under way writes to its memory.")
+	memory   = ofMigration("godwit_migration_memory_bytes", "Memory of a pod under way, bytes.")
+	round    = ofMigration("godwit_migration_round", "Round of memory that a pod under way is in; 0 is the full copy.")
+	rate     = ofMigration("godwit_migration_rate_bytes_per_second", "How fast the memory of a pod under way is sent.")
+	throttle = ofMigration("godwit_migration_throttle_ratio",
+		"What is left of its processors to a pod under way that writes too fast, as a share; missing for one that is not held back.")
+	dirty = ofMigration("godwit_migration_dirty_rate_bytes_per_second", "How fast a pod under way writes to its memory.")
 )
 
 // ofMigration is a gauge of one migration that leaves this node.
@@ -34,7 +36,7 @@ type underWay struct{ state func() State }
 
 // Describe is prometheus.Collector's.
 func (underWay) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{active, inDoubt, stores, storeReserved, storeLimit, memory, round, rate, dirty} {
+	for _, d := range []*prometheus.Desc{active, inDoubt, stores, storeReserved, storeLimit, memory, round, rate, dirty, throttle} {
 		to <- d
 	}
 }
@@ -66,6 +68,9 @@ func (u underWay) Collect(to chan<- prometheus.Metric) {
 		gauge(round, float64(p.Round), m.Id, m.Pod, m.To)
 		gauge(rate, float64(p.Rate), m.Id, m.Pod, m.To)
 		gauge(dirty, float64(p.DirtyRate), m.Id, m.Pod, m.To)
+		if of := p.ThrottleOfMilliCpu; of > 0 {
+			gauge(throttle, float64(p.ThrottleMilliCpu)/float64(of), m.Id, m.Pod, m.To)
+		}
 	}
 	gauge(inDoubt, float64(doubtful))
 	for k, n := range count {

@@ -51,6 +51,15 @@
 // not yet filled in reads as zero, silently; nothing in the kernel prevents that.
 // A server whose keeper has died goes on alone and finishes.
 //
+// # Pages at the source
+//
+// Pages that were left at the source (store.Leave) come over a connection that the source
+// makes, see package demand: those that a process waits for first, with their neighbours, the
+// rest in the background. They land in the store and are filled in from there, so that
+// children, and a server that follows one which died, find them; what the store has of
+// them from before is never used. A connection that ends is waited for until a deadline, while
+// those who touch a missing page wait; then the memory is lost (ErrSourceLost).
+//
 // # Limits
 //
 // Pages that a parent and a child share are filled in for each of them by itself.
@@ -72,6 +81,9 @@ type Progress struct {
 	// Lost counts children whose memory was lost in a crash of the server; their
 	// container has to be ended.
 	Lost int
+	// Missing counts pages that are still at the source, Remote the faults that waited for
+	// one of those.
+	Missing, Remote uint64
 	// Restarts counts how often the server has died and was started anew.
 	Restarts int
 	// Finished says that CRIU has restored all processes.

@@ -202,6 +202,9 @@ func (k *Keeper) keepServing(ctx context.Context) error {
 		if done || ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, ErrSourceLost) {
+			return err
+		}
 		if k.Progress().Filled != before.Filled {
 			deaths, delay = 0, 0
 		}
@@ -254,7 +257,11 @@ func (k *Keeper) serveOnce(ctx context.Context) (done bool, err error) {
 		// It may be alive, talking nonsense.
 		proc.Kill()
 	}
-	return done, errors.Join(err, <-ended)
+	end := <-ended
+	if errors.Is(err, ErrSourceLost) {
+		return false, err // it was killed for that
+	}
+	return done, errors.Join(err, end)
 }
 
 // handOver tells a new server all that is known. What CRIU says from then on is passed
@@ -312,6 +319,8 @@ func (k *Keeper) listen(sock int) (done bool, err error) {
 			k.mu.Lock()
 			k.progress.Fill = time.Since(k.finished)
 			k.mu.Unlock()
+		case sourceLostMsg:
+			return false, fmt.Errorf("%w: %d pages", ErrSourceLost, m.missing)
 		default:
 			return false, fmt.Errorf("message of kind %d from the fault server: %w", m.kind, errMessage)
 		}
@@ -334,6 +343,7 @@ func (k *Keeper) note(m message) {
 	p := &k.progress
 	p.Filled, p.Total, p.Faults = m.filled, m.total, max(p.Faults, m.faults)
 	p.Memories, p.Lost = int(m.memories), max(p.Lost, int(m.lost))
+	p.Missing, p.Remote = m.missing, max(p.Remote, m.remote)
 	now := *p
 	k.mu.Unlock()
 	if k.cfg.Progress != nil {

@@ -54,7 +54,11 @@ func serveProcess(dir, journal string) error {
 	if err != nil {
 		return err
 	}
-	return Serve(context.Background(), Config{Keeper: conn, Reader: r, Journal: journal, Hold: true, Rate: rate, Log: slog.Default()})
+	remote, err := fetchAt(os.Getenv("LAZY_TEST_FETCH"))
+	if err != nil {
+		return err
+	}
+	return Serve(context.Background(), Config{Keeper: conn, Reader: r, Journal: journal, Hold: true, Rate: rate, Remote: remote, Log: slog.Default()})
 }
 
 func must(t testing.TB, err error) {
@@ -205,6 +209,7 @@ type lab struct {
 	keeper               *Keeper
 	inside               bool
 	rate                 uint64
+	fetch                string       // where the source is awaited; empty if it has no pages
 	out                  bytes.Buffer // what the processes print
 	breakOff             bool         // when the processes have ended
 
@@ -241,7 +246,8 @@ func (l *lab) start(conn *os.File) (Process, error) {
 func (l *lab) launch(conn *os.File) (Process, error) {
 	if !l.inside {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "LAZY_TEST_STORE="+l.dir, "LAZY_TEST_JOURNAL="+l.journal, "LAZY_TEST_RATE="+strconv.FormatUint(l.rate, 10))
+		cmd.Env = append(os.Environ(), "LAZY_TEST_STORE="+l.dir, "LAZY_TEST_JOURNAL="+l.journal, "LAZY_TEST_RATE="+strconv.FormatUint(l.rate, 10),
+			"LAZY_TEST_FETCH="+l.fetch)
 		cmd.Stderr = os.Stderr
 		l.mu.Lock()
 		l.cmd = cmd
@@ -260,10 +266,14 @@ func (l *lab) launch(conn *os.File) (Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	remote, err := fetchAt(l.fetch)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &goroutine{cancel, make(chan error, 1)}
 	go func() {
-		err := Serve(ctx, Config{Keeper: c, Reader: r, Journal: l.journal, Rate: l.rate, Log: slog.Default()})
+		err := Serve(ctx, Config{Keeper: c, Reader: r, Journal: l.journal, Rate: l.rate, Remote: remote, Log: slog.Default()})
 		p.done <- errors.Join(err, r.Close())
 	}()
 	return p, nil

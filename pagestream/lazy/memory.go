@@ -47,8 +47,9 @@ type memory struct {
 	hots    []hot  // the last goes first
 	calm    int    // steps of the background since the last fault
 	waiting []uint64
-	dead    bool // the process is gone
-	asked   bool // the keeper has been told that all is in
+	absent  []uint64 // addresses of faults whose pages are still at the source
+	dead    bool     // the process is gone
+	asked   bool     // the keeper has been told that all is in
 }
 
 // result says how a call that fills pages ended.
@@ -64,6 +65,8 @@ const (
 	gone
 	// paced: it is not time yet.
 	paced
+	// elsewhere: the page is still at the source.
+	elsewhere
 )
 
 // resetDone counts as done what no window shows.
@@ -86,7 +89,11 @@ func (m *memory) forget(start, end uint64) {
 func (m *memory) apply(e event) {
 	for _, w := range m.where.apply(e) {
 		m.forget(w.img, w.imgEnd())
+		if !m.forked && m.forks == 0 { // else another may want them
+			m.source.each(w.img, w.imgEnd(), m.source.from.forget)
+		}
 	}
+	m.waiting, m.absent = append(m.waiting, m.absent...), nil // the pages may be gone
 }
 
 // fork returns the memory of a child as it is made: like the parent's, but for
@@ -118,6 +125,10 @@ func (m *memory) serve(addr uint64) (result, error) {
 	if ok {
 		if i := m.source.behind(img); i < len(m.source.pieces) && m.source.pieces[i].img <= img {
 			p := m.source.pieces[i]
+			if n := p.first + (img-p.img)/pageSize; m.source.from.next(n, n+1) != n {
+				m.source.from.want(n)
+				return elsewhere, nil
+			}
 			if p.data != nil {
 				data, zero = p.data[img-p.img:][:pageSize], false
 			}
@@ -181,8 +192,11 @@ func (m *memory) fillStep() (result, error) {
 			m.hots = append([]hot{{img: start, end: start + aroundBytes, fault: done.fault, wide: true}}, m.hots...)
 		}
 	}
-	page := m.done.next(m.cursor, m.source.pages)
+	page := m.fillable(m.cursor, m.source.pages)
 	if page == m.source.pages {
+		if m.cursor == 0 {
+			return elsewhere, nil
+		}
 		m.cursor = 0 // pages behind may have been put off
 		return filled, nil
 	}
@@ -198,6 +212,20 @@ func (m *memory) fillStep() (result, error) {
 	return res, err
 }
 
+// fillable is the first page from i on that is here and not done, end if there is none
+// before.
+func (m *memory) fillable(i, end uint64) uint64 {
+	for i < end {
+		i = m.done.next(i, end)
+		here := m.source.from.next(i, end)
+		if here == i {
+			break
+		}
+		i = here
+	}
+	return i
+}
+
 // fillImage fills in up to a batch of what is not done between two addresses of the
 // images, and moves the first behind it. It returns the number of pages; 0 says
 // that nothing is left.
@@ -206,7 +234,7 @@ func (m *memory) fillImage(img *uint64, end uint64) (uint64, result, error) {
 		p := m.source.pieces[i]
 		from := p.first + (max(*img, p.img)-p.img)/pageSize
 		to := p.first + (min(end, p.end())-p.img)/pageSize
-		if from = m.done.next(from, to); from == to {
+		if from = m.fillable(from, to); from == to {
 			continue
 		}
 		n, res, err := m.fillPiece(p, from, to)
@@ -230,6 +258,7 @@ func (m *memory) fillPiece(p piece, from, to uint64) (uint64, result, error) {
 		batch = calmPages
 	}
 	n := m.done.run(from, min(to, from+batch))
+	n = m.source.from.run(from, from+n)
 	img := p.img + (from-p.first)*pageSize
 	addr, size, ok := m.where.current(img)
 	n = min(n, size/pageSize)

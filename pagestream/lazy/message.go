@@ -28,13 +28,14 @@ const (
 	// Server to keeper. holderMsg hands over the pidfd of its holder, adoptedMsg
 	// says that it needs those of earlier servers no more, forkedMsg hands over a
 	// child's userfaultfd, doneMsg says that a memory needs nothing more,
-	// progressMsg counts, allDoneMsg ends it.
+	// progressMsg counts, allDoneMsg ends it, sourceLostMsg as well: pages are missing for good.
 	holderMsg
 	adoptedMsg
 	forkedMsg
 	doneMsg
 	progressMsg
 	allDoneMsg
+	sourceLostMsg
 )
 
 func (k kind) carriesFD() bool {
@@ -49,15 +50,15 @@ type message struct {
 	parent uint64 // its parent's id; 0 if CRIU made it
 	fork   uint64 // which of its parent's forks made it
 
-	filled, total, faults, memories, lost uint64
+	filled, total, faults, memories, lost, missing, remote uint64
 }
 
-const messageSize = 72
+const messageSize = 88
 
 func (m message) encode() []byte {
 	b := binary.NativeEndian.AppendUint32(make([]byte, 0, messageSize), uint32(m.kind))
 	b = binary.NativeEndian.AppendUint32(b, uint32(m.pid))
-	for _, v := range []uint64{m.id, m.parent, m.fork, m.filled, m.total, m.faults, m.memories, m.lost} {
+	for _, v := range []uint64{m.id, m.parent, m.fork, m.filled, m.total, m.faults, m.memories, m.lost, m.missing, m.remote} {
 		b = binary.NativeEndian.AppendUint64(b, v)
 	}
 	return b
@@ -70,10 +71,10 @@ func decodeMessage(b []byte) (message, error) {
 		return message{}, fmt.Errorf("%d bytes: %w", len(b), errMessage)
 	}
 	m := message{kind: kind(binary.NativeEndian.Uint32(b)), pid: int32(binary.NativeEndian.Uint32(b[4:]))}
-	if m.kind < memoryMsg || m.kind > allDoneMsg {
+	if m.kind < memoryMsg || m.kind > sourceLostMsg {
 		return message{}, fmt.Errorf("kind %d: %w", m.kind, errMessage)
 	}
-	for i, p := range []*uint64{&m.id, &m.parent, &m.fork, &m.filled, &m.total, &m.faults, &m.memories, &m.lost} {
+	for i, p := range []*uint64{&m.id, &m.parent, &m.fork, &m.filled, &m.total, &m.faults, &m.memories, &m.lost, &m.missing, &m.remote} {
 		*p = binary.NativeEndian.Uint64(b[8+8*i:])
 	}
 	return m, nil

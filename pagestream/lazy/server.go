@@ -38,7 +38,9 @@ type Config struct {
 	// Rate bounds the background, in bytes a second; 0 does not. What a process
 	// faults on is served at once in any case.
 	Rate uint64
-	Log  *slog.Logger
+	// Remote gets pages that were left at the source; required if there are any.
+	Remote *Remote
+	Log    *slog.Logger
 }
 
 // Serve answers faults and fills in pages until all is in or ctx is done. It ends with nil only if all is in. Images of the container are read
@@ -68,6 +70,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		s.populate(mapCtx)
 	}()
 	defer func() { cancel(); <-mapped }()
+	s.fetch(mapCtx)
 
 	if err := s.run(); err != nil {
 		return fmt.Errorf("fault server: %w", err)
@@ -104,7 +107,9 @@ type server struct {
 	turn     int
 	steps    uint64
 
-	poll, sock, stop int // sock is -1 when the keeper has gone
+	poll, sock, stop int      // sock is -1 when the keeper has gone
+	arrived          int      // eventfd of the fetcher, -1 without one
+	fetcher          *fetcher // nil if no page was left at the source
 
 	holder   holder
 	number   uint64         // of this server among those of the keeper
@@ -131,7 +136,7 @@ type handed struct {
 const firstForked = 1 << 32
 
 func (s *server) open() (err error) {
-	s.poll, s.sock, s.stop, s.nextID = -1, -1, -1, firstForked
+	s.poll, s.sock, s.stop, s.arrived, s.nextID = -1, -1, -1, -1, firstForked
 	if err := os.Mkdir(s.cfg.Journal, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
@@ -158,7 +163,7 @@ func (s *server) open() (err error) {
 			return err
 		}
 	}
-	return errors.Join(s.watch(s.sock, tagKeeper), s.watch(s.stop, tagStop))
+	return errors.Join(s.watch(s.sock, tagKeeper), s.watch(s.stop, tagStop), s.watchFetcher())
 }
 
 // hold starts the holder and shows it to the keeper.
@@ -179,6 +184,7 @@ func (s *server) hold() error {
 const (
 	tagKeeper = ^uint64(0)
 	tagStop   = tagKeeper - 1
+	tagPages  = tagKeeper - 2
 )
 
 func (s *server) watch(fd int, tag uint64) error {
@@ -208,11 +214,19 @@ func (s *server) loadSources() error {
 			return err
 		}
 		s.sources[src.pid] = src
+		if err := s.leave(name, src); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 func (s *server) close() {
+	if s.fetcher != nil {
+		if err := s.fetcher.close(); err != nil {
+			s.log.Warn("fault server: the place of missing pages", "error", err)
+		}
+	}
 	for _, m := range s.memories {
 		unix.Close(m.fd)
 		m.journal.close()
@@ -226,7 +240,7 @@ func (s *server) close() {
 	for _, src := range s.sources {
 		src.close()
 	}
-	for _, fd := range []int{s.sock, s.stop, s.poll} {
+	for _, fd := range []int{s.sock, s.stop, s.poll, s.arrived} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -262,7 +276,7 @@ func (s *server) run() error {
 		if err := s.settle(); err != nil {
 			return err
 		}
-		if s.finished && s.ready && len(s.memories) == 0 {
+		if s.finished && s.ready && len(s.memories) == 0 && s.partedFromSource() {
 			s.report(true)
 			s.tell(message{kind: allDoneMsg}, -1)
 			_ = os.Remove(s.cfg.Journal) // empty, unless a crash left something
@@ -296,6 +310,8 @@ func (s *server) dispatch(tag uint64) error {
 		return errStopped
 	case tagKeeper:
 		return s.listen()
+	case tagPages:
+		return s.pagesCame()
 	}
 	if m := s.memories[tag]; m != nil {
 		return s.events(m)
@@ -356,6 +372,9 @@ func (s *server) serve(m *memory, addr uint64) error {
 	switch res {
 	case again, short:
 		m.waiting = append(m.waiting, addr)
+		return err
+	case elsewhere:
+		m.absent = append(m.absent, addr)
 		return err
 	case gone:
 		m.dead = true
@@ -456,6 +475,8 @@ func (s *server) fill() (res result, worked bool, err error) {
 		case gone:
 			m.dead = true
 			return filled, true, nil
+		case elsewhere:
+			continue
 		}
 		res = r // let another one have the turn
 	}
@@ -487,6 +508,7 @@ func (s *server) settle() error {
 // end closes a memory.
 func (s *server) end(m *memory) error {
 	delete(s.memories, m.id)
+	s.unwanted(m.source)
 	s.done += m.source.pages
 	// The keeper's duplicate may still be open, and epoll watches as long.
 	err := unix.EpollCtl(s.poll, unix.EPOLL_CTL_DEL, m.fd, nil)
@@ -530,9 +552,12 @@ func (s *server) report(now bool) {
 			p.Memories++
 		}
 	}
+	if s.fetcher != nil {
+		p.Missing, p.Remote, _ = s.fetcher.state()
+	}
 	// If the keeper does not read, it hears of it the next time.
 	_ = send(s.sock, message{kind: progressMsg, filled: p.Filled, total: p.Total, faults: p.Faults,
-		memories: uint64(p.Memories), lost: uint64(p.Lost)}, -1, unix.MSG_DONTWAIT)
+		memories: uint64(p.Memories), lost: uint64(p.Lost), missing: p.Missing, remote: p.Remote}, -1, unix.MSG_DONTWAIT)
 }
 
 // listen takes what the keeper has said.

@@ -29,6 +29,7 @@ type source struct {
 	pages  uint64
 	wiped  []images.VMA // areas in which a forked child finds zeros
 	files  [][]byte     // mapped pages files
+	from   pageSource   // which pages are here
 }
 
 // loadSource reads which pages of a process are lazy, and where their content is:
@@ -40,7 +41,7 @@ func loadSource(dir string, pid uint64, sp *store.SealedSpace) (*source, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &source{pid: int32(pid)}
+	s := &source{pid: int32(pid), from: local{}}
 	var offset uint64 // in the pages file
 	for _, e := range entries {
 		switch {
@@ -142,6 +143,39 @@ func (s *source) behind(img uint64) int {
 	return i
 }
 
+// address is where a page is in the images.
+func (s *source) address(number uint64) uint64 {
+	p := s.pieces[s.pieceOf(number)]
+	return p.img + (number-p.first)*pageSize
+}
+
+// number counts a page of the images among those of the source; false if it is none.
+func (s *source) number(img uint64) (uint64, bool) {
+	i := s.behind(img)
+	if i == len(s.pieces) || s.pieces[i].img > img || img%pageSize != 0 {
+		return 0, false
+	}
+	return s.pieces[i].first + (img-s.pieces[i].img)/pageSize, true
+}
+
+// pieceOf returns the piece that a page is in.
+func (s *source) pieceOf(number uint64) int {
+	i, _ := slices.BinarySearchFunc(s.pieces, number, func(p piece, n uint64) int {
+		if p.first+p.pages <= n {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+// piece returns the numbers of the first page of the piece that a page is in and of that
+// behind its last.
+func (s *source) piece(number uint64) (first, end uint64) {
+	p := s.pieces[s.pieceOf(number)]
+	return p.first, p.first + p.pages
+}
+
 // hull is the window from the first lazy page to behind the last.
 func (s *source) hull() []window {
 	if len(s.pieces) == 0 {
@@ -173,6 +207,9 @@ func newBitmap(n uint64) bitmap {
 }
 
 func (b *bitmap) clone() bitmap { return bitmap{slices.Clone(b.words), b.left} }
+
+// has says whether a bit is set.
+func (b *bitmap) has(i uint64) bool { return b.words[i/64]&(1<<(i%64)) != 0 }
 
 // set sets n bits.
 func (b *bitmap) set(first, n uint64) {

@@ -40,7 +40,7 @@ type Memory struct {
 // CopyStats says what one copy did. All counts are pages.
 type CopyStats struct {
 	Sent      uint64 // handed to the streams
-	Unchanged uint64 // of shared memory: the destination has them already
+	Unchanged uint64 // the destination has them already
 	Skipped   uint64 // could not be read: unmapped since they were found
 	Gone      uint64 // of processes that had ended
 	// FirstSkipped is a skipped page, for messages; only if Skipped > 0.

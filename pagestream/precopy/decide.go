@@ -87,20 +87,36 @@ type Decision struct {
 	// Elapsed is the time since the first copy began, and MaxTime the limit.
 	Elapsed, MaxTime time.Duration
 	DowntimeLimit    time.Duration
+	// Throttle is how far the pod is held back from here on.
+	Throttle Throttle
 }
 
 // Decide judges the rounds so far, of which there is at least one.
-func Decide(history []RoundStat, policy Policy) Decision {
+func Decide(history []RoundStat, policy Policy) Decision { return judge(history, 0, policy) }
+
+// judge decides by round 0 and those from round since on; as long as there are none of
+// these, the rounds go on within their limits.
+func judge(history []RoundStat, since int, policy Policy) Decision {
+	judged := history
+	if since > 0 && since < len(history) {
+		judged = append(history[:1:1], history[since:]...)
+	}
 	d := Decision{
-		Rule: Default, Limit: policy.limit(history), Forecast: forecast(history, policy),
+		Rule: policy.Rule, Limit: policy.limit(judged), Forecast: forecast(judged, policy),
 		Elapsed: elapsed(history), MaxTime: policy.maxTime(), DowntimeLimit: policy.downtimeLimit(),
 	}
-	if policy.Rule == S0 {
-		d.Rule = S0
-		d.S0 = s0Inputs(history, policy)
-		d.Reason = decideByS0(d.S0)
-	} else {
-		d.Reason, d.Wait = decideByDowntime(history, policy)
+	switch {
+	case policy.Rule == S0:
+		d.S0 = s0Inputs(judged, policy)
+		d.S0.Elapsed = d.Elapsed
+		if since < len(history) {
+			d.Reason = decideByS0(d.S0)
+		}
+	default:
+		d.Rule = Default
+		if since < len(history) {
+			d.Reason, d.Wait = decideByDowntime(judged, policy)
+		}
 	}
 	switch {
 	case d.Reason != GoOn:
@@ -121,15 +137,22 @@ func (d Decision) Explain() string {
 	if !d.Stop {
 		return ""
 	}
+	if d.Reason == InVain {
+		return string(InVain) + ": the rest is left at the source"
+	}
+	held := ""
+	if d.Throttle.Of > 0 {
+		held = ", " + d.Throttle.String()
+	}
 	if d.Rule == S0 {
 		s := d.S0
-		return fmt.Sprintf("%s: rule S0, round %d of at least %d, %s dirty (preset %s), %s predicted from %s/s corrected by %s/s, %s of %s spent",
+		return fmt.Sprintf("%s: rule S0, round %d of at least %d, %s dirty (preset %s), %s predicted from %s/s corrected by %s/s, %s of %s spent%s",
 			d.Reason, s.M, s.N, size(float64(s.Dirty)), size(float64(s.Preset)), size(float64(s.Predicted)), size(s.Initial),
-			size(-s.Correction), spent(d.Elapsed), d.MaxTime)
+			size(-s.Correction), spent(d.Elapsed), d.MaxTime, held)
 	}
 	f := d.Forecast
-	return fmt.Sprintf("%s: downtime of %s predicted (limit %s), %s for the last %s, %s after one more round, %s of %s spent",
-		d.Reason, spent(f.Downtime), d.DowntimeLimit, spent(f.LastCopy), size(float64(f.Last)), spent(f.Next), spent(d.Elapsed), d.MaxTime)
+	return fmt.Sprintf("%s: downtime of %s predicted (limit %s), %s for the last %s, %s after one more round, %s of %s spent%s",
+		d.Reason, spent(f.Downtime), d.DowntimeLimit, spent(f.LastCopy), size(float64(f.Last)), spent(f.Next), spent(d.Elapsed), d.MaxTime, held)
 }
 
 // inputs is a decision for the log.
@@ -138,6 +161,9 @@ func (d Decision) inputs() []any {
 	attrs := []any{"rule", string(d.Rule), "reason", string(d.Reason), "wait", d.Wait, "elapsed", d.Elapsed, "max_time", d.MaxTime,
 		"dirty_limit", d.Limit, "downtime", f.Downtime, "downtime_limit", d.DowntimeLimit, "downtime_next", f.Next,
 		"last_bytes", f.Last, "last_copy", f.LastCopy, "left_bytes", f.Left, "dirty_rate", int64(f.DirtyRate)}
+	if d.Throttle.Of > 0 {
+		attrs = append(attrs, "throttled_cores", d.Throttle.Cores, "of_cores", d.Throttle.Of)
+	}
 	if d.Rule == S0 {
 		s := d.S0
 		attrs = append(attrs, slog.Group("s0", "m", s.M, "n", s.N, "dirty", s.Dirty, "preset", s.Preset, "initial", int64(s.Initial),

@@ -53,6 +53,8 @@ type Policy struct {
 	FirstRounds int
 	// OnStall says what happens when the rounds end in vain; empty: StopAndCopy.
 	OnStall OnStall
+	// Leaves: what is dirty at the freeze is left at the source, see Leave.
+	Leaves bool
 	// Standstill is what a freeze costs beside the last copy.
 	Standstill Standstill
 }

@@ -50,6 +50,8 @@ type Config struct {
 	Session Session // required
 	// Shared is the shared memory to copy ahead; nil: none.
 	Shared *Shared
+	// Brake holds the pod back if Policy.OnStall is SlowDown; nil: it is never held back.
+	Brake Brake
 	// Pace is how workers share the processors while the pod runs; nil:
 	// Background.
 	Pace *Pace
@@ -125,8 +127,10 @@ type Rounds struct {
 	last     RoundStat // the last round
 	limit    uint64    // the dirty limit last applied, in bytes
 	sorting  Sorting
+	resent   *resent       // nil if a Carrier sends pages that it does not see
 	recent   []RoundStat   // round 0 and the last ones
 	promised time.Duration // the predicted downtime when Run ended
+	braking  braking
 
 	mu    sync.Mutex // guards what follows
 	state State
@@ -147,7 +151,14 @@ func New(config Config) (*Rounds, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	r := &Rounds{config: config, copier: NewCopier(config.Session)}
+	r := &Rounds{config: config, braking: braking{brake: config.Brake}}
+	if config.Carrier == nil {
+		var err error
+		if r.resent, err = newResent(); err != nil {
+			return nil, err
+		}
+	}
+	r.copier = NewCopier(config.Session)
 	r.reporter = newReporter(config, r.handled)
 	return r, nil
 }
@@ -160,6 +171,9 @@ func (r *Rounds) Close() {
 	r.mu.Unlock()
 	r.copier.Close()
 	r.reporter.close()
+	if r.resent != nil {
+		r.resent.release()
+	}
 }
 
 // State is where the rounds stand now.

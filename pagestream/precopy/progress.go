@@ -29,12 +29,14 @@ type Progress struct {
 	Rate           float64       // of that, bytes a second over the last second
 	DirtyRate      float64       // bytes a second, before the last round
 	ETA            time.Duration // until the rounds end; 0 if it cannot be told
+	Unchanged      uint64        // pages that were not sent, as the destination has them
 	MemoryBytes    uint64        // what the first full copy found
 	Rounds         []RoundStat   // those of Run that ended
 	Decisions      []Decision    // after each of Rounds
 	Reason         Reason        // why they ended; GoOn until then
 	Downtime       time.Duration // predicted if the freeze came now; 0: nothing is known
 	Left           uint64        // bytes that the last round left out
+	Throttle       Throttle      // how far the pod is held back
 }
 
 // reporter calls Config.Progress from one goroutine.
@@ -116,12 +118,19 @@ func (r *reporter) update(change func(*Progress)) {
 	}
 }
 
+// copyEnded books the pages of a copy that were not sent.
+func (r *reporter) copyEnded(stats CopyStats) {
+	if stats.Unchanged > 0 {
+		r.update(func(p *Progress) { p.Unchanged += stats.Unchanged })
+	}
+}
+
 func (r *reporter) roundBegins(number int, pages uint64) {
 	r.update(func(p *Progress) {
 		r.roundStart = r.copied()
 		p.Round, p.RoundPages = number, pages
 		if number == 0 {
-			p.MemoryBytes = pages * pagestream.PageSize
+			p.MemoryBytes = max(p.MemoryBytes, pages*pagestream.PageSize) // some may be copied ahead
 		}
 	})
 }

@@ -42,6 +42,14 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	var res Result
+	vain, err := r.ahead(ctx)
+	switch {
+	case err != nil:
+		return res, r.fail(fmt.Errorf("copy ahead: %w", err))
+	case vain:
+		res.Decision = Decision{Stop: true, Reason: InVain}
+		return res, r.enter(Converged)
+	}
 	for {
 		stat, err := r.round(ctx, len(res.Rounds))
 		if err != nil {
@@ -51,7 +59,7 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 		r.recent = lately(res.Rounds)
 		res.Elapsed = time.Since(r.begun)
 		policy := r.policy()
-		res.Decision = Decide(res.Rounds, policy)
+		res.Decision = r.decide(res.Rounds, policy)
 		r.last, r.limit = stat, res.Decision.Limit
 		r.report(res, policy)
 		if res.Decision.Stop {
@@ -109,7 +117,7 @@ func (r *Rounds) report(res Result, policy Policy) {
 		level = slog.LevelInfo
 	}
 	r.config.Log.Log(context.Background(), level, "round ended", append([]any{"round", last.Number, "pages", last.Pages,
-		"sent", last.Copied.Sent, "hot", last.Hot, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window}, d.inputs()...)...)
+		"sent", last.Copied.Sent, "unchanged", last.Copied.Unchanged, "hot", last.Hot, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window}, d.inputs()...)...)
 }
 
 // round collects what is dirty, copies it and waits until it is stored, so
@@ -140,6 +148,9 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 		stat.Stood += stop
 	}
 	areas := processAreas(memories)
+	if number > 0 {
+		r.resent.sift(areas, found)
+	}
 	sending := pagesOfAreas(areas)
 	if stat.Pages == 0 {
 		stat.Pages = sending
@@ -163,6 +174,7 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 func (r *Rounds) store(ctx context.Context, areas []*area) (CopyStats, time.Duration, error) {
 	began := time.Now()
 	stats, err := r.copier.copy(ctx, areas, *r.config.Pace)
+	r.reporter.copyEnded(stats)
 	if err != nil {
 		return stats, time.Since(began), err
 	}
@@ -287,12 +299,16 @@ func (r *Rounds) final(ctx context.Context) (FinalStat, error) {
 	}
 	stat.Scan = time.Since(began)
 	areas := processAreas(memoriesOf(found))
+	if r.resent != nil && !r.begun.IsZero() {
+		r.resent.sift(areas, found)
+	}
 	stat.Pages = pagesOfAreas(areas)
 	r.reporter.roundBegins(r.last.Number+1, stat.Pages)
 
 	began = time.Now()
 	stat.Copied, err = r.copier.copy(ctx, areas, Urgent)
 	stat.Copy = time.Since(began)
+	r.reporter.copyEnded(stat.Copied)
 	if err != nil {
 		return stat, err
 	}

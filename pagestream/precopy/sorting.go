@@ -58,76 +58,141 @@ func (s Sorted) Left() []pagestream.Range { return pagestream.Union(s.Hot, s.Beh
 // Sorting tells pages that are written often from others, round by round. Its zero value
 // has seen no round.
 type Sorting struct {
-	written []map[pagestream.Space][]pagestream.Range // by the last rounds, the newest first
+	written []map[pagestream.Space]pageSet // by the last rounds, the newest first
 }
 
 // Sort splits the pages of a round. It sends those first that were written in the fewest
 // of the last rounds, most pages in all: they are the likeliest to stay as they are.
 func (s *Sorting) Sort(processes []Written, most func(dirty uint64) uint64) []Sorted {
 	s.note(processes)
-	sorted := make([]Sorted, len(processes))
-	layers := make([][][]pagestream.Range, len(processes))
-	var candidates uint64
+	dirty := make([]pageSet, len(processes))
+	var levels [sortedBy + 1]uint64 // cold pages by how many rounds found them written
 	for i, p := range processes {
-		var cold []pagestream.Range
-		cold, sorted[i].Hot = s.cold(p)
-		layers[i] = s.layers(p.Space, cold)
-		candidates += pagesOf(cold)
+		dirty[i] = setOf(p.Dirty)
+		s.each(p.Space, dirty[i], func(_ uint64, w sortedWord) {
+			for level := range levels {
+				levels[level] += count(w.cold & w.level(level))
+			}
+		})
 	}
-	room := most(candidates)
-	for level := range sortedBy + 1 {
-		for i := range processes {
-			layer := layers[i][level]
-			sent := pagestream.First(layer, room)
-			room -= pagesOf(sent)
-			sorted[i].Send = pagestream.Union(sorted[i].Send, sent)
-			sorted[i].Behind = pagestream.Union(sorted[i].Behind, pagestream.Subtract(layer, sent))
-		}
+	c := cutAt(levels, most)
+	sorted := make([]Sorted, len(processes))
+	for i, p := range processes {
+		r := &sorted[i]
+		r.Send = make([]pagestream.Range, 0, len(p.Dirty)) // growing it would take as long as the rest
+		s.each(p.Space, dirty[i], func(page uint64, w sortedWord) {
+			send := c.take(w)
+			r.Send = appendBits(r.Send, page, send)
+			r.Hot = appendBits(r.Hot, page, w.hot)
+			r.Behind = appendBits(r.Behind, page, w.cold&^send)
+		})
 	}
 	return sorted
 }
 
 // note takes in what was written before the round.
 func (s *Sorting) note(processes []Written) {
-	now := make(map[pagestream.Space][]pagestream.Range, len(processes))
+	now := make(map[pagestream.Space]pageSet, len(processes))
 	for _, p := range processes {
 		if !p.Fresh {
-			now[p.Space] = p.Written
+			now[p.Space] = setOf(p.Written)
 			continue
 		}
 		for _, before := range s.written {
 			delete(before, p.Space)
 		}
 	}
-	s.written = append([]map[pagestream.Space][]pagestream.Range{now}, s.written...)
+	s.written = append([]map[pagestream.Space]pageSet{now}, s.written...)
 	s.written = s.written[:min(len(s.written), sortedBy)]
 }
 
-// cold parts the dirty pages of a process from those that are written all the time.
-func (s *Sorting) cold(p Written) (cold, hot []pagestream.Range) {
-	if len(s.written) < hotIn {
-		return p.Dirty, nil
-	}
-	hot = p.Dirty
-	for _, written := range s.written[:hotIn] {
-		hot = pagestream.Intersect(hot, written[p.Space])
-	}
-	return pagestream.Subtract(p.Dirty, hot), hot
+// sortedWord is 64 dirty pages: those that are written all the time and the others, and
+// how many of the last rounds found each written, its number's bits one in each word.
+type sortedWord struct {
+	hot, cold  uint64
+	ones, twos uint64
+	fours      uint64
 }
 
-// layers sorts pages by how many of the last rounds found them written.
-func (s *Sorting) layers(space pagestream.Space, pages []pagestream.Range) [][]pagestream.Range {
-	layers := make([][]pagestream.Range, sortedBy+1)
-	layers[0] = pages
+// level are the pages that so many rounds found written.
+func (w sortedWord) level(n int) uint64 {
+	pages := ^uint64(0)
+	for bit, word := range [...]uint64{w.ones, w.twos, w.fours} {
+		if n>>bit&1 == 0 {
+			word = ^word
+		}
+		pages &= word
+	}
+	return pages
+}
+
+// each tells of all words of a process' dirty pages, in order.
+func (s *Sorting) each(space pagestream.Space, dirty pageSet, tell func(page uint64, w sortedWord)) {
+	var readers [sortedBy]blockReader
 	for n, written := range s.written {
-		w := written[space]
-		for level := n; level >= 0; level-- {
-			again := pagestream.Intersect(layers[level], w)
-			layers[level] = pagestream.Subtract(layers[level], w)
-			layers[level+1] = pagestream.Union(layers[level+1], again)
+		readers[n].set = written[space]
+	}
+	var rounds [sortedBy]*blockBits
+	for b := range dirty {
+		for n := range rounds {
+			rounds[n] = readers[n].at(dirty[b].first)
+		}
+		for i, word := range dirty[b].bits {
+			if word == 0 {
+				continue
+			}
+			w := sortedWord{}
+			if len(s.written) >= hotIn {
+				w.hot = word
+				for _, written := range rounds[:hotIn] {
+					w.hot &= written[i]
+				}
+			}
+			w.cold = word &^ w.hot
+			for _, written := range rounds {
+				carry := w.ones & written[i]
+				w.ones ^= written[i]
+				w.fours |= w.twos & carry
+				w.twos ^= carry
+			}
+			tell(dirty[b].first*blockPages+uint64(i)*64, w)
 		}
 	}
-	return layers
+}
+
+// cut is up to where a round sends cold pages: those that fewer rounds than level found
+// written, and some of those that so many did.
+type cut struct {
+	level int
+	some  uint64
+}
+
+// cutAt has room for as many pages as most allows of those that there are.
+func cutAt(levels [sortedBy + 1]uint64, most func(dirty uint64) uint64) cut {
+	var all uint64
+	for _, n := range levels {
+		all += n
+	}
+	c := cut{some: most(all)}
+	for c.level < len(levels) && levels[c.level] <= c.some {
+		c.some -= levels[c.level]
+		c.level++
+	}
+	return c
+}
+
+// take are the pages of a word that are sent.
+func (c *cut) take(w sortedWord) uint64 {
+	var send uint64
+	for level := range c.level {
+		send |= w.cold & w.level(level)
+	}
+	if c.some > 0 && c.level <= sortedBy {
+		more := firstOf(w.cold&w.level(c.level), c.some)
+		c.some -= count(more)
+		send |= more
+	}
+	return send
 }
 
 // sort takes the pages out of a round that are left out, and has the tracker report

@@ -44,7 +44,7 @@ func TestSortingLosesNoPage(t *testing.T) {
 			for i, space := range spaces {
 				now := make(map[uint64]bool)
 				for range rng.IntN(40) {
-					now[rng.Uint64N(60)] = true
+					now[rng.Uint64N(60)*(1+seed%2*60)] = true // close together, or over several blocks
 				}
 				written[i] = append(written[i], now)
 				dirty := rangesOf(now)

@@ -57,7 +57,7 @@ func TestRunThatStallsIsBrokenOffIfAskedTo(t *testing.T) {
 		return nil
 	}
 	r := newTestRounds(t, Config{Tracker: tracker, Session: s, Policy: Policy{
-		OnStall: Abort, DowntimeLimit: time.Nanosecond, MaxRounds: 3,
+		OnStall: Abort, DowntimeLimit: 1, Standstill: Standstill{Freeze: 1}, MaxRounds: 3,
 	}})
 	if _, err := r.Run(t.Context()); !errors.Is(err, ErrStalled) || r.State() != Broken {
 		t.Errorf("%v in state %s", err, r.State())

@@ -29,6 +29,7 @@ type SealedSpace struct {
 
 	runs []sealedRun
 	data mapping
+	left []pagestream.Range // see Left
 }
 
 // Extent is a maximal run of pages that lie one behind the other.
@@ -113,11 +114,15 @@ func openSpace(dir, path string) (*SealedSpace, error) {
 	if want := indexPath(dir, h.space); want != path {
 		return nil, fmt.Errorf("index %s is of %s: %w", path, h.space, ErrIndex)
 	}
+	left, err := openLeft(dir, h.space)
+	if err != nil {
+		return nil, err
+	}
 	data, err := openData(dataPath(dir, h.space), h.pages)
 	if err != nil {
 		return nil, err
 	}
-	return &SealedSpace{Name: h.space, runs: runs, data: data}, nil
+	return &SealedSpace{Name: h.space, runs: runs, data: data, left: left}, nil
 }
 
 func openData(path string, pages uint64) (mapping, error) {
@@ -135,6 +140,9 @@ func openData(path string, pages uint64) (mapping, error) {
 func (r *Reader) Populate(ctx context.Context) {
 	const step = 32 << 20
 	for _, sp := range r.spaces {
+		if len(sp.left) > 0 {
+			continue // it would give memory to pages that may never come
+		}
 		for b := sp.data; len(b) > 0 && ctx.Err() == nil; b = b[min(step, len(b)):] {
 			// Of no consequence if it fails but time.
 			_ = unix.Madvise(b[:min(step, len(b))], unix.MADV_POPULATE_READ)

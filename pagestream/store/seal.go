@@ -197,7 +197,7 @@ func (sp *space) seal() error {
 	if err != nil {
 		return sp.store.fileError("write index", err)
 	}
-	return nil
+	return sp.sealLeft()
 }
 
 // sealedRuns encodes the runs of the space. One of zeros may be longer than an

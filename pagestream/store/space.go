@@ -25,6 +25,7 @@ type space struct {
 	index   index
 	slots   uint32
 	dropped bool
+	left    []pagestream.Range // still at the source, see Leave
 }
 
 func fileName(name pagestream.Space) string {

@@ -192,7 +192,7 @@ func (c *Credentials) serverConfig(secrets io.Writer) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			config := c.identity().config(ALPNPages, ALPNControl)
+			config := c.identity().config(ALPNPages, ALPNControl, ALPNDemand)
 			config.ClientAuth = tls.RequireAndVerifyClientCert
 			config.KeyLogWriter = secrets
 			config.VerifyConnection = func(state tls.ConnectionState) error {

@@ -198,6 +198,25 @@ func DialControl(ctx context.Context, addr, serverName string, creds *Credential
 	return conn, nil
 }
 
+// DialDemand opens a connection of package demand, as DialControl does one of its own.
+// A peer that does not know of them fails the handshake; the error says so and wraps
+// ErrMismatch.
+func DialDemand(ctx context.Context, addr, serverName string, creds *Credentials) (net.Conn, error) {
+	conn, _, err := dialTLS(ctx, addr, serverName, creds, ALPNDemand, nil)
+	var alert tls.AlertError
+	if errors.As(err, &alert) && alert == noApplicationProtocol {
+		return nil, fmt.Errorf("peer %s cannot fetch missing pages; install the same godwit on both nodes: %w: %w", serverName, ErrMismatch, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// noApplicationProtocol is the alert of a peer that knows none of the protocols that were
+// offered (RFC 7301, 3.2).
+const noApplicationProtocol = 120
+
 // dialTLS shakes hands. With secrets, a pageConn goes on from there.
 func dialTLS(ctx context.Context, addr, serverName string, creds *Credentials, protocol string, secrets *trafficSecrets) (*tls.Conn, *batchConn, error) {
 	var dialer net.Dialer

@@ -8,7 +8,7 @@
 // # Connections
 //
 // The protocol of a connection is chosen by ALPN: ALPNControl is handed out
-// by Listener.Control, ALPNPages is a stream of pages. Both sides show a
+// by Listener.Control, ALPNDemand by Listener.Demand, ALPNPages is a stream of pages. Both sides show a
 // certificate of the cluster's authority; a node's name is its certificate's
 // common name, which must be among its DNS names too. crypto/tls shakes hands on
 // all of them and carries a control connection; the records of a stream, the
@@ -47,6 +47,8 @@ import "godwit.dev/godwit/pagestream"
 const (
 	ALPNControl = "godwit-control/1"
 	ALPNPages   = "godwit-pages/1"
+	// ALPNDemand is for pages that are asked for one by one, see package demand.
+	ALPNDemand = "godwit-demand/1"
 )
 
 // Bounds that both sides keep.

@@ -5,43 +5,116 @@ import (
 	"time"
 )
 
-// limiter is a token bucket that all streams of a session share. It may run
-// into debt by one frame, which the next ones wait for: a frame is never
-// split, and with few bytes per second each waits its turn.
+// limiter is what all streams of a session may send in a second. It has two
+// lanes: urgent frames never wait for bulk, bulk waits for both, and can be
+// held back altogether. A lane may run into debt by one frame, which the next
+// ones wait for: a frame is never split, and with few bytes per second each
+// waits its turn. The rate may change at any time, also for frames that wait.
 type limiter struct {
-	mu    sync.Mutex // guards what follows
-	rate  float64    // bytes in a second; 0: no limit
-	free  time.Time  // when the bucket's debt is paid
-	burst time.Duration
+	mu           sync.Mutex // guards what follows
+	rate         float64    // bytes in a second; 0: no limit
+	paused       bool       // bulk is held back
+	bulk, urgent lane
+	at           time.Time     // until when the lanes were paid
+	changed      chan struct{} // closed at the next change of rate or pause; nil: nobody waits
+}
+
+// lane is the frames of one kind, in the order in which they were booked.
+type lane struct {
+	booked float64 // bytes of all frames so far
+	paid   float64 // bytes that time has paid for, booked and a burst at most
 }
 
 // limiterBurst is how much unused time counts: enough to ride over a late
 // wake-up, too little to fill a switch's buffer.
 const limiterBurst = 20 * time.Millisecond
 
-func newLimiter(rate int64) *limiter {
-	return &limiter{rate: float64(rate), burst: limiterBurst}
-}
+func newLimiter(rate int64) *limiter { return &limiter{rate: float64(rate)} }
 
-// take books n bytes at the time now and returns how long to wait before
-// they may be sent.
-func (l *limiter) take(n uint64, now time.Time) time.Duration {
+// book books n bytes at the time now. What it returns is for wait.
+func (l *limiter) book(n uint64, urgent bool, now time.Time) (mark float64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.rate <= 0 {
-		return 0
+	l.pay(now)
+	if urgent {
+		mark = l.urgent.booked
+		l.urgent.booked += float64(n)
+		l.bulk.paid -= float64(n) // it takes the link from all bulk that waits
+		return mark
 	}
-	if earliest := now.Add(-l.burst); l.free.Before(earliest) {
-		l.free = earliest
-	}
-	wait := l.free.Sub(now)
-	l.free = l.free.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
-	return max(wait, 0)
+	mark = l.bulk.booked
+	l.bulk.booked += float64(n)
+	return mark
 }
 
-// setRate changes the limit; what is booked stays booked.
-func (l *limiter) setRate(rate int64) {
+// wait returns how long to wait, from now on, before what was booked may be sent, and a
+// channel that is closed when it is worth asking again earlier. held says that no time is
+// enough, as bulk is held back.
+func (l *limiter) wait(mark float64, urgent bool, now time.Time) (wait time.Duration, held bool, changed <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.rate = float64(rate)
+	l.pay(now)
+	if l.paused && !urgent {
+		return 0, true, l.change()
+	}
+	of := &l.bulk
+	if urgent {
+		of = &l.urgent
+	}
+	if l.rate <= 0 || of.paid >= mark {
+		return 0, false, nil
+	}
+	return max(1, time.Duration((mark-of.paid)/l.rate*float64(time.Second))), false, l.change()
+}
+
+func (l *limiter) change() <-chan struct{} {
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return l.changed
+}
+
+// pay lets the time until now pay for what is booked. mu is held.
+func (l *limiter) pay(now time.Time) {
+	passed := max(0, now.Sub(l.at).Seconds())
+	if l.at.IsZero() {
+		passed = limiterBurst.Seconds()
+	}
+	l.at = now
+	l.urgent.pay(l.rate, passed)
+	if !l.paused {
+		l.bulk.pay(l.rate, passed)
+	}
+}
+
+func (l *lane) pay(rate, passed float64) {
+	if rate <= 0 {
+		l.paid = l.booked
+		return
+	}
+	l.paid = min(l.paid+rate*passed, l.booked+rate*limiterBurst.Seconds())
+}
+
+// set changes the rate, and whether bulk is held back; what is booked stays booked.
+func (l *limiter) set(rate int64, paused bool, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pay(now)
+	l.rate, l.paused = float64(rate), paused
+	l.wake()
+}
+
+// wake has everybody that waits ask again. mu is held.
+func (l *limiter) wake() {
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+}
+
+// nudge is wake for who does not hold mu.
+func (l *limiter) nudge() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wake()
 }

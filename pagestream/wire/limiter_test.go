@@ -8,27 +8,64 @@ import (
 
 func TestLimiterKeepsItsRateOverTime(t *testing.T) {
 	start := time.Unix(1000, 0)
+	const burst = limiterBurst
 	for _, c := range []struct {
-		name  string
-		rate  int64
-		takes []uint64
-		at    []time.Duration // when they are asked for
-		want  []time.Duration // how long they wait
+		name   string
+		rate   int64
+		takes  []uint64
+		urgent []bool
+		at     []time.Duration // when they are asked for
+		want   []time.Duration // how long they wait
 	}{
-		{"no limit", 0, []uint64{1 << 30, 1 << 30}, []time.Duration{0, 0}, []time.Duration{0, 0}},
-		{"debt is waited for", 1000, []uint64{1000, 500, 1}, []time.Duration{0, 0, 0},
-			[]time.Duration{0, time.Second - limiterBurst, 1500*time.Millisecond - limiterBurst}},
-		{"time pays it off", 1000, []uint64{1000, 1}, []time.Duration{0, 600 * time.Millisecond},
-			[]time.Duration{0, 400*time.Millisecond - limiterBurst}},
-		{"idle time is not saved up", 1000, []uint64{1, 1000, 1}, []time.Duration{0, time.Hour, time.Hour},
-			[]time.Duration{0, 0, time.Second - limiterBurst}},
+		{"no limit", 0, []uint64{1 << 30, 1 << 30}, []bool{false, false}, []time.Duration{0, 0}, []time.Duration{0, 0}},
+		{"debt is waited for", 1000, []uint64{1000, 500, 1}, []bool{false, false, false}, []time.Duration{0, 0, 0},
+			[]time.Duration{0, time.Second - burst, 1500*time.Millisecond - burst}},
+		{"time pays it off", 1000, []uint64{1000, 1}, []bool{false, false}, []time.Duration{0, 600 * time.Millisecond},
+			[]time.Duration{0, 400*time.Millisecond - burst}},
+		{"idle time is not saved up", 1000, []uint64{1, 1000, 1}, []bool{false, false, false}, []time.Duration{0, time.Hour, time.Hour},
+			[]time.Duration{0, 0, time.Second - burst}},
+		{"urgent does not wait for bulk", 1000, []uint64{5000, 100, 1}, []bool{false, true, true}, []time.Duration{0, 0, 0},
+			[]time.Duration{0, 0, 100*time.Millisecond - burst}},
+		{"bulk waits for urgent", 1000, []uint64{1000, 2000, 1}, []bool{true, false, false}, []time.Duration{0, 0, 0},
+			[]time.Duration{0, time.Second - burst, 3*time.Second - burst}},
 	} {
 		l := newLimiter(c.rate)
 		for i, n := range c.takes {
-			if got := l.take(n, start.Add(c.at[i])); got != c.want[i] {
+			now := start.Add(c.at[i])
+			got, held, _ := l.wait(l.book(n, c.urgent[i], now), c.urgent[i], now)
+			if d := got - c.want[i]; held || d < -time.Microsecond || d > time.Microsecond {
 				t.Errorf("%s: take %d waits %v, want %v", c.name, i, got, c.want[i])
 			}
 		}
+	}
+}
+
+func TestChangesOfTheLimitReachWhoWaits(t *testing.T) {
+	now := time.Unix(1000, 0)
+	l := newLimiter(1000)
+	l.book(1000, false, now)
+	mark := l.book(1000, false, now)
+	wait, _, changed := l.wait(mark, false, now)
+	l.set(0, true, now)
+	select {
+	case <-changed:
+	default:
+		t.Fatal("a change wakes nobody")
+	}
+	now = now.Add(time.Hour)
+	if _, held, _ := l.wait(mark, false, now); !held {
+		t.Error("bulk goes on while it is held back")
+	}
+	if wait, held, _ := l.wait(l.book(1, true, now), true, now); wait != 0 || held {
+		t.Errorf("urgent frames wait %v, held back: %v", wait, held)
+	}
+	l.set(2000, false, now)
+	if again, held, _ := l.wait(mark, false, now); held || again == 0 || again > wait {
+		t.Errorf("with twice the rate it waits %v (held back: %v), before it was %v", again, held, wait)
+	}
+	l.set(0, false, now)
+	if wait, held, _ := l.wait(mark, false, now); wait != 0 || held {
+		t.Errorf("without a limit it waits %v, held back: %v", wait, held)
 	}
 }
 

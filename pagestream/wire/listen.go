@@ -64,6 +64,7 @@ type Listener struct {
 	tcp     net.Listener
 	creds   *Credentials
 	control *controlListener
+	demand  *controlListener
 	limits  Limits
 	log     *slog.Logger
 	pending *halfOpen
@@ -85,6 +86,7 @@ func Listen(addr string, creds *Credentials, options ...Option) (*Listener, erro
 		tcp:      tcp,
 		creds:    creds,
 		control:  newControlListener(tcp.Addr()),
+		demand:   newControlListener(tcp.Addr()),
 		limits:   Limits{}.withDefaults(),
 		log:      slog.Default(),
 		sessions: make(map[sessionKey]*inbound),
@@ -104,6 +106,9 @@ func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
 // to whoever accepted them. Closing it turns away further ones; page streams
 // go on.
 func (l *Listener) Control() net.Listener { return l.control }
+
+// Demand yields the connections of package demand, as Control does its own.
+func (l *Listener) Demand() net.Listener { return l.demand }
 
 // Serve accepts connections until Close is called or ctx ends; then it ends
 // all sessions with ErrShutdown, waits for their goroutines and returns nil.
@@ -183,6 +188,7 @@ func (l *Listener) shut() {
 	l.mu.Unlock()
 	l.tcp.Close()
 	l.control.Close()
+	l.demand.Close()
 	l.pending.closeAll()
 	for _, in := range open {
 		in.fail(ErrShutdown)
@@ -221,12 +227,16 @@ func (l *Listener) handle(tcp *net.TCPConn, admit Admit, known func()) error {
 	state := conn.ConnectionState()
 	peer := PeerName(conn)
 	switch state.NegotiatedProtocol {
-	case ALPNControl:
+	case ALPNControl, ALPNDemand:
 		known()
 		batch.handover = false
 		tcp.SetDeadline(time.Time{})
-		if !l.control.offer(conn, l.limits.Handshake) {
-			return fmt.Errorf("control connection of %s: nobody takes it", peer)
+		to := l.control
+		if state.NegotiatedProtocol == ALPNDemand {
+			to = l.demand
+		}
+		if !to.offer(conn, l.limits.Handshake) {
+			return fmt.Errorf("connection of %s for %s: nobody takes it", peer, state.NegotiatedProtocol)
 		}
 		return nil
 	case ALPNPages:

@@ -72,10 +72,6 @@ func (s *Session) Err() error {
 	}
 }
 
-// SetBandwidth changes the limit on the bytes per second of all streams
-// together; 0 lifts it.
-func (s *Session) SetBandwidth(bytesPerSecond int64) { s.limiter.setRate(bytesPerSecond) }
-
 // Flush returns when the receiver has stored everything that was sent, on
 // any stream, before the call. It may be called while other goroutines send.
 // If ctx ends first, its error is returned and the session goes on.

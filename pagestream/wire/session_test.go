@@ -604,6 +604,44 @@ func TestBandwidthIsShared(t *testing.T) {
 	}
 }
 
+func TestUrgentFramesPassWhatIsHeldBack(t *testing.T) {
+	c := newCluster(t)
+	r := newMemory()
+	o := c.options(c.listen(to(r)).Addr())
+	o.Streams = 3
+	s := c.dial(o)
+	s.SetShare(0, true)
+	bulk, late := make(chan error, 1), make(chan error, 1)
+	go func() { bulk <- s.Stream(0).Pages(space, 0, mixture(4)) }()
+	go func() { late <- s.Stream(2).Pages(space, 1<<30, mixture(4)) }()
+	s.Stream(1).SetUrgent(true)
+	if err := s.Stream(1).Pages(space, 1<<20, mixture(4)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatalf("a flush while bulk is held back: %v", err)
+	}
+	if sent := s.Stats().Pages; sent == 0 || sent > 4 {
+		t.Errorf("%d pages sent, the urgent ones alone were to pass", sent)
+	}
+	s.Stream(2).SetUrgent(true)
+	if err := <-late; err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-bulk:
+		t.Errorf("bulk has passed: %v", err)
+	default:
+	}
+	s.SetBandwidth(0)
+	if err := <-bulk; err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAutoCompressesForASlowLinkAndNotForNothing(t *testing.T) {
 	text, random := make([]byte, 64<<10), make([]byte, 64<<10)
 	fillText(text)

@@ -27,6 +27,7 @@ type Stream struct {
 	session *Session
 	number  int
 	flow    flow
+	urgent  atomic.Bool // see SetUrgent
 
 	mu      sync.Mutex // held by a call; guards what follows
 	batch   batch
@@ -215,7 +216,8 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 		return s.session.fail(err)
 	}
 	waitStart := time.Now()
-	if err := s.waitForRoom(h.wireSize(), waitStart); err != nil {
+	held, err := s.waitForRoom(h.wireSize(), waitStart)
+	if err != nil {
 		return err
 	}
 	writeStart := time.Now()
@@ -223,7 +225,7 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 		return err
 	}
 	kernelBefore := s.conn.outTime
-	err := s.write(&h, table, body)
+	err = s.write(&h, table, body)
 	kernel := s.conn.outTime - kernelBefore
 	pending := s.conn.pending()
 	s.unlock()
@@ -237,7 +239,7 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 		}
 	}
 	end := time.Now()
-	s.observe.transmitted(transmission{wire: h.wireSize(), total: end.Sub(start), waited: writeStart.Sub(waitStart),
+	s.observe.transmitted(transmission{wire: h.wireSize(), total: end.Sub(start) - held, waited: writeStart.Sub(waitStart) - held,
 		kernel: kernel, sealing: end.Sub(writeStart) - kernel})
 	s.written.raw.Add(uint64(h.raw))
 	s.written.writing.Add(int64(kernel))
@@ -277,37 +279,32 @@ func (s *Stream) compress(h *header, body *[][]byte) error {
 	return nil
 }
 
-// waitForRoom waits for the bandwidth limit and for the window.
-func (s *Stream) waitForRoom(n uint64, start time.Time) error {
+// waitForRoom waits for the bandwidth limit and for the window. It returns how long the
+// session was held back, see Session.SetShare.
+func (s *Stream) waitForRoom(n uint64, start time.Time) (held time.Duration, err error) {
 	done := s.session.done
-	if wait := s.session.limiter.take(n, start); wait > 0 {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-done:
-			return s.session.Err()
-		}
-		start = time.Now()
-		s.written.throttled.Add(int64(wait))
+	if held, err = s.waitForLimit(n, start); err != nil {
+		return held, err
 	}
-	blocked := false
+	var blocked time.Time
 	for {
 		changed := s.flow.room(n)
 		if changed == nil {
 			break
 		}
-		blocked = true
+		if blocked.IsZero() {
+			blocked = time.Now()
+		}
 		select {
 		case <-changed:
 		case <-done:
-			return s.session.Err()
+			return held, s.session.Err()
 		}
 	}
-	if blocked {
-		s.written.blocked.Add(int64(time.Since(start)))
+	if !blocked.IsZero() {
+		s.written.blocked.Add(int64(time.Since(blocked)))
 	}
-	return nil
+	return held, nil
 }
 
 // lock takes the right to write to the connection.

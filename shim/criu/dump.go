@@ -46,6 +46,8 @@ type DumpConfig struct {
 	// Showing is a command that calls ShowViews with all arguments before
 	// "--" and executes what comes after it.
 	Showing []string
+	// Network is what Showing is given first, so that CRIU works in a network namespace.
+	Network []string
 	// Run runs a command to its end: a shim may wait for children only through
 	// containerd's reaper. It kills the command when ctx ends.
 	Run func(ctx context.Context, cmd *exec.Cmd) error
@@ -54,6 +56,7 @@ type DumpConfig struct {
 // command is `runc checkpoint` as go-runc would call it, below Showing.
 func (c *DumpConfig) command() *exec.Cmd {
 	args := append([]string{}, c.Showing[1:]...)
+	args = append(args, c.Network...)
 	for _, v := range c.Views {
 		source, target := v.Mount()
 		args = append(args, source, target)

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/pagestream/criuversion"
 	"godwit.dev/godwit/pagestream/lazy"
@@ -92,6 +95,22 @@ func (r *Restore) KeepLog(attempt int) error {
 		return fmt.Errorf("keep CRIU's log: %w", err)
 	}
 	return nil
+}
+
+// rootsYard is where CRIU mounts what a container's processes see, before they do
+// (criu/mount.c, mnt_roots).
+var rootsYard = regexp.MustCompile(`/tmp/\.criu\.mntns\.[A-Za-z0-9]{6}`)
+
+// ClearRoots removes the empty directory that a CRIU leaves which is killed before it lets
+// the processes go. Only its log says which that is.
+func (r *Restore) ClearRoots() {
+	log, err := os.ReadFile(filepath.Join(r.config.Work, restoreLog))
+	if err != nil {
+		return // it has not come that far
+	}
+	if yard := rootsYard.Find(log); yard != nil {
+		_ = unix.Rmdir(string(yard)) // mostly gone already
+	}
 }
 
 // Close removes gate and configuration, once. A restore still held is told to stop.

@@ -43,6 +43,8 @@ var all = []steps.Step[*bench]{
 	{Name: "downtime", Run: (*bench).small},
 	{Name: "stall", Run: (*bench).ticking},
 	{Name: "growth", Run: (*bench).big},
+	{Name: "eleven", Run: (*bench).eleven},
+	{Name: "throttle", Run: (*bench).throttle},
 	{Name: "loss", Run: (*bench).lossOfSource},
 	{Name: "page-server", Run: (*bench).pageServer},
 }

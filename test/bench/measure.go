@@ -40,7 +40,9 @@ type bench struct {
 	survived     *bool // the pod outlived its source node; nil: not tried
 	acked, lines uint64
 	absorbed     float64             // speed of our page server / of criu's; 0: not measured
+	throttled    *throttled          // nil: not tried
 	compared     []traces.Comparison // the rules, by replay; none: not compared
+	crowds       []crowd             // pods that move at once; none: not measured
 }
 
 // errDamaged ends the bench at once.

@@ -44,6 +44,14 @@ func (b *bench) report() report {
 		}
 		promise(true, figure.Figure{Name: "pods lost with the source node after the commit", Value: lost, Limit: 0})
 	}
+	for _, c := range b.crowds {
+		promise(true, figure.Figure{Name: "worst downtime of eleven pods at once over 1 Gbit/s / of one alone, " + c.name, Value: c.share(), Limit: 3})
+	}
+	if t := b.throttled; t != nil {
+		promise(true, figure.Figure{Name: "a throttled pod has its quota back after an abort", Value: ms(t.back), Unit: "ms", Limit: 100})
+		promise(true, figure.Figure{Name: "its speed in the second after that / before", Value: t.speed, Limit: 0.9, AtLeast: true})
+		promise(true, figure.Figure{Name: "downtime, 256 MiB rewritten at 50 MiB/s, throttled, 200 Mbit/s", Value: ms(t.downtime), Unit: "ms", Limit: 1000})
+	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	if len(b.compared) > 0 {
 		r.Rules = b.compared

@@ -59,7 +59,7 @@ func (k *kube) controller() {
 		k.t.Fatal(err)
 	}
 	k.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		_, err := k.Kubectl(ctx, "", "delete", "mutatingwebhookconfiguration", v1alpha1.WebhookConfiguration)
 		err = errors.Join(err, controller.Process.Signal(os.Interrupt), controller.Wait())

@@ -22,11 +22,11 @@ import (
 // volume makes one and removes it when the test ends, after the pods that used it.
 func (k *kube) volume(v lab.VolumeSpec) {
 	k.t.Helper()
-	if err := k.AddVolume(within(k.t, time.Minute), v); err != nil {
+	if err := k.AddVolume(within(k.t, 3*time.Minute), v); err != nil {
 		k.t.Fatal(err)
 	}
 	k.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		if err := k.RemoveVolume(ctx, v); err != nil {
 			k.t.Error(err)
@@ -71,46 +71,13 @@ func readsWhatItWrites(app string) string {
 
 // library is a pod with volumes of all kinds that are not copied: one that all nodes share, and the pod's own.
 func library(node string) string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: ConfigMap
-metadata: {name: library}
-data: {greeting: hello}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: library, labels: {app: library}}
-spec:
-  nodeName: %[2]s
-  runtimeClassName: godwit
-  terminationGracePeriodSeconds: 0
-  volumes:
-  - {name: disk, emptyDir: {}}
-  - {name: memory, emptyDir: {medium: Memory}}
-  - {name: shared, persistentVolumeClaim: {claimName: books}}
-  - {name: own, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}, {path: uid, fieldRef: {fieldPath: metadata.uid}}]}}
-  - name: several
-    projected:
-      sources:
-      - {configMap: {name: library}}
-      - {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
-  containers:
-  - name: redis
-    image: %[1]q
-    imagePullPolicy: Never
-    command: [%[3]s]
-    volumeMounts: [{name: shared, mountPath: /books, subPath: below, readOnly: true}]
-  - name: ticks
-    image: %[1]q
-    imagePullPolicy: Never
-    command: [sh, -c, %[4]q]
-    volumeMounts:
-    - {name: disk, mountPath: /data}
-    - {name: disk, mountPath: /part, subPath: part}
-    - {name: memory, mountPath: /memory}
-    - {name: shared, mountPath: /shared}
-    - {name: own, mountPath: /api}
-    - {name: several, mountPath: /several}
-`, theCluster.image, node, redisCommand, readsWhatItWrites("library"))
+	c := counter{app: "library", node: node}.withShared("persistentVolumeClaim: {claimName: books}", readsWhatItWrites("library"))
+	c.volumes = append(c.volumes,
+		"{name: own, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}, {path: uid, fieldRef: {fieldPath: metadata.uid}}]}}",
+		"{name: several, projected: {sources: [{configMap: {name: library}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}")
+	c.redisMounts = []string{"{name: shared, mountPath: /books, subPath: below, readOnly: true}"}
+	c.ticksMounts = append(c.ticksMounts, "{name: own, mountPath: /api}", "{name: several, mountPath: /several}")
+	return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: library}\ndata: {greeting: hello}\n---\n" + c.pod("library")
 }
 
 // A volume that all nodes can have is not copied: both nodes have it for a moment, open files on it go on where they were, and
@@ -227,33 +194,8 @@ func (v *traveller) hasItsOwn() {
 }
 
 // counting is a pod with what a traveller has, and one more volume, at /shared; script is what it runs beside redis.
-func counting(name, node, annotations, volume, script string) string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: Pod
-metadata: {name: %[1]s, labels: {app: %[1]s}, annotations: {%[7]s}}
-spec:
-  nodeName: %[3]s
-  runtimeClassName: godwit
-  terminationGracePeriodSeconds: 0
-  volumes:
-  - {name: disk, emptyDir: {}}
-  - {name: memory, emptyDir: {medium: Memory}}
-  - {name: shared, %[4]s}
-  containers:
-  - name: redis
-    image: %[2]q
-    imagePullPolicy: Never
-    command: [%[5]s]
-  - name: ticks
-    image: %[2]q
-    imagePullPolicy: Never
-    command: [sh, -c, %[6]q]
-    volumeMounts:
-    - {name: disk, mountPath: /data}
-    - {name: disk, mountPath: /part, subPath: part}
-    - {name: memory, mountPath: /memory}
-    - {name: shared, mountPath: /shared}
-`, name, theCluster.image, node, volume, redisCommand, script, annotations)
+func counting(name, node, volume, script string) string {
+	return counter{app: name, node: node}.withShared(volume, script).pod(name)
 }
 
 // refused asks for a move and sees that it is refused in words, with nothing done.
@@ -276,7 +218,7 @@ func TestKubernetesPodMigrationsWithAHostPath(t *testing.T) {
 	if err := k.Storage().Create(t.Context(), "common", storage.Share, 0); err != nil {
 		t.Fatal(err)
 	}
-	v := k.travellerOf(counting("common", k.a.Name, "", "hostPath: {path: "+common+", type: Directory}",
+	v := k.travellerOf(counting("common", k.a.Name, "hostPath: {path: "+common+", type: Directory}",
 		"exec 3>>/shared/kept; "+strings.Replace(ticksOf("common"), "sleep 0.2", "echo $i >&3; sleep 0.2", 1)), "common", k.a, smallLoad)
 	v.refused("volume shared is the directory " + common + " of its node: set the pod's annotation godwit.dev/hostpath-shared")
 	k.kubectl("", "annotate", "pod", v.pod, "godwit.dev/hostpath-shared=true")
@@ -311,7 +253,7 @@ func TestKubernetesPodMigrationsRefusedForFilesOfVolumes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			k := *k
 			k.t = t
-			v := k.travellerOf(counting(c.name, k.a.Name, "", c.volume, c.script+ticksOf(c.name)), c.name, k.a, smallLoad)
+			v := k.travellerOf(counting(c.name, k.a.Name, c.volume, c.script+ticksOf(c.name)), c.name, k.a, smallLoad)
 			v.refused(c.want)
 			v.verify()
 		})
@@ -323,7 +265,7 @@ func TestKubernetesPodMigrationsRefusedForFilesOfVolumes(t *testing.T) {
 func TestKubernetesPodMigrationsWhileALockIsTaken(t *testing.T) {
 	k := newKube(t)
 	k.volume(lab.VolumeSpec{Name: "late-lock", Shared: true})
-	v := k.travellerOf(counting("locker", k.a.Name, "", "persistentVolumeClaim: {claimName: late-lock}",
+	v := k.travellerOf(counting("locker", k.a.Name, "persistentVolumeClaim: {claimName: late-lock}",
 		"exec 3>>/shared/kept; "+strings.Replace(ticksOf("locker"), "sleep 0.2", "[ -e /shared/go ] && flock 3; [ -e /shared/go ] || flock -u 3; sleep 0.2", 1)), "locker", k.a, smallLoad)
 	signal := filepath.Join(k.Storage().Content("late-lock"), "go")
 	m := v.await(v.ask(slowMove), "the rounds", inRounds)
@@ -352,12 +294,12 @@ func TestKubernetesPodMigrationsWithADisk(t *testing.T) {
 	k := newKube(t)
 	k.volume(lab.VolumeSpec{Name: "disk"})
 	script := "mkdir -p /shared/below; exec 7>/shared/below/lock; flock 7; " + readsWhatItWrites("disk")
-	v := k.travellerOf(counting("disk", k.a.Name, "", "persistentVolumeClaim: {claimName: disk}", script), "disk", k.a, smallLoad)
+	v := k.travellerOf(counting("disk", k.a.Name, "persistentVolumeClaim: {claimName: disk}", script), "disk", k.a, smallLoad)
 	k.attached("disk", k.a)
 
 	t.Run("refused while another pod of the node has it", func(t *testing.T) {
 		v.in(t)
-		other := counting("other", k.a.Name, "", "persistentVolumeClaim: {claimName: disk}", "sleep infinity")
+		other := counting("other", k.a.Name, "persistentVolumeClaim: {claimName: disk}", "sleep infinity")
 		v.k.kubectl(other, "apply", "-f", "-")
 		v.k.ready("other")
 		v.refused("pod other has claim disk too")
@@ -395,7 +337,7 @@ func TestKubernetesPodMigrationsWhileOthersWrite(t *testing.T) {
 	}
 	defer file.Close()
 	const follows = "exec 4</shared/paper 5<>/shared/paper; while read -r line <&4; do last=$line; done; echo $last > /shared/seen; "
-	v := k.travellerOf(counting("news", k.a.Name, "", "persistentVolumeClaim: {claimName: news}",
+	v := k.travellerOf(counting("news", k.a.Name, "persistentVolumeClaim: {claimName: news}",
 		strings.Replace(ticksOf("news"), "sleep 0.2", follows+"sleep 0.2", 1)), "news", k.a, smallLoad)
 	ctx, cancel := context.WithCancel(t.Context())
 	var written atomic.Int64

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -144,54 +143,6 @@ func nodes(t *testing.T) (a, b *lab.Node) {
 	}
 	explain(t, a, b)
 	return a, b
-}
-
-var explained = map[*testing.T]bool{}
-
-// explain prints what the nodes' services wrote during the test, if it fails.
-func explain(t *testing.T, nodes ...*lab.Node) {
-	t.Helper()
-	if explained[t] {
-		return
-	}
-	explained[t] = true
-	from := map[string]int64{}
-	for _, n := range nodes {
-		for _, service := range []string{"godwit-node", "containerd"} {
-			if info, err := os.Stat(n.Log(service)); err == nil {
-				from[n.Log(service)] = info.Size()
-			}
-		}
-	}
-	t.Cleanup(func() {
-		if !t.Failed() {
-			return
-		}
-		for _, n := range nodes {
-			for _, service := range []string{"godwit-node", "containerd"} {
-				t.Logf("node %s, %s:\n%s", n.Name, service, logSince(n.Log(service), from[n.Log(service)]))
-			}
-		}
-	})
-}
-
-// logSince is the end of what was written to a log after an offset, without what containerd always says.
-func logSince(path string, offset int64) string {
-	b, err := os.ReadFile(path)
-	if err != nil || int64(len(b)) < offset {
-		return fmt.Sprint(err)
-	}
-	var lines []string
-	for line := range strings.Lines(string(b[offset:])) {
-		if strings.Contains(path, "containerd") && (strings.Contains(line, "level=info") || strings.Contains(line, "level=debug")) && !strings.Contains(line, "migration") {
-			continue
-		}
-		if len(line) > 600 {
-			line = line[:600] + "...\n"
-		}
-		lines = append(lines, line)
-	}
-	return strings.Join(lines[max(0, len(lines)-30):], "")
 }
 
 // image returns an image of Debian packages, made by the first test that asks.

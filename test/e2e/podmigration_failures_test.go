@@ -94,7 +94,7 @@ func TestKubernetesPodMigrationsBreak(t *testing.T) {
 func (v *traveller) cancel(m *v1alpha1.PodMigration) {
 	v.t.Helper()
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"cancel":true}}`))
-	if err := v.user.Patch(within(v.t, 30*time.Second), m.DeepCopy(), patch); err != nil {
+	if err := v.user.Patch(within(v.t, time.Minute), m.DeepCopy(), patch); err != nil {
 		v.t.Fatal(err)
 	}
 }
@@ -102,7 +102,7 @@ func (v *traveller) cancel(m *v1alpha1.PodMigration) {
 // delete asks for the object's deletion, and sees later that it goes.
 func (v *traveller) delete(m *v1alpha1.PodMigration) {
 	v.t.Helper()
-	if err := v.user.Delete(within(v.t, 30*time.Second), m.DeepCopy()); err != nil {
+	if err := v.user.Delete(within(v.t, time.Minute), m.DeepCopy()); err != nil {
 		v.t.Fatal(err)
 	}
 	if left := v.await(m, "the object's end", func(*v1alpha1.PodMigration) bool { return false }); left != nil {

@@ -18,7 +18,7 @@ import (
 
 // statefulSet is one of a single replica behind a headless Service, whose pod is a traveller's; claims are of its volumeClaimTemplates, and mounts
 // of its counting container.
-func statefulSet(name, claims, mounts, script string) string {
+func statefulSet(name, claims string, mounts []string, script string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Service
 metadata: {name: %[1]s}
@@ -31,30 +31,11 @@ spec:
   serviceName: %[1]s
   replicas: 1
   selector: {matchLabels: {app: %[1]s-0}}
-  volumeClaimTemplates: [%[5]s]
+  volumeClaimTemplates: [%[2]s]
   template:
     metadata: {labels: {app: %[1]s-0}}
     spec:
-      runtimeClassName: godwit
-      terminationGracePeriodSeconds: 0
-      volumes:
-      - {name: disk, emptyDir: {}}
-      - {name: memory, emptyDir: {medium: Memory}}
-      containers:
-      - name: redis
-        image: %[2]q
-        imagePullPolicy: Never
-        command: [%[3]s]
-        volumeMounts: [{name: disk, mountPath: /work}]
-      - name: ticks
-        image: %[2]q
-        imagePullPolicy: Never
-        command: [sh, -c, %[4]q]
-        volumeMounts:
-        - {name: disk, mountPath: /data}
-        - {name: disk, mountPath: /part, subPath: part}
-        - {name: memory, mountPath: /memory}
-%[6]s`, name, theCluster.image, redisCommand, script, claims, mounts)
+%[3]s`, name, claims, counter{app: name + "-0", ticksMounts: mounts, script: script}.spec("      "))
 }
 
 // member runs a StatefulSet, and is its pod.
@@ -73,7 +54,7 @@ func (k *kube) member(name, manifest string) *traveller {
 	}
 	v := k.travellerOf(manifest, pod, node, smallLoad)
 	k.t.Cleanup(func() { // before the traveller, which would be made again
-		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		if _, err := k.Kubectl(ctx, "", "delete", "--wait", "statefulset,service", name); err != nil {
 			k.t.Error(err)
@@ -106,7 +87,7 @@ func (v *traveller) checkLate(m *v1alpha1.PodMigration, was string) {
 // A StatefulSet's pod moves under its name: the new one is made when the old one is gone.
 func TestKubernetesPodMigrationsOfAStatefulSet(t *testing.T) {
 	k := newKube(t)
-	v := k.member("late", statefulSet("late", "", "", ticksOf("late-0")))
+	v := k.member("late", statefulSet("late", "", nil, ""))
 	t.Run("refused where nobody would have it restored", func(t *testing.T) {
 		m := v.in(t).settled(v.ask())
 		if m.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(m.Status.Message, "install godwit-controller") {
@@ -191,7 +172,7 @@ func TestKubernetesPodMigrationsOfAVolumeOfOneNode(t *testing.T) {
 	k.controller()
 	k.volume(lab.VolumeSpec{Name: "one", Claim: "content-keeps-0"})
 	const claims = `{metadata: {name: content}, spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests: {storage: 1Mi}}}}`
-	const mounts = "        - {name: content, mountPath: /content}\n"
+	mounts := []string{"{name: content, mountPath: /content}"}
 	v := k.member("keeps", statefulSet("keeps", claims, mounts, strings.Replace(ticksOf("keeps-0"), " /own", " /own /content/ticks", 1)))
 	k.attached("one", v.node)
 	for _, name := range []string{"there", "and back"} {
@@ -226,11 +207,12 @@ func (v *traveller) linesOf(file string) int {
 func TestKubernetesPodMigrationsOfABarePodWithAVolumeOfOneNode(t *testing.T) {
 	k := newKube(t)
 	k.volume(lab.VolumeSpec{Name: "single"})
-	manifest := strings.Replace(travellerPod("single", k.a.Name), "  - {name: disk, emptyDir: {}}\n",
-		"  - {name: disk, emptyDir: {}}\n  - {name: content, persistentVolumeClaim: {claimName: single}}\n", 1)
-	manifest = strings.Replace(manifest, "    - {name: memory, mountPath: /memory}\n",
-		"    - {name: memory, mountPath: /memory}\n    - {name: content, mountPath: /content}\n", 1)
-	manifest = strings.Replace(manifest, " /own; do", " /own /content/ticks; do", 1)
+	manifest := counter{
+		app: "single", node: k.a.Name,
+		volumes:     []string{"{name: content, persistentVolumeClaim: {claimName: single}}"},
+		ticksMounts: []string{"{name: content, mountPath: /content}"},
+		script:      strings.Replace(ticksOf("single"), " /own", " /own /content/ticks", 1),
+	}.pod("single")
 	v := k.travellerOf(manifest, "single", k.a, smallLoad)
 	k.attached("single", v.node)
 	was := string(v.get().UID)
@@ -269,23 +251,23 @@ spec:
         volumeMounts: [{name: content, mountPath: /content}]
 `, theCluster.image), "apply", "-f", "-")
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 		defer cancel()
-		for _, args := range [][]string{{"delete", "deployment", "only"}, {"delete", "podmigration", "only"}, {"wait", "--for=delete", "pod", "-l=app=only", "--timeout=50s"}} {
+		for _, args := range [][]string{{"delete", "deployment", "only"}, {"delete", "podmigration", "only"}, {"wait", "--for=delete", "pod", "-l=app=only", "--timeout=170s"}} {
 			if _, err := k.Kubectl(ctx, "", args...); err != nil {
 				t.Error(err)
 			}
 		}
 	})
-	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=50s")
+	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=170s")
 	pod := strings.Fields(k.kubectl("", "get", "pods", "-l=app=only", "-o=jsonpath={.items[*].metadata.name} {.items[*].spec.nodeName}"))
 	target := k.b
 	if pod[1] == k.b.Name {
 		target = k.a
 	}
 	k.kubectl(fmt.Sprintf("apiVersion: godwit.dev/v1alpha1\nkind: PodMigration\nmetadata: {name: only}\nspec: {podName: %s, targetNode: %s}\n", pod[0], target.Name), "apply", "-f", "-")
-	k.kubectl("", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "only", "--timeout=50s")
-	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=50s")
+	k.kubectl("", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "only", "--timeout=170s")
+	k.kubectl("", "rollout", "status", "deployment", "only", "--timeout=170s")
 	k.attached("only", target)
 	now := strings.Fields(k.kubectl("", "get", "pods", "-l=app=only", "-o=jsonpath={.items[*].metadata.name} {.items[*].spec.nodeName}"))
 	if len(now) != 2 || now[0] == pod[0] || now[1] != target.Name {

@@ -116,7 +116,7 @@ func (v *traveller) refusedByNode(t *testing.T) {
 	v.k.kubectl(manifest, "apply", "-f", "-")
 	v.k.ready("fixed-hostpath")
 	v.k.ready("fixed-runc")
-	v.k.kubectl("", "rollout", "status", "daemonset/fixed-daemon", "--timeout=50s")
+	v.k.kubectl("", "rollout", "status", "daemonset/fixed-daemon", "--timeout=170s")
 	daemon := v.k.kubectl("", "get", "pod", "-l=app=fixed-daemon", "-o=jsonpath={.items[0].metadata.name}")
 	for _, c := range []struct{ pod, to, want string }{
 		{v.pod, "nowhere", "there is no node nowhere"},

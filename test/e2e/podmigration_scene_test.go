@@ -76,7 +76,7 @@ var smallLoad, sceneLoad = travellerLoad{4_000, writeRate}, travellerLoad{sceneK
 // traveller runs one on a node. It is gone when the test ends, with the PodMigrations of its label.
 func (k *kube) traveller(app string, node *lab.Node, l travellerLoad) *traveller {
 	k.t.Helper()
-	return k.travellerOf(travellerPod(app, node.Name), app, node, l)
+	return k.travellerOf(counter{app: app, node: node.Name}.pod(app), app, node, l)
 }
 
 // travellerOf runs one that a manifest describes: the pod has the app's name and label, and a container that runs ticksOf.
@@ -91,50 +91,11 @@ func (k *kube) travellerOf(manifest, app string, node *lab.Node, l travellerLoad
 	return v
 }
 
-// travellerPod is a pod of two containers with volumes on disk and in memory.
-func travellerPod(app, node string) string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: Pod
-metadata: {name: %[1]s, labels: {app: %[1]s}}
-spec:
-  nodeName: %[2]s
-  runtimeClassName: godwit
-  terminationGracePeriodSeconds: 0
-  volumes:
-  - {name: disk, emptyDir: {}}
-  - {name: memory, emptyDir: {medium: Memory}}
-  containers:
-  - name: redis
-    image: %[3]s
-    imagePullPolicy: Never
-    command: [%[4]s]
-    volumeMounts: [{name: disk, mountPath: /work}]
-  - name: ticks
-    image: %[3]s
-    imagePullPolicy: Never
-    command: [sh, -c, %[5]q]
-    volumeMounts:
-    - {name: disk, mountPath: /data}
-    - {name: disk, mountPath: /part, subPath: part}
-    - {name: memory, mountPath: /memory}
-`, app, node, theCluster.image, redisCommand, ticksOf(app))
-}
-
-const redisCommand = `redis-server, --save, "", --appendonly, "no", --protected-mode, "no", --bind, 0.0.0.0, --enable-debug-command, "yes"`
-
-// tickFiles are what ticksOf's program counts in, a line for each number.
-var tickFiles = []string{"/data/ticks", "/part/ticks", "/memory/ticks", "/own"}
-
-// ticksOf is a shell's program that bears the name of its app.
-func ticksOf(app string) string {
-	return ": app=" + app + "; i=0; while :; do i=$((i+1)); for f in " + strings.Join(tickFiles, " ") + "; do echo $i >> $f; done; sleep 0.2; done"
-}
-
 // write fills the pod's redis and begins to write to it.
 func (v *traveller) write(l travellerLoad) {
 	v.t.Helper()
 	v.w = &writer{t: v.t, redis: load.NewRedis(v.address(v.get().Status.PodIP), l.keys), begun: time.Now()}
-	if err := v.w.redis.Fill(within(v.t, time.Minute)); err != nil {
+	if err := v.w.redis.Fill(within(v.t, 3*time.Minute)); err != nil {
 		v.t.Fatal(err)
 	}
 	v.w.writeAt(l.rate)
@@ -148,7 +109,7 @@ func (v *traveller) address(ip string) string { return net.JoinHostPort(ip, redi
 func (v *traveller) get() *corev1.Pod {
 	v.t.Helper()
 	pod := new(corev1.Pod)
-	if err := v.user.Get(within(v.t, 30*time.Second), client.ObjectKey{Namespace: "default", Name: v.pod}, pod); err != nil {
+	if err := v.user.Get(within(v.t, time.Minute), client.ObjectKey{Namespace: "default", Name: v.pod}, pod); err != nil {
 		v.t.Fatal(err)
 	}
 	return pod
@@ -156,11 +117,11 @@ func (v *traveller) get() *corev1.Pod {
 
 // remove deletes everything of it.
 func (v *traveller) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
 	defer cancel()
 	for _, args := range [][]string{
-		{"delete", "podmigration", "-l", "app=" + v.app, "--timeout=30s"},
-		{"delete", "pod", "-l", "app=" + v.app, "--force", "--grace-period=0", "--timeout=30s"},
+		{"delete", "podmigration", "-l", "app=" + v.app, "--timeout=80s"},
+		{"delete", "pod", "-l", "app=" + v.app, "--force", "--grace-period=0", "--timeout=80s"},
 	} {
 		if _, err := v.k.Kubectl(ctx, "", args...); err != nil {
 			v.t.Error(err)
@@ -173,7 +134,7 @@ func (v *traveller) in(t *testing.T) *traveller {
 	k, w := *v.k, *v.w
 	k.t, w.t = t, t
 	v.k, v.t, v.w = &k, t, &w
-	explain(t, k.a, k.b)
+	k.explain()
 	return v
 }
 
@@ -203,7 +164,7 @@ func (v *traveller) ask(change ...func(*v1alpha1.PodMigration)) *v1alpha1.PodMig
 	for _, f := range change {
 		f(m)
 	}
-	if err := v.user.Create(within(v.t, 30*time.Second), m); err != nil {
+	if err := v.user.Create(within(v.t, time.Minute), m); err != nil {
 		v.t.Fatal(err)
 	}
 	return m
@@ -212,7 +173,7 @@ func (v *traveller) ask(change ...func(*v1alpha1.PodMigration)) *v1alpha1.PodMig
 // await returns the PodMigration when it is as wanted, and nil when it is gone. One that is over otherwise fails the test.
 func (v *traveller) await(m *v1alpha1.PodMigration, what string, is func(*v1alpha1.PodMigration) bool) *v1alpha1.PodMigration {
 	v.t.Helper()
-	ctx := within(v.t, 90*time.Second)
+	ctx := within(v.t, 3*time.Minute)
 	last := m
 	for ctx.Err() == nil {
 		now, found := v.follow(ctx, m, is)
@@ -310,7 +271,7 @@ func (v *traveller) settled(m *v1alpha1.PodMigration) *v1alpha1.PodMigration {
 func (v *traveller) pods() []corev1.Pod {
 	v.t.Helper()
 	all := new(corev1.PodList)
-	if err := v.user.List(within(v.t, 30*time.Second), all, client.InNamespace("default"), client.MatchingLabels{"app": v.app}); err != nil {
+	if err := v.user.List(within(v.t, time.Minute), all, client.InNamespace("default"), client.MatchingLabels{"app": v.app}); err != nil {
 		v.t.Fatal(err)
 	}
 	return all.Items
@@ -366,7 +327,10 @@ func (v *traveller) processes(n *lab.Node) []int {
 	})
 	// A shell that is about to run another program looks like the one that forked it.
 	counting := slices.Clone(pids)
-	return slices.DeleteFunc(pids, func(pid int) bool { return slices.Contains(counting, parentOf(pid)) })
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		parent := parentOf(pid)
+		return parent == 0 || slices.Contains(counting, parent) // it has ended meanwhile, or is to run another program
+	})
 }
 
 // parentOf is the parent of a process, 0 if that is gone.

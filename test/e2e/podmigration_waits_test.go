@@ -20,7 +20,7 @@ func TestKubernetesPodMigrationsWaitForANodeToBeReady(t *testing.T) {
 	}
 	goOn := func() { _ = unix.Kill(kubelet, unix.SIGCONT) }
 	t.Cleanup(goOn)
-	k.kubectl("", "wait", "--for=condition=Ready=Unknown", "node", v.elsewhere().Name, "--timeout=50s")
+	k.kubectl("", "wait", "--for=condition=Ready=Unknown", "node", v.elsewhere().Name, "--timeout=170s")
 
 	waits := func(m *v1alpha1.PodMigration) bool {
 		return m.Status.Phase.Over() || strings.Contains(m.Status.Message, "is not Ready")

@@ -69,11 +69,11 @@ func (w *writer) writeAt(rate int) {
 // awaitWrites waits until more writes are acknowledged: the server answers, and the client has found it.
 func (w *writer) awaitWrites(more int) {
 	w.t.Helper()
-	ctx, from := within(w.t, 20*time.Second), w.redis.Acked()
+	ctx, from := within(w.t, time.Minute), w.redis.Acked()
 	for w.redis.Acked() < from+uint64(more) {
 		select {
 		case <-ctx.Done():
-			w.t.Fatalf("the client's writes are not acknowledged any more: %d of %d within 20 s", w.redis.Acked()-from, more)
+			w.t.Fatalf("the client's writes are not acknowledged any more: %d of %d within a minute", w.redis.Acked()-from, more)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -25,8 +25,12 @@ echo $((n+1)) >%[2]s
 %[4]s
 `
 
-// breakRestores has restores on a node broken at a stage that comes after the commit, so
-// many times. broken says how often that has happened, mend ends it.
+// afterCommit is a stage at which a test's script is called when the pod is committed and nothing of it has run: CRIU calls
+// the script that its configuration names last, which is ours, before others (criu/action-scripts.c, add_script), and ours
+// holds it there until the commit.
+const afterCommit = "post-restore"
+
+// breakRestores has restores on a node broken at a stage, so many times. broken says how often that has happened, mend ends it.
 func breakRestores(t *testing.T, n *lab.Node, stage, how string, times int) (broken func() int, mend func()) {
 	t.Helper()
 	const script, conf, count = "/usr/local/sbin/break-restore", "/etc/criu/runc.conf", "/root/broken-restores"
@@ -55,7 +59,6 @@ func breakRestores(t *testing.T, n *lab.Node, stage, how string, times int) (bro
 // A committed pod has no other place to run: a restore that hangs or fails after the
 // commit is done again from the store, and the pod has everything it had.
 func TestARestoreThatFailsAfterTheCommitIsDoneAgain(t *testing.T) {
-	const afterCommit = "network-unlock"
 	s := newScene(t)
 	s.slack, s.ctx = maps.Clone(idle), within(t, 5*time.Minute)
 	s.w.follow(s.p, s.to) // b has what such a pod needs
@@ -115,7 +118,7 @@ func TestWhatContainersShareComesThroughARestoreThatIsDoneAgain(t *testing.T) {
 		}
 	}
 	verify()
-	broken, mend := breakRestores(t, b, "network-unlock", "kill -KILL $PPID", 4)
+	broken, mend := breakRestores(t, b, afterCommit, "kill -KILL $PPID", 4)
 	p.moveTo(b)
 	if broken() < 3 {
 		t.Errorf("only %d restores of three containers were broken", broken())
@@ -135,7 +138,7 @@ func TestAPodThatCannotBeRestoredCanBeRemoved(t *testing.T) {
 	s.w.follow(s.p, s.from)
 	s.w.stop()
 	before := settled(t, s.from, s.to)
-	broken, mend := breakRestores(t, s.to, "network-unlock", "kill -KILL $PPID", 1000)
+	broken, mend := breakRestores(t, s.to, afterCommit, "kill -KILL $PPID", 1000)
 	s.start()
 	s.await("created")
 	s.until("a third attempt", func() bool { return broken() > 2 })
@@ -155,7 +158,7 @@ func TestKubernetesPodIsRestoredAgainAfterTheCommit(t *testing.T) {
 	k := newKube(t)
 	k.nodesUp()
 	v := k.traveller("again", k.a, smallLoad)
-	broken, mend := breakRestores(t, k.b, "network-unlock", "kill -KILL $PPID", 3)
+	broken, mend := breakRestores(t, k.b, afterCommit, "kill -KILL $PPID", 3)
 	m := v.ask()
 	end := v.settled(m)
 	if end.Status.Phase != v1alpha1.PhaseSucceeded {

@@ -14,7 +14,7 @@ import (
 )
 
 // readyTimeout is how long a node may take from nothing to a containerd that answers, on a machine that is busy.
-const readyTimeout = 60 * time.Second
+const readyTimeout = 4 * time.Minute
 
 // binDir is where a node sees the project's binaries, as the build leaves them at any moment.
 const binDir = "/opt/godwit/bin"
@@ -237,7 +237,7 @@ func (l *Lab) addRuntime(spec *nodeinit.Spec, s nodeState, all []nodeState) {
 // logTails gives the ends of a node's logs, for the error of a node that did not start.
 func (l layout) logTails(node string) string {
 	var b strings.Builder
-	for _, name := range []string{"init", "containerd", "kubelet", "storage", "etcd", "kube-apiserver", "kube-controller-manager"} {
+	for _, name := range []string{"init", "containerd", "godwit-node", "kubelet", "storage", "etcd", "kube-apiserver", "kube-controller-manager"} {
 		content, err := os.ReadFile(filepath.Join(l.logDir(node), name+".log"))
 		if err != nil || len(content) == 0 {
 			continue

@@ -192,7 +192,7 @@ func walkCgroups(dir string, f func(dir string)) {
 // removeCgroup removes path and everything below in all hierarchies. A cgroup stays busy for a moment after its last task
 // has ended, and nothing tells when that is over.
 func removeCgroup(path string) error {
-	deadline := time.Now().Add(pace.Stretch(5 * time.Second))
+	deadline := time.Now().Add(pace.Stretch(30 * time.Second))
 	for {
 		var last error
 		for _, h := range hierarchies() {

@@ -5,10 +5,12 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/test/lab/nodeinit"
+	"godwit.dev/godwit/test/pace"
 )
 
 // Paths in a node, as an installation has them.
@@ -93,6 +95,7 @@ func (l layout) nodeConfig(s nodeState, all []nodeState, kubernetes bool) string
 	set("pki_dir", pkiDirInNode)
 	set("state_dir", "/run/godwit")
 	set("store_limit", storeLimit())
+	set("stuck_after", pace.Stretch(10*time.Second).String())
 	set("metrics_listen", netip.AddrPortFrom(l.nodeAddr(s.Index), metricsPort).String())
 	b.WriteString("\n[peers]\n")
 	for _, n := range all {

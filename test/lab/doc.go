@@ -10,7 +10,7 @@
 // The nodes can be a Kubernetes cluster (Options.Kubernetes): each has a kubelet and a kube-proxy, and the control plane has a
 // machine of its own beside them. The programs come of the module in kubernetes/, built once into the cache. Volumes of claims
 // (Cluster.AddVolume) are of the network storage in package storage, by a CSI driver that runs on every machine; Kubernetes's
-// external-attacher, of the module in attacher/, attaches and detaches them.
+// external-attacher, of the module in programs/, attaches and detaches them.
 //
 // The package knows nothing of migrations: it runs the project's binaries and leaves what they do to them. What PID 1 of
 // a node does is in package nodeinit; the link with latency, for kernels without netem, is in package delayline.

@@ -45,7 +45,7 @@ func abandon(t *testing.T, c *Cluster) {
 func testAbandoned(t *testing.T, c *Cluster) {
 	said := func(name, phase, want string) {
 		t.Helper()
-		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}="+phase, "podmigration", name, "--timeout=60s")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}="+phase, "podmigration", name, "--timeout=170s")
 		if message := kubectl(t, c, "", "get", "podmigration", name, "-o=jsonpath={.status.message}"); !strings.Contains(message, want) {
 			t.Errorf("PodMigration %s is %s: %q, want %q", name, phase, message, want)
 		}
@@ -54,6 +54,6 @@ func testAbandoned(t *testing.T, c *Cluster) {
 	said("of-roomless", "Pending", "pod roomless is on no node yet")
 	kubectl(t, c, "", "delete", "pod", "roomless", "--force", "--grace-period=0")
 	said("of-roomless", "Failed", "there is no pod roomless")
-	kubectl(t, c, "", "wait", "--for=delete", "podmigration", "of-gone", "--timeout=80s") // as its Node has been for a minute
+	kubectl(t, c, "", "wait", "--for=delete", "podmigration", "of-gone", "--timeout=170s") // as its Node has been for a minute
 	kubectl(t, c, "", "delete", "podmigration", "of-nothing", "of-roomless")
 }

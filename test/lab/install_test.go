@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,23 +85,8 @@ func (in *installation) tryHelm(t *testing.T, args ...string) (string, error) {
 func (in *installation) runHelm(t *testing.T, args ...string) {
 	t.Helper()
 	if out, err := in.tryHelm(t, args...); err != nil {
-		t.Fatalf("helm %s: %v: %s\n%s", strings.Join(args, " "), err, out, in.state(t))
+		t.Fatalf("helm %s: %v: %s", strings.Join(args, " "), err, out)
 	}
-}
-
-// state is what explains that something did not become ready.
-func (in *installation) state(t *testing.T) string {
-	var b strings.Builder
-	for _, args := range [][]string{
-		{"get", "pods,daemonsets,deployments,jobs,csr", "-o=wide"},
-		{"get", "events"},
-		{"logs", "-l=app.kubernetes.io/name=godwit", "--all-containers", "--prefix", "--tail=20"},
-		{"logs", "job/godwit-uninstall"},
-	} {
-		out, err := in.cluster.Kubectl(t.Context(), "", append(args, "--namespace", installedIn)...)
-		fmt.Fprintf(&b, "%s\n%v\n", out, err)
-	}
-	return b.String()
 }
 
 // settings are the chart's for a lab, where containerd is nodeinit's: it is started again when it ends.
@@ -110,6 +94,7 @@ func (in *installation) settings(more ...string) []string {
 	args := []string{
 		"--set", "image.tag=" + in.tag, "--set", "image.pullPolicy=Never",
 		"--set", "containerd.restartCommand={pkill,-x,containerd}",
+		"--set", "node.maxOutgoing=2", // one waits for a minute while others move
 		"--wait", "--timeout", pace.Stretch(3 * time.Minute).String(),
 	}
 	return append(args, more...)
@@ -167,6 +152,7 @@ func restarts(t *testing.T, n *Node, service string) int {
 
 // TestClusterInstallation installs the chart on bare nodes, uses it, and uninstalls it.
 func TestClusterInstallation(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	in := newInstallation(t)
 	c := in.cluster
 	before, started := map[string]string{}, map[string]int{}
@@ -207,13 +193,14 @@ func TestClusterInstallation(t *testing.T) {
 		}
 	})
 	t.Run("each node's daemon tells of it", func(t *testing.T) {
-		kubectl(t, c, "", "wait", `--for=jsonpath={.metadata.annotations.godwit\.dev/node}`, "node", "--all", "--timeout=60s")
+		kubectl(t, c, "", "wait", `--for=jsonpath={.metadata.annotations.godwit\.dev/node}`, "node", "--all", "--timeout=170s")
 	})
 	kubectl(t, c, singlePod("single", "godwit"), "apply", "-f", "-")
-	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=60s")
-	t.Run("PodMigrations that no node attends to end", func(t *testing.T) { testAbandoned(t, c) })
+	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=170s")
 	t.Run("a PodMigration moves the pod", func(t *testing.T) { testMove(t, c) })
 	t.Run("pods of controllers move", func(t *testing.T) { testOwners(t, in) })
+	t.Run("PodMigrations that no node attends to end", func(t *testing.T) { testAbandoned(t, c) })
+	kubectl(t, c, "", "delete", "podmigrations", "--all", "--timeout=170s")
 	t.Run("an upgrade restarts the daemons, and containerd only if its configuration changes", func(t *testing.T) {
 		in.runHelm(t, append([]string{"upgrade", "godwit", in.chart}, in.settings("--set", "node.maxIncoming=5")...)...)
 		wantRestarts(1)
@@ -226,7 +213,7 @@ func TestClusterInstallation(t *testing.T) {
 		if log := kubectl(t, c, "", "logs", "-n", installedIn, "job/godwit-uninstall"); !strings.Contains(log, "pod default/single") {
 			t.Errorf("the reason is not named: %s", log)
 		}
-		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "daemonset/godwit-node", "--timeout=60s")
+		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "daemonset/godwit-node", "--timeout=170s")
 	})
 	kubectl(t, c, "", "delete", "pods", "--all", "--grace-period=1")
 
@@ -269,8 +256,8 @@ func testMove(t *testing.T, c *Cluster) {
 	from := kubectl(t, c, "", "get", "pod", "single", "-o=jsonpath={.spec.nodeName}")
 	to := otherNode(from)
 	migrate(t, c, "move", "single", to, "")
-	kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "move", "--timeout=60s")
-	kubectl(t, c, "", "wait", "--for=delete", "pod", "single", "--timeout=30s")
+	kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "move", "--timeout=170s")
+	kubectl(t, c, "", "wait", "--for=delete", "pod", "single", "--timeout=170s")
 	if nodes := kubectl(t, c, "", "get", "pods", "-o=jsonpath={.items[*].spec.nodeName}"); nodes != to {
 		t.Errorf("the pod went from %s to %s, want %s", from, nodes, to)
 	}
@@ -315,9 +302,9 @@ func testRequests(t *testing.T, c *Cluster) {
 		if tt.signed {
 			want = "Approved"
 		}
-		kubectl(t, c, "", "wait", "--for=condition="+want, "csr", name, "--timeout=30s")
+		kubectl(t, c, "", "wait", "--for=condition="+want, "csr", name, "--timeout=170s")
 		if tt.signed {
-			kubectl(t, c, "", "wait", "--for=jsonpath={.status.certificate}", "csr", name, "--timeout=30s")
+			kubectl(t, c, "", "wait", "--for=jsonpath={.status.certificate}", "csr", name, "--timeout=170s")
 		} else if cert := kubectl(t, c, "", "get", "csr", name, "-o=jsonpath={.status.certificate}"); cert != "" {
 			t.Errorf("%s: signed all the same", name)
 		}

@@ -32,7 +32,7 @@ type Cluster struct {
 var RuntimeClasses = []string{"godwit", "runc"}
 
 // clusterTimeout is how long nodes that run may take to be Ready, on a machine that is busy.
-const clusterTimeout = 60 * time.Second
+const clusterTimeout = 4 * time.Minute
 
 // Kubernetes is the lab's cluster, or nil if the lab was brought up without.
 func (l *Lab) Kubernetes() *Cluster {

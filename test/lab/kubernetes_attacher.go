@@ -14,7 +14,7 @@ const EnvAttacher = "GODWIT_LAB_ATTACHER"
 
 // attacher is Kubernetes's own program between VolumeAttachments and the controller side of a CSI driver.
 var attacher = moduleProgram{
-	module: "attacher", program: "csi-attacher", pkg: "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher",
+	name: "csi-attacher", pkg: "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher",
 }
 
 // attacherDir is where the control plane's machine has it.
@@ -28,7 +28,7 @@ func (l *Lab) attacherBin(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", EnvAttacher, err)
 		}
-		if _, err := exec.LookPath(filepath.Join(dir, attacher.program)); err != nil {
+		if _, err := exec.LookPath(filepath.Join(dir, attacher.name)); err != nil {
 			return "", fmt.Errorf("%s: %w", EnvAttacher, err)
 		}
 		return dir, nil
@@ -37,5 +37,5 @@ func (l *Lab) attacherBin(ctx context.Context) (string, error) {
 	if !errors.Is(err, errNoSource) {
 		return dir, err
 	}
-	return newestBuild(filepath.Join(l.cache, attacher.module), attacher.program)
+	return newestBuild(filepath.Join(l.cache, attacher.name), attacher.name)
 }

@@ -22,14 +22,9 @@ var kubernetesPrograms = []string{
 	"etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet",
 }
 
-// buildSettings are part of the key under which a build is cached: another way to build makes another program.
-var buildSettings = []string{
-	"-trimpath",
-	// As Kubernetes's releases are built (hack/lib/golang.sh).
-	"-tags=selinux,notest,grpcnotrace",
-	// Nobody debugs it: the compiler is spared what the linker would drop.
-	"-gcflags=all=-dwarf=false",
-}
+// kubernetesTags are those of Kubernetes's releases (hack/lib/golang.sh), and gRPC's without its request pages, which keep the linker
+// from dropping anything.
+const kubernetesTags = "-tags=selinux,notest,grpcnotrace"
 
 // EnvKubernetes names a directory with Kubernetes's programs, to be taken as they are instead of built.
 const EnvKubernetes = "GODWIT_LAB_KUBERNETES"
@@ -47,7 +42,7 @@ func KubernetesBin(ctx context.Context) (string, error) {
 	return l.kubernetesBin(ctx)
 }
 
-// kubernetesBin returns the directory with Kubernetes's programs, building them the first time: for ten minutes, with
+// kubernetesBin returns the directory with Kubernetes's programs, building them the first time: for some minutes, with
 // two processors and no build cache. Without the source it takes the newest that the cache has.
 func (l *Lab) kubernetesBin(ctx context.Context) (string, error) {
 	if dir := os.Getenv(EnvKubernetes); dir != "" {
@@ -165,7 +160,8 @@ func kubernetesKey(source string) (key, version string, err error) {
 		return "", "", fmt.Errorf("source of Kubernetes: %w", err)
 	}
 	sum := sha256.New()
-	fmt.Fprintln(sum, 1, runtime.GOOS, runtime.GOARCH, buildSettings, kubernetesPrograms)
+	// Another way to build makes another program.
+	fmt.Fprintln(sum, runtime.GOOS, runtime.GOARCH, fastBuild, kubernetesTags, kubernetesPrograms)
 	for _, f := range files {
 		name := f.Name()
 		if !slices.Contains([]string{".go", ".mod", ".sum"}, filepath.Ext(name)) || strings.HasSuffix(name, "_test.go") {
@@ -189,17 +185,8 @@ func kubernetesKey(source string) (key, version string, err error) {
 // buildKubernetes builds the program into dir, with its names.
 func buildKubernetes(ctx context.Context, source, version, dir string) error {
 	const program = "kubernetes"
-	args := append([]string{"build"}, buildSettings...)
-	args = append(args, "-ldflags", kubernetesLinkFlags(version), "-o", filepath.Join(dir, program), ".")
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = source
-	// Static, because the nodes' root file system is another Debian than the machine's.
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("go build: %w: %s", err, tail(out))
+	if err := goBuild(ctx, source, kubernetesTags, "-ldflags="+kubernetesLinkFlags(version), "-o", filepath.Join(dir, program), "."); err != nil {
+		return err
 	}
 	for _, name := range kubernetesPrograms {
 		if err := os.Symlink(program, filepath.Join(dir, name)); err != nil {

@@ -27,6 +27,8 @@ type VolumeSpec struct {
 	// Shared makes it a directory that any number of nodes have: ReadWriteMany. Without, it is a disk of SizeMiB that is attached
 	// to one node at a time: ReadWriteOnce.
 	Shared bool
+	// OnePod makes a disk ReadWriteOncePod: one pod may have it.
+	OnePod bool
 	// SizeMiB is the size of a disk; 0 means 64.
 	SizeMiB int
 }
@@ -34,7 +36,7 @@ type VolumeSpec struct {
 const defaultSizeMiB = 64
 
 // storageTimeout is how long the driver's last mounts may take to end after the machines have.
-const storageTimeout = 20 * time.Second
+const storageTimeout = time.Minute
 
 // storageDir is the storage of a cluster, which all its machines see.
 func (l layout) storageDir() string { return filepath.Join(l.data, "storage") }
@@ -57,7 +59,7 @@ func (c *Cluster) AddVolume(ctx context.Context, v VolumeSpec) error {
 	}
 	namespace, claim := v.claim()
 	_, err := c.Kubectl(ctx, "", "wait", "--for=jsonpath={.status.phase}=Bound", "--namespace="+namespace, "pvc/"+claim,
-		"--timeout="+pace.Stretch(30*time.Second).String())
+		"--timeout="+pace.Stretch(2*time.Minute).String())
 	return err
 }
 
@@ -75,8 +77,11 @@ func (v VolumeSpec) claim() (namespace, name string) {
 // manifest binds volume and claim to each other by name: nothing is left to be chosen or provisioned.
 func (v VolumeSpec) manifest(size int64) string {
 	mode, fsType := "ReadWriteOnce", "fsType: ext4, "
-	if v.Shared {
+	switch {
+	case v.Shared:
 		mode, fsType = "ReadWriteMany", ""
+	case v.OnePod:
+		mode = "ReadWriteOncePod"
 	}
 	namespace, claim := v.claim()
 	return fmt.Sprintf(`apiVersion: v1
@@ -141,7 +146,7 @@ func (l *Lab) addStorage(spec *nodeinit.Spec, s nodeState) {
 	spec.Binds = append(spec.Binds, nodeinit.Bind{Host: l.attacher, Node: attacherDir, ReadOnly: true})
 	spec.Services = append(spec.Services, driver, nodeinit.Service{
 		Name: "csi-attacher", After: "kube-apiserver", Args: []string{
-			filepath.Join(attacherDir, attacher.program), "--csi-address=" + storage.ControllerSocket,
+			filepath.Join(attacherDir, attacher.name), "--csi-address=" + storage.ControllerSocket,
 			"--kubeconfig=" + filepath.Join(kubernetesConf, "csi-attacher.kubeconfig"), "--http-endpoint=127.0.0.1:8089",
 		},
 	})

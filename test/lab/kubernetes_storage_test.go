@@ -36,13 +36,13 @@ spec:
 
 func ready(t *testing.T, c *Cluster, pod string) {
 	t.Helper()
-	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", pod, "--timeout=60s")
+	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", pod, "--timeout=170s")
 }
 
 // wantAttached waits until a volume is attached to these nodes.
 func wantAttached(t *testing.T, c *Cluster, volume string, want ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(time.Minute))
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(3*time.Minute))
 	defer cancel()
 	err := until(ctx, func() error {
 		nodes, err := c.Storage().Attachments(volume)
@@ -90,7 +90,7 @@ func TestKubernetesVolumes(t *testing.T) {
 		ready(t, c, "first")
 		wantAttached(t, c, "disk", "a")
 		kubectl(t, c, diary("second", "b", "disk"), "apply", "-f", "-")
-		ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		if err := until(ctx, func() error {
 			if said := kubectl(t, c, "", "get", "events", "-o=jsonpath={.items[*].message}"); !strings.Contains(said, "Multi-Attach error") {
@@ -133,7 +133,7 @@ func TestKubernetesVolumes(t *testing.T) {
 	})
 	t.Run("a volume is removed", func(t *testing.T) {
 		kubectl(t, c, "", "delete", "pod", "files-b")
-		ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(time.Minute))
+		ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		if err := c.RemoveVolume(ctx, share); err != nil {
 			t.Error(err)

@@ -48,6 +48,7 @@ func upCluster(t *testing.T, o Options) (*Lab, *Cluster) {
 		t.Fatal("the lab has no cluster")
 	}
 	t.Logf("up after %s", time.Since(start).Round(10*time.Millisecond))
+	explain(t, l)
 	return l, c
 }
 
@@ -65,15 +66,14 @@ func addWeb(t *testing.T, l *Lab) {
 	}
 }
 
-// kubectl fails the test with what kubectl says.
+// kubectl fails the test with what kubectl says, and with how things stand then.
 func kubectl(t *testing.T, c *Cluster, stdin string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(90*time.Second))
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(3*time.Minute))
 	defer cancel()
 	out, err := c.Kubectl(ctx, stdin, args...)
 	if err != nil {
-		state, _ := c.Kubectl(t.Context(), "", "get", "pods,nodes,events", "-o=wide")
-		t.Fatalf("%v\n%s", err, state)
+		t.Fatalf("%v\n%s", err, c.tell())
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -120,7 +120,7 @@ spec:
 
 // fetch gets the body at address over HTTP, on a connection of its own.
 func fetch(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address string) (string, error) {
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address, nil)
 	if err != nil {
 		return "", err
@@ -137,7 +137,7 @@ func fetch(ctx context.Context, dial func(ctx context.Context, network, address 
 // wantAnswers asks until each of names has answered.
 func wantAnswers(t *testing.T, dial func(ctx context.Context, network, address string) (net.Conn, error), address string, names []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(20*time.Second))
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(2*time.Minute))
 	defer cancel()
 	heard := map[string]bool{}
 	var last error
@@ -243,7 +243,7 @@ func testRuntimeClasses(t *testing.T, l *Lab, c *Cluster) {
 	}
 	for _, class := range RuntimeClasses {
 		name := "single-" + class
-		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", name, "--timeout=60s")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", name, "--timeout=170s")
 		node := l.Node(kubectl(t, c, "", "get", "pod", name, "-o=jsonpath={.spec.nodeName}"))
 		pod, err := node.FindPod(t.Context(), name)
 		if err != nil {
@@ -263,7 +263,7 @@ func pairNames(t *testing.T, c *Cluster) []string {
 
 func testService(t *testing.T, l *Lab, c *Cluster) {
 	kubectl(t, c, pairBehindService, "apply", "-f", "-")
-	kubectl(t, c, "", "rollout", "status", "deployment", "pair", "--timeout=60s")
+	kubectl(t, c, "", "rollout", "status", "deployment", "pair", "--timeout=170s")
 	names := pairNames(t, c)
 	if len(names) != 2 {
 		t.Fatalf("pods %v", names)
@@ -314,13 +314,18 @@ func testClusterStatus(t *testing.T, o Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Nodes) != 2 || s.Kubernetes == nil || !s.Kubernetes.Running || len(s.Kubernetes.Services) != 4 || s.Kubernetes.Error != "" {
+	if len(s.Nodes) != 2 || s.Kubernetes == nil || !s.Kubernetes.Running || s.Kubernetes.Error != "" {
 		t.Fatalf("status %+v, %+v", s, s.Kubernetes)
 	}
+	var names []string
 	for _, service := range s.Kubernetes.Services {
+		names = append(names, service.Name)
 		if service.Restarts != 0 {
 			t.Errorf("%s ended %d times: %s", service.Name, service.Restarts, service.LastExit)
 		}
+	}
+	if want := []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "storage", "csi-attacher"}; !slices.Equal(names, want) {
+		t.Errorf("services of the control plane: %v, want %v", names, want)
 	}
 	cmd := exec.Command(filepath.Join(s.Kubernetes.Bin, "kubectl"), "--kubeconfig", s.Kubernetes.Kubeconfig, "version")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -340,7 +345,7 @@ func testControlPlaneDies(t *testing.T, o Options, c *Cluster) {
 		if !c.Control().KillService(service) {
 			t.Fatalf("no %s to kill", service)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(40*time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(3*time.Minute))
 		defer cancel()
 		if err := until(ctx, func() error { _, err := c.Kubectl(ctx, "", "get", "--raw=/readyz"); return err }); err != nil {
 			t.Fatalf("after %s was killed: %v", service, err)
@@ -364,12 +369,12 @@ func testNodeDies(t *testing.T, o Options, n *Node) {
 	if err := n.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	kubectl(t, c, "", "wait", "--for=condition=Ready=Unknown", "node", n.Name, "--timeout=60s")
+	kubectl(t, c, "", "wait", "--for=condition=Ready=Unknown", "node", n.Name, "--timeout=170s")
 	t.Logf("NotReady after %s", time.Since(start).Round(10*time.Millisecond))
 	kubectl(t, c, "", "wait", "--for=condition=Ready", "node", "a", "--timeout=0")
 	l, c := upCluster(t, o)
 	kubectl(t, c, "", "wait", "--for=condition=Ready", "node", n.Name, "--timeout=0")
-	kubectl(t, c, "", "rollout", "status", "deployment", "pair", "--timeout=60s")
+	kubectl(t, c, "", "rollout", "status", "deployment", "pair", "--timeout=170s")
 	service := kubectl(t, c, "", "get", "service", "pair", "-o=jsonpath={.spec.clusterIP}")
 	wantAnswers(t, l.Node(n.Name).Dial, service+":80", pairNames(t, c))
 }
@@ -380,7 +385,7 @@ func TestDownLeavesNothingOfAKilledCluster(t *testing.T) {
 	l, c := upCluster(t, o)
 	addWeb(t, l)
 	kubectl(t, c, singlePod("single", "runc"), "apply", "-f", "-")
-	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=60s")
+	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod", "single", "--timeout=170s")
 	victims := []int{
 		l.Node("a").ServicePID("kubelet"), l.Node("b").ServicePID("kube-proxy"), l.Node("b").PID(),
 		c.Control().ServicePID("etcd"), c.Control().PID(),

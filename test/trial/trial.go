@@ -5,6 +5,7 @@ package trial
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ const (
 	journal = "journal"
 	// ticker is the name of the second container.
 	ticker = "ticker"
-	// PodName is the name of the trial's pod.
+	// PodName is the name of the trial's pod unless its Spec says another.
 	PodName = "trial"
 )
 
@@ -44,6 +45,7 @@ func Keys(memory int64) uint32 { return uint32(memory / bytesPerKey) }
 // Pod is the pod that trials move, and what is known of its content.
 type Pod struct {
 	lab   *lab.Lab
+	name  string
 	node  *lab.Node
 	pod   *lab.Pod
 	redis *load.Redis
@@ -56,6 +58,8 @@ func RedisImage(ctx context.Context, l *lab.Lab) (string, error) {
 
 // Spec says what pod to run.
 type Spec struct {
+	// Name is the pod's; empty means PodName.
+	Name string
 	// Node is where it runs first.
 	Node string
 	// Memory is about how much redis is filled with, bytes.
@@ -71,7 +75,7 @@ func Start(ctx context.Context, l *lab.Lab, spec Spec) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pod{lab: l, node: l.Node(spec.Node)}
+	p := &Pod{lab: l, node: l.Node(spec.Node), name: cmp.Or(spec.Name, PodName)}
 	containers := []lab.ContainerSpec{{Name: "redis", Image: redis, Args: RedisCommand}}
 	if spec.Ticker {
 		programs, err := workload.Image(ctx, l)
@@ -82,7 +86,7 @@ func Start(ctx context.Context, l *lab.Lab, spec Spec) (*Pod, error) {
 			Name: ticker, Image: programs, Args: []string{"/" + workload.Ticker, workload.Port, "/" + journal},
 		})
 	}
-	p.pod, err = p.node.RunPod(ctx, lab.PodSpec{Name: PodName, Containers: containers})
+	p.pod, err = p.node.RunPod(ctx, lab.PodSpec{Name: p.name, Containers: containers})
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +211,7 @@ func (p *Pod) migrate(ctx context.Context, c Config, r *Result) error {
 	if c.Cold {
 		flags = append([]string{"--mode", "cold"}, flags...)
 	}
-	m, err := move.Start(ctx, p.node, PodName, c.To, flags...)
+	m, err := move.Start(ctx, p.node, p.name, c.To, flags...)
 	if err != nil {
 		return err
 	}
@@ -237,7 +241,7 @@ func (p *Pod) migrate(ctx context.Context, c Config, r *Result) error {
 		return err
 	}
 	p.node = p.lab.Node(c.To)
-	p.pod, err = p.node.FindPod(ctx, PodName)
+	p.pod, err = p.node.FindPod(ctx, p.name)
 	return err
 }
 

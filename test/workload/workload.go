@@ -32,6 +32,7 @@ const (
 	Ticker     = "ticker"     // PORT [FILE]
 	Printer    = "printer"    // PORT
 	Undumpable = "undumpable" // PORT [WHAT]
+	Rewriter   = "rewriter"   // PORT MIB [RATE [WORK]]
 )
 
 // EnvBuilt names a directory that Build has filled before: it is copied, for there is no compiler where the image is wanted.

@@ -51,6 +51,8 @@ type PodMigrationList struct {
 // +kubebuilder:validation:XValidation:rule="!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",message="a cancelled PodMigration stays cancelled"
 // +kubebuilder:validation:XValidation:rule="!has(self.targetNode) || (!has(self.nodeSelector) && !has(self.affinity))",message="targetNode leaves nothing to choose: leave out nodeSelector and affinity, or targetNode"
 // +kubebuilder:validation:XValidation:rule="self.mode != 'Cold' || self.tracker == 'Auto' || self.tracker == 'None'",message="mode Cold has no use for a tracker: leave it out"
+// +kubebuilder:validation:XValidation:rule="self.mode != 'PostCopy' || self.tracker == 'Auto' || self.tracker == 'None'",message="mode PostCopy has no use for a tracker: leave it out"
+// +kubebuilder:validation:XValidation:rule="self.mode != 'Hybrid' || self.tracker != 'None'",message="mode Hybrid needs a tracker: ask for mode PostCopy, or for another tracker"
 // +kubebuilder:validation:XValidation:rule="self.mode != 'Live' || self.tracker != 'None'",message="mode Live needs a tracker: ask for mode Cold, or for another tracker"
 type PodMigrationSpec struct {
 	// PodName is the pod to move, in the namespace of this object.
@@ -117,6 +119,12 @@ type PodMigrationSpec struct {
 	// +optional
 	Bandwidth *resource.Quantity `json:"bandwidth,omitempty"`
 
+	// Priority decides who goes first if more pods are to leave a node than may at a
+	// time: the higher, and among the same the older.
+	//
+	// +optional
+	Priority int32 `json:"priority,omitempty"`
+
 	// KeepSourceOnFailure has the source run on if the migration fails. With false a
 	// pod that could not be moved is deleted instead, as an eviction would, and its
 	// owner makes it anew elsewhere; a cancelled migration keeps the source always.
@@ -133,7 +141,7 @@ type PodMigrationSpec struct {
 
 // Mode is how a pod is moved.
 //
-// +kubebuilder:validation:Enum=Live;Cold
+// +kubebuilder:validation:Enum=Live;Cold;PostCopy;Hybrid
 type Mode string
 
 // The modes.
@@ -142,6 +150,11 @@ const (
 	ModeLive Mode = "Live"
 	// ModeCold freezes the pod first.
 	ModeCold Mode = "Cold"
+	// ModePostCopy lets the pod run at its destination before its memory is there, and fetches that
+	// from the source meanwhile.
+	ModePostCopy Mode = "PostCopy"
+	// ModeHybrid is Live, but what is dirty when the rounds have ended is fetched as in PostCopy.
+	ModeHybrid Mode = "Hybrid"
 )
 
 // Tracker finds dirty pages.
@@ -194,7 +207,7 @@ const (
 
 // OnStall names what happens when the rounds end in vain.
 //
-// +kubebuilder:validation:Enum=StopAndCopy;Abort
+// +kubebuilder:validation:Enum=StopAndCopy;Abort;Throttle;PostCopy
 type OnStall string
 
 // What happens then.
@@ -203,6 +216,11 @@ const (
 	OnStallStopAndCopy OnStall = "StopAndCopy"
 	// OnStallAbort breaks the migration off: the pod runs on where it is.
 	OnStallAbort OnStall = "Abort"
+	// OnStallThrottle lowers the processor quotas of the pod's containers, step by step, until
+	// the rounds converge, and puts them back after that, or if the migration is broken off.
+	OnStallThrottle OnStall = "Throttle"
+	// OnStallPostCopy goes on as in mode Hybrid.
+	OnStallPostCopy OnStall = "PostCopy"
 )
 
 // PreCopy says when the rounds end; the first condition that holds does it.
@@ -380,6 +398,12 @@ type PodMigrationStatus struct {
 	// +optional
 	BytesSent int64 `json:"bytesSent,omitempty"`
 
+	// MissingPages is how many pages the destination still fetches from the source, in modes
+	// PostCopy and Hybrid.
+	//
+	// +optional
+	MissingPages int64 `json:"missingPages,omitempty"`
+
 	// Rate of the copy at last, bytes a second.
 	//
 	// +optional
@@ -394,6 +418,11 @@ type PodMigrationStatus struct {
 	//
 	// +optional
 	PredictedDowntime *metav1.Duration `json:"predictedDowntime,omitempty"`
+
+	// Throttle says how far the pod is, or was at last, held back: throttled to 40 % of 2 CPUs.
+	//
+	// +optional
+	Throttle string `json:"throttle,omitempty"`
 
 	// StartTime is when a node took it up.
 	//

@@ -3,7 +3,10 @@
 // and the place of its socket. What the calls do is package shim's.
 package shimv1
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"strconv"
+)
 
 //go:generate protoc --go_out=. --go_opt=paths=source_relative --go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative migration.proto
 
@@ -33,7 +36,15 @@ const (
 	// TreeVolume is a volume of the pod; the number of the volume stands in the
 	// place of a container's.
 	TreeVolume
+	// TreeLeft is no tree: lists of pages that are left at the source, package demand's.
+	TreeLeft
 )
+
+// FetchSocket is where the fault server of a container waits for the pages that were left at
+// the source, in the directory of the migration's store.
+func FetchSocket(store string, container uint16) string {
+	return filepath.Join(store, "fetch-"+strconv.Itoa(int(container))+".sock")
+}
 
 // Channel is the wire channel on which a container's tree travels.
 func Channel(container uint16, tree Tree) uint32 { return uint32(container)<<8 | uint32(tree) }

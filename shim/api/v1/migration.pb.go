@@ -125,9 +125,10 @@ type Policy struct {
 	MaxTimeMs uint64 `protobuf:"varint,3,opt,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty"`
 	// Stop when less than this is dirty, bytes; 0 means the default.
 	DirtyLimit uint64 `protobuf:"varint,4,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
-	// How long the pod may stay frozen before the shim aborts by itself,
-	// milliseconds; 0 means the default.
-	MaxFrozenMs uint64 `protobuf:"varint,5,opt,name=max_frozen_ms,json=maxFrozenMs,proto3" json:"max_frozen_ms,omitempty"`
+	// How long nothing may get on while the pod is frozen (no byte sent, no container
+	// dumped, no answer) before the shim aborts by itself, milliseconds; 0 means the
+	// default. A second for each 256 MiB of the pod is added.
+	StuckAfterMs uint64 `protobuf:"varint,5,opt,name=stuck_after_ms,json=stuckAfterMs,proto3" json:"stuck_after_ms,omitempty"`
 	// What finds dirty pages: Auto (the default), WriteProtect, SoftDirty, or None:
 	// stop-and-copy, freeze first, then copy everything.
 	Tracker string `protobuf:"bytes,6,opt,name=tracker,proto3" json:"tracker,omitempty"`
@@ -139,8 +140,18 @@ type Policy struct {
 	// How many rounds the rule S0 does before it judges; 0 means the default.
 	FirstRounds uint32 `protobuf:"varint,9,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although a freeze would take longer than the downtime
-	// limit: StopAndCopy, freeze all the same, or Abort; empty means StopAndCopy.
-	OnStall       string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// limit: StopAndCopy, freeze all the same, Abort, or Throttle, hold the pod back by its
+	// processor quota first; empty means StopAndCopy.
+	OnStall string `protobuf:"bytes,10,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// What a freeze costs beside the last copy, as far as it is known; without it, the default.
+	Standstill *Standstill `protobuf:"bytes,60,opt,name=standstill,proto3" json:"standstill,omitempty"`
+	// What is left at the source when the pod is cut over, to be fetched by the destination:
+	// empty, nothing; hybrid, what is dirty after the rounds; postcopy, everything, without rounds.
+	// on_stall PostCopy makes a move without it a hybrid one.
+	Mode string `protobuf:"bytes,20,opt,name=mode,proto3" json:"mode,omitempty"`
+	// How long the source waits for a destination that is away while pages are missing,
+	// milliseconds; 0 means the default.
+	ReconnectMs   uint64 `protobuf:"varint,21,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,9 +207,9 @@ func (x *Policy) GetDirtyLimit() uint64 {
 	return 0
 }
 
-func (x *Policy) GetMaxFrozenMs() uint64 {
+func (x *Policy) GetStuckAfterMs() uint64 {
 	if x != nil {
-		return x.MaxFrozenMs
+		return x.StuckAfterMs
 	}
 	return 0
 }
@@ -238,6 +249,90 @@ func (x *Policy) GetOnStall() string {
 	return ""
 }
 
+func (x *Policy) GetStandstill() *Standstill {
+	if x != nil {
+		return x.Standstill
+	}
+	return nil
+}
+
+func (x *Policy) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Policy) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
+}
+
+// Standstill is the part of the downtime that does not depend on the memory left, microseconds.
+type Standstill struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	FreezeUs uint64                 `protobuf:"varint,1,opt,name=freeze_us,json=freezeUs,proto3" json:"freeze_us,omitempty"`
+	// Beside the last copy.
+	DumpUs uint64 `protobuf:"varint,2,opt,name=dump_us,json=dumpUs,proto3" json:"dump_us,omitempty"`
+	// With the commit, until the pod runs again.
+	RestoreUs     uint64 `protobuf:"varint,3,opt,name=restore_us,json=restoreUs,proto3" json:"restore_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standstill) Reset() {
+	*x = Standstill{}
+	mi := &file_migration_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standstill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standstill) ProtoMessage() {}
+
+func (x *Standstill) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standstill.ProtoReflect.Descriptor instead.
+func (*Standstill) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Standstill) GetFreezeUs() uint64 {
+	if x != nil {
+		return x.FreezeUs
+	}
+	return 0
+}
+
+func (x *Standstill) GetDumpUs() uint64 {
+	if x != nil {
+		return x.DumpUs
+	}
+	return 0
+}
+
+func (x *Standstill) GetRestoreUs() uint64 {
+	if x != nil {
+		return x.RestoreUs
+	}
+	return 0
+}
+
 type BeginRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -265,14 +360,16 @@ type BeginRequest struct {
 	FilesLater bool `protobuf:"varint,12,opt,name=files_later,json=filesLater,proto3" json:"files_later,omitempty"`
 	// Directories of this node that belong to the pod and move with it: the index
 	// here is the volume's number on the wire.
-	Volumes       []*Volume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Volumes []*Volume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// What Share would say, from the beginning.
+	Share         *LinkShare `protobuf:"bytes,40,opt,name=share,proto3" json:"share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeginRequest) Reset() {
 	*x = BeginRequest{}
-	mi := &file_migration_proto_msgTypes[1]
+	mi := &file_migration_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +381,7 @@ func (x *BeginRequest) String() string {
 func (*BeginRequest) ProtoMessage() {}
 
 func (x *BeginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[1]
+	mi := &file_migration_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +394,7 @@ func (x *BeginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginRequest.ProtoReflect.Descriptor instead.
 func (*BeginRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{1}
+	return file_migration_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *BeginRequest) GetMigration() string {
@@ -391,6 +488,13 @@ func (x *BeginRequest) GetVolumes() []*Volume {
 	return nil
 }
 
+func (x *BeginRequest) GetShare() *LinkShare {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
 // Volume is a directory that containers of the pod have mounted.
 type Volume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -404,7 +508,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_migration_proto_msgTypes[2]
+	mi := &file_migration_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -416,7 +520,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[2]
+	mi := &file_migration_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -429,7 +533,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{2}
+	return file_migration_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Volume) GetName() string {
@@ -466,7 +570,7 @@ type VolumeMount struct {
 
 func (x *VolumeMount) Reset() {
 	*x = VolumeMount{}
-	mi := &file_migration_proto_msgTypes[3]
+	mi := &file_migration_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +582,7 @@ func (x *VolumeMount) String() string {
 func (*VolumeMount) ProtoMessage() {}
 
 func (x *VolumeMount) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[3]
+	mi := &file_migration_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +595,7 @@ func (x *VolumeMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
 func (*VolumeMount) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{3}
+	return file_migration_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *VolumeMount) GetContainer() uint32 {
@@ -512,15 +616,18 @@ type BeginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The engine that finds dirty pages, one of those that Policy.tracker can ask
 	// for but Auto, and why it was chosen, in one sentence.
-	Engine        string `protobuf:"bytes,1,opt,name=engine,proto3" json:"engine,omitempty"`
-	EngineReason  string `protobuf:"bytes,2,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
+	Engine       string `protobuf:"bytes,1,opt,name=engine,proto3" json:"engine,omitempty"`
+	EngineReason string `protobuf:"bytes,2,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
+	// For each container, what runc will write of its standard files into descriptors.json;
+	// empty if it cannot be told.
+	Descriptors   []string `protobuf:"bytes,20,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeginResponse) Reset() {
 	*x = BeginResponse{}
-	mi := &file_migration_proto_msgTypes[4]
+	mi := &file_migration_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +639,7 @@ func (x *BeginResponse) String() string {
 func (*BeginResponse) ProtoMessage() {}
 
 func (x *BeginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[4]
+	mi := &file_migration_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +652,7 @@ func (x *BeginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginResponse.ProtoReflect.Descriptor instead.
 func (*BeginResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{4}
+	return file_migration_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BeginResponse) GetEngine() string {
@@ -562,6 +669,13 @@ func (x *BeginResponse) GetEngineReason() string {
 	return ""
 }
 
+func (x *BeginResponse) GetDescriptors() []string {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -573,7 +687,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_migration_proto_msgTypes[5]
+	mi := &file_migration_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +699,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[5]
+	mi := &file_migration_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +712,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{5}
+	return file_migration_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchRequest) GetMigration() string {
@@ -638,15 +752,19 @@ type Round struct {
 	PredictedDirtyRate  uint64 `protobuf:"varint,13,opt,name=predicted_dirty_rate,json=predictedDirtyRate,proto3" json:"predicted_dirty_rate,omitempty"`
 	PredictedDirtyBytes uint64 `protobuf:"varint,14,opt,name=predicted_dirty_bytes,json=predictedDirtyBytes,proto3" json:"predicted_dirty_bytes,omitempty"`
 	// The amount that is little enough, bytes, and the time since the first copy began.
-	DirtyLimit    uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
-	ElapsedUs     uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DirtyLimit uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
+	ElapsedUs  uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
+	// What the pod may use of processors from its end on, and what it might use otherwise,
+	// thousandths of a core; 0 if it is not held back.
+	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Round) Reset() {
 	*x = Round{}
-	mi := &file_migration_proto_msgTypes[6]
+	mi := &file_migration_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +776,7 @@ func (x *Round) String() string {
 func (*Round) ProtoMessage() {}
 
 func (x *Round) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[6]
+	mi := &file_migration_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +789,7 @@ func (x *Round) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Round.ProtoReflect.Descriptor instead.
 func (*Round) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{6}
+	return file_migration_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Round) GetNumber() uint32 {
@@ -786,6 +904,20 @@ func (x *Round) GetElapsedUs() uint64 {
 	return 0
 }
 
+func (x *Round) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Round) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State State                  `protobuf:"varint,1,opt,name=state,proto3,enum=godwit.shim.v1.State" json:"state,omitempty"`
@@ -824,13 +956,33 @@ type Progress struct {
 	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
 	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Source: what has gone to the link since the beginning, and how long frames have waited for
+	// the share of it, summed over the streams.
+	LinkBytes   uint64 `protobuf:"varint,40,opt,name=link_bytes,json=linkBytes,proto3" json:"link_bytes,omitempty"`
+	ThrottledUs uint64 `protobuf:"varint,41,opt,name=throttled_us,json=throttledUs,proto3" json:"throttled_us,omitempty"`
+	// Source: pages that were written but had what the destination has already, and were
+	// not sent again.
+	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
+	// Source: as in Round.
+	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
+	// Pages were left at the source, and the destination fetches them. Of the source: it holds
+	// the frozen processes for that.
+	Fetching bool `protobuf:"varint,70,opt,name=fetching,proto3" json:"fetching,omitempty"`
+	// Pages that the destination lacks, and faults that waited for some.
+	MissingPages uint64 `protobuf:"varint,71,opt,name=missing_pages,json=missingPages,proto3" json:"missing_pages,omitempty"`
+	RemoteFaults uint64 `protobuf:"varint,72,opt,name=remote_faults,json=remoteFaults,proto3" json:"remote_faults,omitempty"`
+	// Pages are missing and cannot be fetched any more: the pod is lost, and why.
+	Lost string `protobuf:"bytes,73,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Milliseconds until nothing is missing, as far as can be told.
+	FetchEtaMs    uint64 `protobuf:"varint,74,opt,name=fetch_eta_ms,json=fetchEtaMs,proto3" json:"fetch_eta_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_migration_proto_msgTypes[7]
+	mi := &file_migration_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +994,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[7]
+	mi := &file_migration_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1007,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{7}
+	return file_migration_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Progress) GetState() State {
@@ -1033,6 +1185,76 @@ func (x *Progress) GetLeftBytes() uint64 {
 	return 0
 }
 
+func (x *Progress) GetLinkBytes() uint64 {
+	if x != nil {
+		return x.LinkBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottledUs() uint64 {
+	if x != nil {
+		return x.ThrottledUs
+	}
+	return 0
+}
+
+func (x *Progress) GetUnchangedPages() uint64 {
+	if x != nil {
+		return x.UnchangedPages
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
+func (x *Progress) GetFetching() bool {
+	if x != nil {
+		return x.Fetching
+	}
+	return false
+}
+
+func (x *Progress) GetMissingPages() uint64 {
+	if x != nil {
+		return x.MissingPages
+	}
+	return 0
+}
+
+func (x *Progress) GetRemoteFaults() uint64 {
+	if x != nil {
+		return x.RemoteFaults
+	}
+	return 0
+}
+
+func (x *Progress) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
+}
+
+func (x *Progress) GetFetchEtaMs() uint64 {
+	if x != nil {
+		return x.FetchEtaMs
+	}
+	return 0
+}
+
 type SendFilesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -1042,7 +1264,7 @@ type SendFilesRequest struct {
 
 func (x *SendFilesRequest) Reset() {
 	*x = SendFilesRequest{}
-	mi := &file_migration_proto_msgTypes[8]
+	mi := &file_migration_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1276,7 @@ func (x *SendFilesRequest) String() string {
 func (*SendFilesRequest) ProtoMessage() {}
 
 func (x *SendFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[8]
+	mi := &file_migration_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1289,7 @@ func (x *SendFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendFilesRequest.ProtoReflect.Descriptor instead.
 func (*SendFilesRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{8}
+	return file_migration_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SendFilesRequest) GetMigration() string {
@@ -1085,7 +1307,7 @@ type SendFilesResponse struct {
 
 func (x *SendFilesResponse) Reset() {
 	*x = SendFilesResponse{}
-	mi := &file_migration_proto_msgTypes[9]
+	mi := &file_migration_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1319,7 @@ func (x *SendFilesResponse) String() string {
 func (*SendFilesResponse) ProtoMessage() {}
 
 func (x *SendFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[9]
+	mi := &file_migration_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,19 +1332,22 @@ func (x *SendFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendFilesResponse.ProtoReflect.Descriptor instead.
 func (*SendFilesResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{9}
+	return file_migration_proto_rawDescGZIP(), []int{10}
 }
 
 type CutOverRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	// Approach has started all restores, which thus work in the pod's network namespace:
+	// CRIU may here as well, and the images then name none.
+	InNetwork     bool `protobuf:"varint,2,opt,name=in_network,json=inNetwork,proto3" json:"in_network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CutOverRequest) Reset() {
 	*x = CutOverRequest{}
-	mi := &file_migration_proto_msgTypes[10]
+	mi := &file_migration_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1359,7 @@ func (x *CutOverRequest) String() string {
 func (*CutOverRequest) ProtoMessage() {}
 
 func (x *CutOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[10]
+	mi := &file_migration_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1372,7 @@ func (x *CutOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutOverRequest.ProtoReflect.Descriptor instead.
 func (*CutOverRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{10}
+	return file_migration_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CutOverRequest) GetMigration() string {
@@ -1157,26 +1382,35 @@ func (x *CutOverRequest) GetMigration() string {
 	return ""
 }
 
+func (x *CutOverRequest) GetInNetwork() bool {
+	if x != nil {
+		return x.InNetwork
+	}
+	return false
+}
+
 type CutOverResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Wall clock of this node when the freeze was asked for, unix nanoseconds.
 	FrozenUnixNano int64 `protobuf:"varint,1,opt,name=frozen_unix_nano,json=frozenUnixNano,proto3" json:"frozen_unix_nano,omitempty"`
 	// Parts of the frozen window, microseconds: from the freeze until each end.
-	FreezeUs      uint64 `protobuf:"varint,2,opt,name=freeze_us,json=freezeUs,proto3" json:"freeze_us,omitempty"`
-	DumpUs        uint64 `protobuf:"varint,3,opt,name=dump_us,json=dumpUs,proto3" json:"dump_us,omitempty"`
-	PagesUs       uint64 `protobuf:"varint,4,opt,name=pages_us,json=pagesUs,proto3" json:"pages_us,omitempty"`
-	FilesUs       uint64 `protobuf:"varint,5,opt,name=files_us,json=filesUs,proto3" json:"files_us,omitempty"`
-	TotalUs       uint64 `protobuf:"varint,6,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
-	Pages         uint64 `protobuf:"varint,7,opt,name=pages,proto3" json:"pages,omitempty"`
-	Bytes         uint64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	ImageBytes    uint64 `protobuf:"varint,9,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	FreezeUs   uint64 `protobuf:"varint,2,opt,name=freeze_us,json=freezeUs,proto3" json:"freeze_us,omitempty"`
+	DumpUs     uint64 `protobuf:"varint,3,opt,name=dump_us,json=dumpUs,proto3" json:"dump_us,omitempty"`
+	PagesUs    uint64 `protobuf:"varint,4,opt,name=pages_us,json=pagesUs,proto3" json:"pages_us,omitempty"`
+	FilesUs    uint64 `protobuf:"varint,5,opt,name=files_us,json=filesUs,proto3" json:"files_us,omitempty"`
+	TotalUs    uint64 `protobuf:"varint,6,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
+	Pages      uint64 `protobuf:"varint,7,opt,name=pages,proto3" json:"pages,omitempty"`
+	Bytes      uint64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	ImageBytes uint64 `protobuf:"varint,9,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	// Pages that were left at the source.
+	LeftPages     uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CutOverResponse) Reset() {
 	*x = CutOverResponse{}
-	mi := &file_migration_proto_msgTypes[11]
+	mi := &file_migration_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1422,7 @@ func (x *CutOverResponse) String() string {
 func (*CutOverResponse) ProtoMessage() {}
 
 func (x *CutOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[11]
+	mi := &file_migration_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1435,7 @@ func (x *CutOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutOverResponse.ProtoReflect.Descriptor instead.
 func (*CutOverResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{11}
+	return file_migration_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CutOverResponse) GetFrozenUnixNano() int64 {
@@ -1267,6 +1501,13 @@ func (x *CutOverResponse) GetImageBytes() uint64 {
 	return 0
 }
 
+func (x *CutOverResponse) GetLeftPages() uint64 {
+	if x != nil {
+		return x.LeftPages
+	}
+	return 0
+}
+
 type CommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -1276,7 +1517,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_migration_proto_msgTypes[12]
+	mi := &file_migration_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1529,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[12]
+	mi := &file_migration_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1542,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{12}
+	return file_migration_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CommitRequest) GetMigration() string {
@@ -1319,7 +1560,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_migration_proto_msgTypes[13]
+	mi := &file_migration_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1572,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[13]
+	mi := &file_migration_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1585,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{13}
+	return file_migration_proto_rawDescGZIP(), []int{14}
 }
 
 type AbortRequest struct {
@@ -1357,7 +1598,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_migration_proto_msgTypes[14]
+	mi := &file_migration_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1610,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[14]
+	mi := &file_migration_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1623,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{14}
+	return file_migration_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AbortRequest) GetMigration() string {
@@ -1407,7 +1648,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_migration_proto_msgTypes[15]
+	mi := &file_migration_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1660,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[15]
+	mi := &file_migration_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1673,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{15}
+	return file_migration_proto_rawDescGZIP(), []int{16}
 }
 
 type WaitParkedRequest struct {
@@ -1445,7 +1686,7 @@ type WaitParkedRequest struct {
 
 func (x *WaitParkedRequest) Reset() {
 	*x = WaitParkedRequest{}
-	mi := &file_migration_proto_msgTypes[16]
+	mi := &file_migration_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1698,7 @@ func (x *WaitParkedRequest) String() string {
 func (*WaitParkedRequest) ProtoMessage() {}
 
 func (x *WaitParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[16]
+	mi := &file_migration_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1711,7 @@ func (x *WaitParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitParkedRequest.ProtoReflect.Descriptor instead.
 func (*WaitParkedRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{16}
+	return file_migration_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitParkedRequest) GetMigration() string {
@@ -1497,7 +1738,7 @@ type WaitParkedResponse struct {
 
 func (x *WaitParkedResponse) Reset() {
 	*x = WaitParkedResponse{}
-	mi := &file_migration_proto_msgTypes[17]
+	mi := &file_migration_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1750,7 @@ func (x *WaitParkedResponse) String() string {
 func (*WaitParkedResponse) ProtoMessage() {}
 
 func (x *WaitParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[17]
+	mi := &file_migration_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1763,7 @@ func (x *WaitParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitParkedResponse.ProtoReflect.Descriptor instead.
 func (*WaitParkedResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{17}
+	return file_migration_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitParkedResponse) GetRootfs() string {
@@ -1541,14 +1782,18 @@ type RestoreRequest struct {
 	// CRIU's images of this container.
 	ImagesDir string `protobuf:"bytes,4,opt,name=images_dir,json=imagesDir,proto3" json:"images_dir,omitempty"`
 	// The sealed store that holds the pages of the whole pod.
-	StoreDir      string `protobuf:"bytes,5,opt,name=store_dir,json=storeDir,proto3" json:"store_dir,omitempty"`
+	StoreDir string `protobuf:"bytes,5,opt,name=store_dir,json=storeDir,proto3" json:"store_dir,omitempty"`
+	// Pages were left at the source: what it names in order to bring them, 32 bytes, and how
+	// long it may be away, milliseconds.
+	FetchToken    []byte `protobuf:"bytes,20,opt,name=fetch_token,json=fetchToken,proto3" json:"fetch_token,omitempty"`
+	ReconnectMs   uint64 `protobuf:"varint,21,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_migration_proto_msgTypes[18]
+	mi := &file_migration_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1805,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[18]
+	mi := &file_migration_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1818,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{18}
+	return file_migration_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestoreRequest) GetMigration() string {
@@ -1611,6 +1856,20 @@ func (x *RestoreRequest) GetStoreDir() string {
 	return ""
 }
 
+func (x *RestoreRequest) GetFetchToken() []byte {
+	if x != nil {
+		return x.FetchToken
+	}
+	return nil
+}
+
+func (x *RestoreRequest) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
+}
+
 type RestoreResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RestoreUs     uint64                 `protobuf:"varint,1,opt,name=restore_us,json=restoreUs,proto3" json:"restore_us,omitempty"`
@@ -1620,7 +1879,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_migration_proto_msgTypes[19]
+	mi := &file_migration_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1891,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[19]
+	mi := &file_migration_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1904,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{19}
+	return file_migration_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RestoreResponse) GetRestoreUs() uint64 {
@@ -1653,6 +1912,96 @@ func (x *RestoreResponse) GetRestoreUs() uint64 {
 		return x.RestoreUs
 	}
 	return 0
+}
+
+type ApproachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it will be asked for.
+	Restore *RestoreRequest `protobuf:"bytes,1,opt,name=restore,proto3" json:"restore,omitempty"`
+	// What BeginResponse says of the container.
+	Descriptors   string `protobuf:"bytes,2,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproachRequest) Reset() {
+	*x = ApproachRequest{}
+	mi := &file_migration_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproachRequest) ProtoMessage() {}
+
+func (x *ApproachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproachRequest.ProtoReflect.Descriptor instead.
+func (*ApproachRequest) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ApproachRequest) GetRestore() *RestoreRequest {
+	if x != nil {
+		return x.Restore
+	}
+	return nil
+}
+
+func (x *ApproachRequest) GetDescriptors() string {
+	if x != nil {
+		return x.Descriptors
+	}
+	return ""
+}
+
+type ApproachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproachResponse) Reset() {
+	*x = ApproachResponse{}
+	mi := &file_migration_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproachResponse) ProtoMessage() {}
+
+func (x *ApproachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproachResponse.ProtoReflect.Descriptor instead.
+func (*ApproachResponse) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{22}
 }
 
 type ResumeRequest struct {
@@ -1664,7 +2013,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_migration_proto_msgTypes[20]
+	mi := &file_migration_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2025,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[20]
+	mi := &file_migration_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2038,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{20}
+	return file_migration_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResumeRequest) GetMigration() string {
@@ -1710,7 +2059,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_migration_proto_msgTypes[21]
+	mi := &file_migration_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +2071,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_migration_proto_msgTypes[21]
+	mi := &file_migration_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +2084,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_migration_proto_rawDescGZIP(), []int{21}
+	return file_migration_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeResponse) GetResumedUnixNano() int64 {
@@ -1752,24 +2101,178 @@ func (x *ResumeResponse) GetTrouble() string {
 	return ""
 }
 
+// LinkShare is a migration's part of its node's link.
+type LinkShare struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes a second; 0 means no limit.
+	Rate uint64 `protobuf:"varint,1,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Another pod stands still: bulk waits. What a frozen pod sends goes on.
+	Held          bool `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkShare) Reset() {
+	*x = LinkShare{}
+	mi := &file_migration_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkShare) ProtoMessage() {}
+
+func (x *LinkShare) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkShare.ProtoReflect.Descriptor instead.
+func (*LinkShare) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *LinkShare) GetRate() uint64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *LinkShare) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+type ShareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	Share         *LinkShare             `protobuf:"bytes,2,opt,name=share,proto3" json:"share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareRequest) Reset() {
+	*x = ShareRequest{}
+	mi := &file_migration_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareRequest) ProtoMessage() {}
+
+func (x *ShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareRequest.ProtoReflect.Descriptor instead.
+func (*ShareRequest) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ShareRequest) GetMigration() string {
+	if x != nil {
+		return x.Migration
+	}
+	return ""
+}
+
+func (x *ShareRequest) GetShare() *LinkShare {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+type ShareResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareResponse) Reset() {
+	*x = ShareResponse{}
+	mi := &file_migration_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareResponse) ProtoMessage() {}
+
+func (x *ShareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_migration_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareResponse.ProtoReflect.Descriptor instead.
+func (*ShareResponse) Descriptor() ([]byte, []int) {
+	return file_migration_proto_rawDescGZIP(), []int{27}
+}
+
 var File_migration_proto protoreflect.FileDescriptor
 
 const file_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\xaa\x02\n" +
+	"\x0fmigration.proto\x12\x0egodwit.shim.v1\"\x9f\x03\n" +
 	"\x06Policy\x12\x1d\n" +
 	"\n" +
 	"max_rounds\x18\x02 \x01(\rR\tmaxRounds\x12\x1e\n" +
 	"\vmax_time_ms\x18\x03 \x01(\x04R\tmaxTimeMs\x12\x1f\n" +
 	"\vdirty_limit\x18\x04 \x01(\x04R\n" +
-	"dirtyLimit\x12\"\n" +
-	"\rmax_frozen_ms\x18\x05 \x01(\x04R\vmaxFrozenMs\x12\x18\n" +
+	"dirtyLimit\x12$\n" +
+	"\x0estuck_after_ms\x18\x05 \x01(\x04R\fstuckAfterMs\x12\x18\n" +
 	"\atracker\x18\x06 \x01(\tR\atracker\x12\x12\n" +
 	"\x04rule\x18\a \x01(\tR\x04rule\x12*\n" +
 	"\x11downtime_limit_ms\x18\b \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18\t \x01(\rR\vfirstRounds\x12\x19\n" +
 	"\bon_stall\x18\n" +
-	" \x01(\tR\aonStallJ\x04\b\x01\x10\x02\"\xb1\x03\n" +
+	" \x01(\tR\aonStall\x12:\n" +
+	"\n" +
+	"standstill\x18< \x01(\v2\x1a.godwit.shim.v1.StandstillR\n" +
+	"standstill\x12\x12\n" +
+	"\x04mode\x18\x14 \x01(\tR\x04mode\x12!\n" +
+	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMsJ\x04\b\x01\x10\x02\"a\n" +
+	"\n" +
+	"Standstill\x12\x1b\n" +
+	"\tfreeze_us\x18\x01 \x01(\x04R\bfreezeUs\x12\x17\n" +
+	"\adump_us\x18\x02 \x01(\x04R\x06dumpUs\x12\x1d\n" +
+	"\n" +
+	"restore_us\x18\x03 \x01(\x04R\trestoreUs\"\xe2\x03\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +
@@ -1787,21 +2290,23 @@ const file_migration_proto_rawDesc = "" +
 	"\ashm_dir\x18\v \x01(\tR\x06shmDir\x12\x1f\n" +
 	"\vfiles_later\x18\f \x01(\bR\n" +
 	"filesLater\x120\n" +
-	"\avolumes\x18\r \x03(\v2\x16.godwit.shim.v1.VolumeR\avolumes\"c\n" +
+	"\avolumes\x18\r \x03(\v2\x16.godwit.shim.v1.VolumeR\avolumes\x12/\n" +
+	"\x05share\x18( \x01(\v2\x19.godwit.shim.v1.LinkShareR\x05share\"c\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03dir\x18\x02 \x01(\tR\x03dir\x123\n" +
 	"\x06mounts\x18\x03 \x03(\v2\x1b.godwit.shim.v1.VolumeMountR\x06mounts\"?\n" +
 	"\vVolumeMount\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"L\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"n\n" +
 	"\rBeginResponse\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12#\n" +
-	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\"M\n" +
+	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\x12 \n" +
+	"\vdescriptors\x18\x14 \x03(\tR\vdescriptors\"M\n" +
 	"\fWatchRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
-	"intervalMs\"\xbd\x04\n" +
+	"intervalMs\"\x9e\x05\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -1826,7 +2331,9 @@ const file_migration_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\xc2\x06\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xaa\t\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -1861,12 +2368,26 @@ const file_migration_proto_rawDesc = "" +
 	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
-	"left_bytes\x18! \x01(\x04R\tleftBytes\"0\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\x12\x1d\n" +
+	"\n" +
+	"link_bytes\x18( \x01(\x04R\tlinkBytes\x12!\n" +
+	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\x12'\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +
+	"\bfetching\x18F \x01(\bR\bfetching\x12#\n" +
+	"\rmissing_pages\x18G \x01(\x04R\fmissingPages\x12#\n" +
+	"\rremote_faults\x18H \x01(\x04R\fremoteFaults\x12\x12\n" +
+	"\x04lost\x18I \x01(\tR\x04lost\x12 \n" +
+	"\ffetch_eta_ms\x18J \x01(\x04R\n" +
+	"fetchEtaMs\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
-	"\x11SendFilesResponse\".\n" +
+	"\x11SendFilesResponse\"M\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x8f\x02\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1d\n" +
+	"\n" +
+	"in_network\x18\x02 \x01(\bR\tinNetwork\"\xae\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -1877,7 +2398,9 @@ const file_migration_proto_rawDesc = "" +
 	"\x05pages\x18\a \x01(\x04R\x05pages\x12\x14\n" +
 	"\x05bytes\x18\b \x01(\x04R\x05bytes\x12\x1f\n" +
 	"\vimage_bytes\x18\t \x01(\x04R\n" +
-	"imageBytes\"-\n" +
+	"imageBytes\x12\x1d\n" +
+	"\n" +
+	"left_pages\x18\x14 \x01(\x04R\tleftPages\"-\n" +
 	"\rCommitRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x10\n" +
 	"\x0eCommitResponse\"D\n" +
@@ -1889,22 +2412,36 @@ const file_migration_proto_rawDesc = "" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\",\n" +
 	"\x12WaitParkedResponse\x12\x16\n" +
-	"\x06rootfs\x18\x01 \x01(\tR\x06rootfs\"\x9e\x01\n" +
+	"\x06rootfs\x18\x01 \x01(\tR\x06rootfs\"\xe2\x01\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\x12\x1d\n" +
 	"\n" +
 	"images_dir\x18\x04 \x01(\tR\timagesDir\x12\x1b\n" +
-	"\tstore_dir\x18\x05 \x01(\tR\bstoreDir\"0\n" +
+	"\tstore_dir\x18\x05 \x01(\tR\bstoreDir\x12\x1f\n" +
+	"\vfetch_token\x18\x14 \x01(\fR\n" +
+	"fetchToken\x12!\n" +
+	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMs\"0\n" +
 	"\x0fRestoreResponse\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"-\n" +
+	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"m\n" +
+	"\x0fApproachRequest\x128\n" +
+	"\arestore\x18\x01 \x01(\v2\x1e.godwit.shim.v1.RestoreRequestR\arestore\x12 \n" +
+	"\vdescriptors\x18\x02 \x01(\tR\vdescriptors\"\x12\n" +
+	"\x10ApproachResponse\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +
 	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x18\n" +
-	"\atrouble\x18\x02 \x01(\tR\atrouble*\x87\x02\n" +
+	"\atrouble\x18\x02 \x01(\tR\atrouble\"3\n" +
+	"\tLinkShare\x12\x12\n" +
+	"\x04rate\x18\x01 \x01(\x04R\x04rate\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\bR\x04held\"]\n" +
+	"\fShareRequest\x12\x1c\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12/\n" +
+	"\x05share\x18\x02 \x01(\v2\x19.godwit.shim.v1.LinkShareR\x05share\"\x0f\n" +
+	"\rShareResponse*\x87\x02\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ROUNDS\x10\x01\x12\x13\n" +
@@ -1920,7 +2457,7 @@ const file_migration_proto_rawDesc = "" +
 	"STATE_HELD\x10\n" +
 	"\x12\x11\n" +
 	"\rSTATE_FILLING\x10\v\x12\x10\n" +
-	"\fSTATE_FILLED\x10\f2\xab\x05\n" +
+	"\fSTATE_FILLED\x10\f2\xc0\x06\n" +
 	"\tMigration\x12D\n" +
 	"\x05Begin\x12\x1c.godwit.shim.v1.BeginRequest\x1a\x1d.godwit.shim.v1.BeginResponse\x12A\n" +
 	"\x05Watch\x12\x1c.godwit.shim.v1.WatchRequest\x1a\x18.godwit.shim.v1.Progress0\x01\x12P\n" +
@@ -1931,7 +2468,9 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"WaitParked\x12!.godwit.shim.v1.WaitParkedRequest\x1a\".godwit.shim.v1.WaitParkedResponse\x12J\n" +
 	"\aRestore\x12\x1e.godwit.shim.v1.RestoreRequest\x1a\x1f.godwit.shim.v1.RestoreResponse\x12G\n" +
-	"\x06Resume\x12\x1d.godwit.shim.v1.ResumeRequest\x1a\x1e.godwit.shim.v1.ResumeResponseB&Z$godwit.dev/godwit/shim/api/v1;shimv1b\x06proto3"
+	"\x06Resume\x12\x1d.godwit.shim.v1.ResumeRequest\x1a\x1e.godwit.shim.v1.ResumeResponse\x12D\n" +
+	"\x05Share\x12\x1c.godwit.shim.v1.ShareRequest\x1a\x1d.godwit.shim.v1.ShareResponse\x12M\n" +
+	"\bApproach\x12\x1f.godwit.shim.v1.ApproachRequest\x1a .godwit.shim.v1.ApproachResponseB&Z$godwit.dev/godwit/shim/api/v1;shimv1b\x06proto3"
 
 var (
 	file_migration_proto_rawDescOnce sync.Once
@@ -1946,61 +2485,75 @@ func file_migration_proto_rawDescGZIP() []byte {
 }
 
 var file_migration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_migration_proto_goTypes = []any{
 	(State)(0),                 // 0: godwit.shim.v1.State
 	(*Policy)(nil),             // 1: godwit.shim.v1.Policy
-	(*BeginRequest)(nil),       // 2: godwit.shim.v1.BeginRequest
-	(*Volume)(nil),             // 3: godwit.shim.v1.Volume
-	(*VolumeMount)(nil),        // 4: godwit.shim.v1.VolumeMount
-	(*BeginResponse)(nil),      // 5: godwit.shim.v1.BeginResponse
-	(*WatchRequest)(nil),       // 6: godwit.shim.v1.WatchRequest
-	(*Round)(nil),              // 7: godwit.shim.v1.Round
-	(*Progress)(nil),           // 8: godwit.shim.v1.Progress
-	(*SendFilesRequest)(nil),   // 9: godwit.shim.v1.SendFilesRequest
-	(*SendFilesResponse)(nil),  // 10: godwit.shim.v1.SendFilesResponse
-	(*CutOverRequest)(nil),     // 11: godwit.shim.v1.CutOverRequest
-	(*CutOverResponse)(nil),    // 12: godwit.shim.v1.CutOverResponse
-	(*CommitRequest)(nil),      // 13: godwit.shim.v1.CommitRequest
-	(*CommitResponse)(nil),     // 14: godwit.shim.v1.CommitResponse
-	(*AbortRequest)(nil),       // 15: godwit.shim.v1.AbortRequest
-	(*AbortResponse)(nil),      // 16: godwit.shim.v1.AbortResponse
-	(*WaitParkedRequest)(nil),  // 17: godwit.shim.v1.WaitParkedRequest
-	(*WaitParkedResponse)(nil), // 18: godwit.shim.v1.WaitParkedResponse
-	(*RestoreRequest)(nil),     // 19: godwit.shim.v1.RestoreRequest
-	(*RestoreResponse)(nil),    // 20: godwit.shim.v1.RestoreResponse
-	(*ResumeRequest)(nil),      // 21: godwit.shim.v1.ResumeRequest
-	(*ResumeResponse)(nil),     // 22: godwit.shim.v1.ResumeResponse
+	(*Standstill)(nil),         // 2: godwit.shim.v1.Standstill
+	(*BeginRequest)(nil),       // 3: godwit.shim.v1.BeginRequest
+	(*Volume)(nil),             // 4: godwit.shim.v1.Volume
+	(*VolumeMount)(nil),        // 5: godwit.shim.v1.VolumeMount
+	(*BeginResponse)(nil),      // 6: godwit.shim.v1.BeginResponse
+	(*WatchRequest)(nil),       // 7: godwit.shim.v1.WatchRequest
+	(*Round)(nil),              // 8: godwit.shim.v1.Round
+	(*Progress)(nil),           // 9: godwit.shim.v1.Progress
+	(*SendFilesRequest)(nil),   // 10: godwit.shim.v1.SendFilesRequest
+	(*SendFilesResponse)(nil),  // 11: godwit.shim.v1.SendFilesResponse
+	(*CutOverRequest)(nil),     // 12: godwit.shim.v1.CutOverRequest
+	(*CutOverResponse)(nil),    // 13: godwit.shim.v1.CutOverResponse
+	(*CommitRequest)(nil),      // 14: godwit.shim.v1.CommitRequest
+	(*CommitResponse)(nil),     // 15: godwit.shim.v1.CommitResponse
+	(*AbortRequest)(nil),       // 16: godwit.shim.v1.AbortRequest
+	(*AbortResponse)(nil),      // 17: godwit.shim.v1.AbortResponse
+	(*WaitParkedRequest)(nil),  // 18: godwit.shim.v1.WaitParkedRequest
+	(*WaitParkedResponse)(nil), // 19: godwit.shim.v1.WaitParkedResponse
+	(*RestoreRequest)(nil),     // 20: godwit.shim.v1.RestoreRequest
+	(*RestoreResponse)(nil),    // 21: godwit.shim.v1.RestoreResponse
+	(*ApproachRequest)(nil),    // 22: godwit.shim.v1.ApproachRequest
+	(*ApproachResponse)(nil),   // 23: godwit.shim.v1.ApproachResponse
+	(*ResumeRequest)(nil),      // 24: godwit.shim.v1.ResumeRequest
+	(*ResumeResponse)(nil),     // 25: godwit.shim.v1.ResumeResponse
+	(*LinkShare)(nil),          // 26: godwit.shim.v1.LinkShare
+	(*ShareRequest)(nil),       // 27: godwit.shim.v1.ShareRequest
+	(*ShareResponse)(nil),      // 28: godwit.shim.v1.ShareResponse
 }
 var file_migration_proto_depIdxs = []int32{
-	1,  // 0: godwit.shim.v1.BeginRequest.policy:type_name -> godwit.shim.v1.Policy
-	3,  // 1: godwit.shim.v1.BeginRequest.volumes:type_name -> godwit.shim.v1.Volume
-	4,  // 2: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
-	0,  // 3: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
-	7,  // 4: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
-	2,  // 5: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
-	6,  // 6: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
-	9,  // 7: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
-	11, // 8: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
-	13, // 9: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
-	15, // 10: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
-	17, // 11: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
-	19, // 12: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
-	21, // 13: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
-	5,  // 14: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
-	8,  // 15: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
-	10, // 16: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
-	12, // 17: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
-	14, // 18: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
-	16, // 19: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
-	18, // 20: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
-	20, // 21: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
-	22, // 22: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	2,  // 0: godwit.shim.v1.Policy.standstill:type_name -> godwit.shim.v1.Standstill
+	1,  // 1: godwit.shim.v1.BeginRequest.policy:type_name -> godwit.shim.v1.Policy
+	4,  // 2: godwit.shim.v1.BeginRequest.volumes:type_name -> godwit.shim.v1.Volume
+	26, // 3: godwit.shim.v1.BeginRequest.share:type_name -> godwit.shim.v1.LinkShare
+	5,  // 4: godwit.shim.v1.Volume.mounts:type_name -> godwit.shim.v1.VolumeMount
+	0,  // 5: godwit.shim.v1.Progress.state:type_name -> godwit.shim.v1.State
+	8,  // 6: godwit.shim.v1.Progress.rounds:type_name -> godwit.shim.v1.Round
+	20, // 7: godwit.shim.v1.ApproachRequest.restore:type_name -> godwit.shim.v1.RestoreRequest
+	26, // 8: godwit.shim.v1.ShareRequest.share:type_name -> godwit.shim.v1.LinkShare
+	3,  // 9: godwit.shim.v1.Migration.Begin:input_type -> godwit.shim.v1.BeginRequest
+	7,  // 10: godwit.shim.v1.Migration.Watch:input_type -> godwit.shim.v1.WatchRequest
+	10, // 11: godwit.shim.v1.Migration.SendFiles:input_type -> godwit.shim.v1.SendFilesRequest
+	12, // 12: godwit.shim.v1.Migration.CutOver:input_type -> godwit.shim.v1.CutOverRequest
+	14, // 13: godwit.shim.v1.Migration.Commit:input_type -> godwit.shim.v1.CommitRequest
+	16, // 14: godwit.shim.v1.Migration.Abort:input_type -> godwit.shim.v1.AbortRequest
+	18, // 15: godwit.shim.v1.Migration.WaitParked:input_type -> godwit.shim.v1.WaitParkedRequest
+	20, // 16: godwit.shim.v1.Migration.Restore:input_type -> godwit.shim.v1.RestoreRequest
+	24, // 17: godwit.shim.v1.Migration.Resume:input_type -> godwit.shim.v1.ResumeRequest
+	27, // 18: godwit.shim.v1.Migration.Share:input_type -> godwit.shim.v1.ShareRequest
+	22, // 19: godwit.shim.v1.Migration.Approach:input_type -> godwit.shim.v1.ApproachRequest
+	6,  // 20: godwit.shim.v1.Migration.Begin:output_type -> godwit.shim.v1.BeginResponse
+	9,  // 21: godwit.shim.v1.Migration.Watch:output_type -> godwit.shim.v1.Progress
+	11, // 22: godwit.shim.v1.Migration.SendFiles:output_type -> godwit.shim.v1.SendFilesResponse
+	13, // 23: godwit.shim.v1.Migration.CutOver:output_type -> godwit.shim.v1.CutOverResponse
+	15, // 24: godwit.shim.v1.Migration.Commit:output_type -> godwit.shim.v1.CommitResponse
+	17, // 25: godwit.shim.v1.Migration.Abort:output_type -> godwit.shim.v1.AbortResponse
+	19, // 26: godwit.shim.v1.Migration.WaitParked:output_type -> godwit.shim.v1.WaitParkedResponse
+	21, // 27: godwit.shim.v1.Migration.Restore:output_type -> godwit.shim.v1.RestoreResponse
+	25, // 28: godwit.shim.v1.Migration.Resume:output_type -> godwit.shim.v1.ResumeResponse
+	28, // 29: godwit.shim.v1.Migration.Share:output_type -> godwit.shim.v1.ShareResponse
+	23, // 30: godwit.shim.v1.Migration.Approach:output_type -> godwit.shim.v1.ApproachResponse
+	20, // [20:31] is the sub-list for method output_type
+	9,  // [9:20] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_migration_proto_init() }
@@ -2014,7 +2567,7 @@ func file_migration_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_migration_proto_rawDesc), len(file_migration_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

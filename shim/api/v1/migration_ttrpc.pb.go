@@ -17,6 +17,8 @@ type MigrationService interface {
 	WaitParked(context.Context, *WaitParkedRequest) (*WaitParkedResponse, error)
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	Share(context.Context, *ShareRequest) (*ShareResponse, error)
+	Approach(context.Context, *ApproachRequest) (*ApproachResponse, error)
 }
 
 type Migration_WatchServer interface {
@@ -91,6 +93,20 @@ func RegisterMigrationService(srv *ttrpc.Server, svc MigrationService) {
 				}
 				return svc.Resume(ctx, &req)
 			},
+			"Share": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ShareRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Share(ctx, &req)
+			},
+			"Approach": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ApproachRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Approach(ctx, &req)
+			},
 		},
 		Streams: map[string]ttrpc.Stream{
 			"Watch": {
@@ -118,6 +134,8 @@ type MigrationClient interface {
 	WaitParked(context.Context, *WaitParkedRequest) (*WaitParkedResponse, error)
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	Share(context.Context, *ShareRequest) (*ShareResponse, error)
+	Approach(context.Context, *ApproachRequest) (*ApproachResponse, error)
 }
 
 type migrationClient struct {
@@ -218,6 +236,22 @@ func (c *migrationClient) Restore(ctx context.Context, req *RestoreRequest) (*Re
 func (c *migrationClient) Resume(ctx context.Context, req *ResumeRequest) (*ResumeResponse, error) {
 	var resp ResumeResponse
 	if err := c.client.Call(ctx, "godwit.shim.v1.Migration", "Resume", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *migrationClient) Share(ctx context.Context, req *ShareRequest) (*ShareResponse, error) {
+	var resp ShareResponse
+	if err := c.client.Call(ctx, "godwit.shim.v1.Migration", "Share", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *migrationClient) Approach(ctx context.Context, req *ApproachRequest) (*ApproachResponse, error) {
+	var resp ApproachResponse
+	if err := c.client.Call(ctx, "godwit.shim.v1.Migration", "Approach", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

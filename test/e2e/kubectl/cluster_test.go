@@ -192,7 +192,7 @@ func (c *cluster) start(args ...string) *waiter {
 // until waits for a line with the words, and returns it.
 func (w *waiter) until(words string) string {
 	w.t.Helper()
-	deadline := time.After(pace.Stretch(60 * time.Second))
+	deadline := time.After(pace.Stretch(3 * time.Minute))
 	for {
 		select {
 		case line := <-w.lines:

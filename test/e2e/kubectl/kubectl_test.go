@@ -45,7 +45,7 @@ func TestClusterIsAskedByKubectlsPlugin(t *testing.T) {
 	c.refused(cli.ExitRefused, "Godwit is not installed in it", "list")
 
 	c.must("", "apply", "-f", definition)
-	c.must("", "wait", "--for=condition=Established", "customresourcedefinition/podmigrations.godwit.dev", "--timeout=60s")
+	c.must("", "wait", "--for=condition=Established", "customresourcedefinition/podmigrations.godwit.dev", "--timeout=170s")
 	c.must(objects, "apply", "-f", "-")
 	for _, part := range []struct {
 		name string
@@ -171,7 +171,7 @@ func testInterrupts(t *testing.T, c *cluster) {
 	w.until("Migrating: rounds")
 	interrupt(t, w)
 	w.until("cancelling")
-	c.must("", "wait", "--for=jsonpath={.spec.cancel}=true", "podmigration", name, "--timeout=60s")
+	c.must("", "wait", "--for=jsonpath={.spec.cancel}=true", "podmigration", name, "--timeout=170s")
 	c.play(name, func(s *v1alpha1.PodMigrationStatus) { s.Phase, s.Message = v1alpha1.PhaseCancelled, "asked for" })
 	if code := w.end(); code != cli.ExitCancelled {
 		t.Errorf("exit code %d: %s", code, &w.err)

@@ -40,6 +40,8 @@ type Round struct {
 	DurationMS float64 `json:"duration_ms"`
 	ScanMS     float64 `json:"scan_ms"`
 	StoodMS    float64 `json:"stood_ms"` // processes stood still for the round
+	// PredictedLast is what the last copy would carry if the freeze came at its end, bytes.
+	PredictedLast uint64 `json:"predicted_last_bytes"`
 }
 
 // Destination is where the pod goes.
@@ -58,6 +60,11 @@ type Progress struct {
 	MemoryBytes   uint64  `json:"memory_bytes"`
 	StopReason    string  `json:"stop_reason"`
 	Rounds        []Round `json:"rounds"`
+	// Throttle is what the pod may use of processors, thousandths of a core; 0: it is not held back.
+	Throttle     int    `json:"throttle_milli_cpu"`
+	Fetching     bool   `json:"fetching"` // pages that were left at the source
+	MissingPages uint64 `json:"missing_pages"`
+	RemoteFaults uint64 `json:"remote_faults"`
 }
 
 // Event is one line of `godwitctl migrate --json`.
@@ -107,6 +114,9 @@ type Result struct {
 	FinalPages    uint64       `json:"final_pages"`
 	FinalBytes    uint64       `json:"final_bytes"`
 	ImageBytes    uint64       `json:"image_bytes"`
+	LeftPages     uint64       `json:"left_pages"`
+	RemoteFaults  uint64       `json:"remote_faults"`
+	PodLost       bool         `json:"lost"`
 	TotalMS       float64      `json:"total_ms"`
 	DowntimeMS    float64      `json:"downtime_ms"`
 	Downtime      *Downtime    `json:"downtime"`

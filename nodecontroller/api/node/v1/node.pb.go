@@ -458,8 +458,9 @@ type MigrateRequest struct {
 	// namespace/name, name, or the beginning of the sandbox's id.
 	Pod string `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
 	To  string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	// live, or cold: freeze first, then copy. Empty means live, unless tracker
-	// says None, which is the same as cold.
+	// live, or cold: freeze first, then copy; hybrid: as live, but what is dirty when the rounds
+	// have ended is fetched after the commit; postcopy: no rounds, everything is. Empty means live,
+	// unless tracker says None, which is the same as cold.
 	Mode string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
 	// 0 in any of these means the default.
 	MaxRounds  uint32 `protobuf:"varint,4,opt,name=max_rounds,json=maxRounds,proto3" json:"max_rounds,omitempty"`
@@ -493,8 +494,15 @@ type MigrateRequest struct {
 	DowntimeLimitMs uint64 `protobuf:"varint,31,opt,name=downtime_limit_ms,json=downtimeLimitMs,proto3" json:"downtime_limit_ms,omitempty"`
 	FirstRounds     uint32 `protobuf:"varint,32,opt,name=first_rounds,json=firstRounds,proto3" json:"first_rounds,omitempty"`
 	// What happens if the rounds end although the downtime would be longer than the limit:
-	// StopAndCopy or Abort, in any case; empty means StopAndCopy. InvalidArgument: another.
-	OnStall       string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// StopAndCopy, Abort, Throttle or PostCopy (go on as hybrid), in any case; empty means
+	// StopAndCopy. InvalidArgument: another.
+	OnStall string `protobuf:"bytes,33,opt,name=on_stall,json=onStall,proto3" json:"on_stall,omitempty"`
+	// If more pods are to leave the node than may at a time, those of higher priority go first,
+	// and among the same those that were asked for first.
+	Priority int32 `protobuf:"varint,40,opt,name=priority,proto3" json:"priority,omitempty"`
+	// How long the two nodes wait for each other while pages are missing after the commit, until
+	// the pod is lost, milliseconds; 0 means two minutes.
+	ReconnectMs   uint64 `protobuf:"varint,41,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -655,6 +663,20 @@ func (x *MigrateRequest) GetOnStall() string {
 	return ""
 }
 
+func (x *MigrateRequest) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *MigrateRequest) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
+}
+
 type Round struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Number     uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -675,6 +697,8 @@ type Round struct {
 	PredictedDirtyBytes uint64 `protobuf:"varint,14,opt,name=predicted_dirty_bytes,json=predictedDirtyBytes,proto3" json:"predicted_dirty_bytes,omitempty"`
 	DirtyLimit          uint64 `protobuf:"varint,15,opt,name=dirty_limit,json=dirtyLimit,proto3" json:"dirty_limit,omitempty"`
 	ElapsedUs           uint64 `protobuf:"varint,16,opt,name=elapsed_us,json=elapsedUs,proto3" json:"elapsed_us,omitempty"`
+	ThrottleMilliCpu    uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu  uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -821,6 +845,20 @@ func (x *Round) GetElapsedUs() uint64 {
 	return 0
 }
 
+func (x *Round) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Round) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
 type Progress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Round          uint32                 `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
@@ -847,8 +885,20 @@ type Progress struct {
 	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
 	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Pages that were written but had what the destination has already.
+	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
+	// What the pod may use of processors, as it writes too fast, and what it might use otherwise,
+	// thousandths of a core; 0 if it is not held back.
+	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
+	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
+	// The destination fetches pages that were left here: how many it lacks, how many faults
+	// waited for some, and milliseconds until nothing is missing, 0 if it cannot be told.
+	Fetching      bool   `protobuf:"varint,70,opt,name=fetching,proto3" json:"fetching,omitempty"`
+	MissingPages  uint64 `protobuf:"varint,71,opt,name=missing_pages,json=missingPages,proto3" json:"missing_pages,omitempty"`
+	RemoteFaults  uint64 `protobuf:"varint,72,opt,name=remote_faults,json=remoteFaults,proto3" json:"remote_faults,omitempty"`
+	FetchEtaMs    uint64 `protobuf:"varint,73,opt,name=fetch_eta_ms,json=fetchEtaMs,proto3" json:"fetch_eta_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -1014,6 +1064,55 @@ func (x *Progress) GetLeftBytes() uint64 {
 	return 0
 }
 
+func (x *Progress) GetUnchangedPages() uint64 {
+	if x != nil {
+		return x.UnchangedPages
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleMilliCpu
+	}
+	return 0
+}
+
+func (x *Progress) GetThrottleOfMilliCpu() uint32 {
+	if x != nil {
+		return x.ThrottleOfMilliCpu
+	}
+	return 0
+}
+
+func (x *Progress) GetFetching() bool {
+	if x != nil {
+		return x.Fetching
+	}
+	return false
+}
+
+func (x *Progress) GetMissingPages() uint64 {
+	if x != nil {
+		return x.MissingPages
+	}
+	return 0
+}
+
+func (x *Progress) GetRemoteFaults() uint64 {
+	if x != nil {
+		return x.RemoteFaults
+	}
+	return 0
+}
+
+func (x *Progress) GetFetchEtaMs() uint64 {
+	if x != nil {
+		return x.FetchEtaMs
+	}
+	return 0
+}
+
 type Destination struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1079,7 +1178,7 @@ type Event struct {
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	UnixNano  int64                  `protobuf:"varint,2,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`
 	Phase     Phase                  `protobuf:"varint,3,opt,name=phase,proto3,enum=godwit.node.v1.Phase" json:"phase,omitempty"`
-	// One word that says what happened: accepted, waiting, prepared, image, place,
+	// One word that says what happened: accepted, waiting, queued, prepared, image, place,
 	// created, tracking, progress, converged, freezing, cutover, held, committed, resumed,
 	// cleaned, rolledback, note, and at last ended.
 	Kind     string    `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -1197,8 +1296,10 @@ type Downtime struct {
 	ClocksUs int64 `protobuf:"varint,9,opt,name=clocks_us,json=clocksUs,proto3" json:"clocks_us,omitempty"`
 	// The decision of the source's shim, and telling the destination until its
 	// answer that the pod runs.
-	CommitUs      uint64 `protobuf:"varint,10,opt,name=commit_us,json=commitUs,proto3" json:"commit_us,omitempty"`
-	ResumeUs      uint64 `protobuf:"varint,11,opt,name=resume_us,json=resumeUs,proto3" json:"resume_us,omitempty"`
+	CommitUs uint64 `protobuf:"varint,10,opt,name=commit_us,json=commitUs,proto3" json:"commit_us,omitempty"`
+	ResumeUs uint64 `protobuf:"varint,11,opt,name=resume_us,json=resumeUs,proto3" json:"resume_us,omitempty"`
+	// The cutover, stage by stage, in the order in which they began.
+	Stages        []*Stage `protobuf:"bytes,20,rep,name=stages,proto3" json:"stages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1310,6 +1411,76 @@ func (x *Downtime) GetResumeUs() uint64 {
 	return 0
 }
 
+func (x *Downtime) GetStages() []*Stage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+// Stage is a part of a cutover; docs/cutover.md says which there are.
+type Stage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// From the freeze until it began, by the source's clock; below zero if it began while
+	// the pod still ran.
+	BeginUs       int64  `protobuf:"varint,2,opt,name=begin_us,json=beginUs,proto3" json:"begin_us,omitempty"`
+	DurationUs    uint64 `protobuf:"varint,3,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stage) Reset() {
+	*x = Stage{}
+	mi := &file_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stage) ProtoMessage() {}
+
+func (x *Stage) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stage.ProtoReflect.Descriptor instead.
+func (*Stage) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Stage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Stage) GetBeginUs() int64 {
+	if x != nil {
+		return x.BeginUs
+	}
+	return 0
+}
+
+func (x *Stage) GetDurationUs() uint64 {
+	if x != nil {
+		return x.DurationUs
+	}
+	return 0
+}
+
 type Result struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Succeeded bool                   `protobuf:"varint,1,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
@@ -1330,14 +1501,16 @@ type Result struct {
 	FinalBytes uint64 `protobuf:"varint,13,opt,name=final_bytes,json=finalBytes,proto3" json:"final_bytes,omitempty"`
 	ImageBytes uint64 `protobuf:"varint,14,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
 	// The destination owned the pod and has lost it: nothing of it runs anywhere.
-	Lost          bool `protobuf:"varint,15,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost bool `protobuf:"varint,15,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Pages that were left at the source when the pod was cut over.
+	LeftPages     uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1522,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1535,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{12}
+	return file_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Result) GetSucceeded() bool {
@@ -1470,6 +1643,13 @@ func (x *Result) GetLost() bool {
 	return false
 }
 
+func (x *Result) GetLeftPages() uint64 {
+	if x != nil {
+		return x.LeftPages
+	}
+	return 0
+}
+
 type Migration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1498,7 +1678,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1690,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1703,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{13}
+	return file_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Migration) GetId() string {
@@ -1641,7 +1821,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1833,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1846,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{14}
+	return file_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRequest) GetMigration() string {
@@ -1685,7 +1865,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1877,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1890,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{15}
+	return file_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListResponse) GetMigrations() []*Migration {
@@ -1729,7 +1909,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1921,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1934,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{16}
+	return file_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchRequest) GetMigration() string {
@@ -1774,7 +1954,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1966,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1979,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{17}
+	return file_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AbortRequest) GetMigration() string {
@@ -1824,7 +2004,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +2016,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2029,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{18}
+	return file_node_proto_rawDescGZIP(), []int{19}
 }
 
 type ResolveRequest struct {
@@ -1865,7 +2045,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +2057,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +2070,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{19}
+	return file_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResolveRequest) GetMigration() string {
@@ -1922,7 +2102,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2114,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2127,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{20}
+	return file_node_proto_rawDescGZIP(), []int{21}
 }
 
 type Finding struct {
@@ -1966,7 +2146,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2158,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2171,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{21}
+	return file_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Finding) GetFeature() string {
@@ -2032,7 +2212,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2224,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2237,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{22}
+	return file_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CheckRequest) GetPeer() string {
@@ -2076,7 +2256,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2268,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2281,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckResponse) GetFindings() []*Finding {
@@ -2142,7 +2322,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\x8a\x04\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xc9\x04\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -2165,7 +2345,9 @@ const file_node_proto_rawDesc = "" +
 	"\x04rule\x18\x1e \x01(\tR\x04rule\x12*\n" +
 	"\x11downtime_limit_ms\x18\x1f \x01(\x04R\x0fdowntimeLimitMs\x12!\n" +
 	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
-	"\bon_stall\x18! \x01(\tR\aonStall\"\xbd\x04\n" +
+	"\bon_stall\x18! \x01(\tR\aonStall\x12\x1a\n" +
+	"\bpriority\x18( \x01(\x05R\bpriority\x12!\n" +
+	"\freconnect_ms\x18) \x01(\x04R\vreconnectMs\"\x9e\x05\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2190,7 +2372,9 @@ const file_node_proto_rawDesc = "" +
 	"\vdirty_limit\x18\x0f \x01(\x04R\n" +
 	"dirtyLimit\x12\x1d\n" +
 	"\n" +
-	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\"\x87\x05\n" +
+	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\x99\a\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2219,7 +2403,15 @@ const file_node_proto_rawDesc = "" +
 	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
-	"left_bytes\x18! \x01(\x04R\tleftBytes\"R\n" +
+	"left_bytes\x18! \x01(\x04R\tleftBytes\x12'\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
+	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +
+	"\bfetching\x18F \x01(\bR\bfetching\x12#\n" +
+	"\rmissing_pages\x18G \x01(\x04R\fmissingPages\x12#\n" +
+	"\rremote_faults\x18H \x01(\x04R\fremoteFaults\x12 \n" +
+	"\ffetch_eta_ms\x18I \x01(\x04R\n" +
+	"fetchEtaMs\"R\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x15\n" +
@@ -2232,7 +2424,7 @@ const file_node_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x124\n" +
 	"\bprogress\x18\x06 \x01(\v2\x18.godwit.node.v1.ProgressR\bprogress\x12=\n" +
 	"\vdestination\x18\a \x01(\v2\x1b.godwit.node.v1.DestinationR\vdestination\x12.\n" +
-	"\x06result\x18\b \x01(\v2\x16.godwit.node.v1.ResultR\x06result\"\xc5\x02\n" +
+	"\x06result\x18\b \x01(\v2\x16.godwit.node.v1.ResultR\x06result\"\xf4\x02\n" +
 	"\bDowntime\x12\x1b\n" +
 	"\tfreeze_us\x18\x01 \x01(\x04R\bfreezeUs\x12\x17\n" +
 	"\adump_us\x18\x02 \x01(\x04R\x06dumpUs\x12\x19\n" +
@@ -2248,7 +2440,13 @@ const file_node_proto_rawDesc = "" +
 	"\tclocks_us\x18\t \x01(\x03R\bclocksUs\x12\x1b\n" +
 	"\tcommit_us\x18\n" +
 	" \x01(\x04R\bcommitUs\x12\x1b\n" +
-	"\tresume_us\x18\v \x01(\x04R\bresumeUs\"\xec\x03\n" +
+	"\tresume_us\x18\v \x01(\x04R\bresumeUs\x12-\n" +
+	"\x06stages\x18\x14 \x03(\v2\x15.godwit.node.v1.StageR\x06stages\"W\n" +
+	"\x05Stage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\bbegin_us\x18\x02 \x01(\x03R\abeginUs\x12\x1f\n" +
+	"\vduration_us\x18\x03 \x01(\x04R\n" +
+	"durationUs\"\x8b\x04\n" +
 	"\x06Result\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
@@ -2268,7 +2466,9 @@ const file_node_proto_rawDesc = "" +
 	"finalBytes\x12\x1f\n" +
 	"\vimage_bytes\x18\x0e \x01(\x04R\n" +
 	"imageBytes\x12\x12\n" +
-	"\x04lost\x18\x0f \x01(\bR\x04lost\"\xfb\x03\n" +
+	"\x04lost\x18\x0f \x01(\bR\x04lost\x12\x1d\n" +
+	"\n" +
+	"left_pages\x18\x14 \x01(\x04R\tleftPages\"\xfb\x03\n" +
 	"\tMigration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x10\n" +
@@ -2345,7 +2545,7 @@ func file_node_proto_rawDescGZIP() []byte {
 }
 
 var file_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_node_proto_goTypes = []any{
 	(Phase)(0),              // 0: godwit.node.v1.Phase
 	(*Peer)(nil),            // 1: godwit.node.v1.Peer
@@ -2360,18 +2560,19 @@ var file_node_proto_goTypes = []any{
 	(*Destination)(nil),     // 10: godwit.node.v1.Destination
 	(*Event)(nil),           // 11: godwit.node.v1.Event
 	(*Downtime)(nil),        // 12: godwit.node.v1.Downtime
-	(*Result)(nil),          // 13: godwit.node.v1.Result
-	(*Migration)(nil),       // 14: godwit.node.v1.Migration
-	(*ListRequest)(nil),     // 15: godwit.node.v1.ListRequest
-	(*ListResponse)(nil),    // 16: godwit.node.v1.ListResponse
-	(*WatchRequest)(nil),    // 17: godwit.node.v1.WatchRequest
-	(*AbortRequest)(nil),    // 18: godwit.node.v1.AbortRequest
-	(*AbortResponse)(nil),   // 19: godwit.node.v1.AbortResponse
-	(*ResolveRequest)(nil),  // 20: godwit.node.v1.ResolveRequest
-	(*ResolveResponse)(nil), // 21: godwit.node.v1.ResolveResponse
-	(*Finding)(nil),         // 22: godwit.node.v1.Finding
-	(*CheckRequest)(nil),    // 23: godwit.node.v1.CheckRequest
-	(*CheckResponse)(nil),   // 24: godwit.node.v1.CheckResponse
+	(*Stage)(nil),           // 13: godwit.node.v1.Stage
+	(*Result)(nil),          // 14: godwit.node.v1.Result
+	(*Migration)(nil),       // 15: godwit.node.v1.Migration
+	(*ListRequest)(nil),     // 16: godwit.node.v1.ListRequest
+	(*ListResponse)(nil),    // 17: godwit.node.v1.ListResponse
+	(*WatchRequest)(nil),    // 18: godwit.node.v1.WatchRequest
+	(*AbortRequest)(nil),    // 19: godwit.node.v1.AbortRequest
+	(*AbortResponse)(nil),   // 20: godwit.node.v1.AbortResponse
+	(*ResolveRequest)(nil),  // 21: godwit.node.v1.ResolveRequest
+	(*ResolveResponse)(nil), // 22: godwit.node.v1.ResolveResponse
+	(*Finding)(nil),         // 23: godwit.node.v1.Finding
+	(*CheckRequest)(nil),    // 24: godwit.node.v1.CheckRequest
+	(*CheckResponse)(nil),   // 25: godwit.node.v1.CheckResponse
 }
 var file_node_proto_depIdxs = []int32{
 	1,  // 0: godwit.node.v1.InfoResponse.peers:type_name -> godwit.node.v1.Peer
@@ -2380,37 +2581,38 @@ var file_node_proto_depIdxs = []int32{
 	0,  // 3: godwit.node.v1.Event.phase:type_name -> godwit.node.v1.Phase
 	9,  // 4: godwit.node.v1.Event.progress:type_name -> godwit.node.v1.Progress
 	10, // 5: godwit.node.v1.Event.destination:type_name -> godwit.node.v1.Destination
-	13, // 6: godwit.node.v1.Event.result:type_name -> godwit.node.v1.Result
-	10, // 7: godwit.node.v1.Result.destination:type_name -> godwit.node.v1.Destination
-	12, // 8: godwit.node.v1.Result.downtime:type_name -> godwit.node.v1.Downtime
-	9,  // 9: godwit.node.v1.Result.totals:type_name -> godwit.node.v1.Progress
-	0,  // 10: godwit.node.v1.Migration.phase:type_name -> godwit.node.v1.Phase
-	9,  // 11: godwit.node.v1.Migration.progress:type_name -> godwit.node.v1.Progress
-	10, // 12: godwit.node.v1.Migration.destination:type_name -> godwit.node.v1.Destination
-	13, // 13: godwit.node.v1.Migration.result:type_name -> godwit.node.v1.Result
-	14, // 14: godwit.node.v1.ListResponse.migrations:type_name -> godwit.node.v1.Migration
-	22, // 15: godwit.node.v1.CheckResponse.findings:type_name -> godwit.node.v1.Finding
-	2,  // 16: godwit.node.v1.Node.Info:input_type -> godwit.node.v1.InfoRequest
-	5,  // 17: godwit.node.v1.Node.Pods:input_type -> godwit.node.v1.PodsRequest
-	7,  // 18: godwit.node.v1.Node.Migrate:input_type -> godwit.node.v1.MigrateRequest
-	15, // 19: godwit.node.v1.Node.List:input_type -> godwit.node.v1.ListRequest
-	17, // 20: godwit.node.v1.Node.Watch:input_type -> godwit.node.v1.WatchRequest
-	18, // 21: godwit.node.v1.Node.Abort:input_type -> godwit.node.v1.AbortRequest
-	20, // 22: godwit.node.v1.Node.Resolve:input_type -> godwit.node.v1.ResolveRequest
-	23, // 23: godwit.node.v1.Node.Check:input_type -> godwit.node.v1.CheckRequest
-	3,  // 24: godwit.node.v1.Node.Info:output_type -> godwit.node.v1.InfoResponse
-	6,  // 25: godwit.node.v1.Node.Pods:output_type -> godwit.node.v1.PodsResponse
-	11, // 26: godwit.node.v1.Node.Migrate:output_type -> godwit.node.v1.Event
-	16, // 27: godwit.node.v1.Node.List:output_type -> godwit.node.v1.ListResponse
-	11, // 28: godwit.node.v1.Node.Watch:output_type -> godwit.node.v1.Event
-	19, // 29: godwit.node.v1.Node.Abort:output_type -> godwit.node.v1.AbortResponse
-	21, // 30: godwit.node.v1.Node.Resolve:output_type -> godwit.node.v1.ResolveResponse
-	24, // 31: godwit.node.v1.Node.Check:output_type -> godwit.node.v1.CheckResponse
-	24, // [24:32] is the sub-list for method output_type
-	16, // [16:24] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	14, // 6: godwit.node.v1.Event.result:type_name -> godwit.node.v1.Result
+	13, // 7: godwit.node.v1.Downtime.stages:type_name -> godwit.node.v1.Stage
+	10, // 8: godwit.node.v1.Result.destination:type_name -> godwit.node.v1.Destination
+	12, // 9: godwit.node.v1.Result.downtime:type_name -> godwit.node.v1.Downtime
+	9,  // 10: godwit.node.v1.Result.totals:type_name -> godwit.node.v1.Progress
+	0,  // 11: godwit.node.v1.Migration.phase:type_name -> godwit.node.v1.Phase
+	9,  // 12: godwit.node.v1.Migration.progress:type_name -> godwit.node.v1.Progress
+	10, // 13: godwit.node.v1.Migration.destination:type_name -> godwit.node.v1.Destination
+	14, // 14: godwit.node.v1.Migration.result:type_name -> godwit.node.v1.Result
+	15, // 15: godwit.node.v1.ListResponse.migrations:type_name -> godwit.node.v1.Migration
+	23, // 16: godwit.node.v1.CheckResponse.findings:type_name -> godwit.node.v1.Finding
+	2,  // 17: godwit.node.v1.Node.Info:input_type -> godwit.node.v1.InfoRequest
+	5,  // 18: godwit.node.v1.Node.Pods:input_type -> godwit.node.v1.PodsRequest
+	7,  // 19: godwit.node.v1.Node.Migrate:input_type -> godwit.node.v1.MigrateRequest
+	16, // 20: godwit.node.v1.Node.List:input_type -> godwit.node.v1.ListRequest
+	18, // 21: godwit.node.v1.Node.Watch:input_type -> godwit.node.v1.WatchRequest
+	19, // 22: godwit.node.v1.Node.Abort:input_type -> godwit.node.v1.AbortRequest
+	21, // 23: godwit.node.v1.Node.Resolve:input_type -> godwit.node.v1.ResolveRequest
+	24, // 24: godwit.node.v1.Node.Check:input_type -> godwit.node.v1.CheckRequest
+	3,  // 25: godwit.node.v1.Node.Info:output_type -> godwit.node.v1.InfoResponse
+	6,  // 26: godwit.node.v1.Node.Pods:output_type -> godwit.node.v1.PodsResponse
+	11, // 27: godwit.node.v1.Node.Migrate:output_type -> godwit.node.v1.Event
+	17, // 28: godwit.node.v1.Node.List:output_type -> godwit.node.v1.ListResponse
+	11, // 29: godwit.node.v1.Node.Watch:output_type -> godwit.node.v1.Event
+	20, // 30: godwit.node.v1.Node.Abort:output_type -> godwit.node.v1.AbortResponse
+	22, // 31: godwit.node.v1.Node.Resolve:output_type -> godwit.node.v1.ResolveResponse
+	25, // 32: godwit.node.v1.Node.Check:output_type -> godwit.node.v1.CheckResponse
+	25, // [25:33] is the sub-list for method output_type
+	17, // [17:25] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -2424,7 +2626,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -897,8 +897,11 @@ func (x *CreateResponse) GetContainers() []string {
 }
 
 type RestoreRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Migration     string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	// If pages were left at the source: how long it may be away while they are missing,
+	// milliseconds; 0 means the default.
+	ReconnectMs   uint64 `protobuf:"varint,20,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -938,6 +941,13 @@ func (x *RestoreRequest) GetMigration() string {
 		return x.Migration
 	}
 	return ""
+}
+
+func (x *RestoreRequest) GetReconnectMs() uint64 {
+	if x != nil {
+		return x.ReconnectMs
+	}
+	return 0
 }
 
 type RestoreResponse struct {
@@ -1488,6 +1498,105 @@ func (x *OutcomeResponse) GetOutcome() Outcome {
 	return Outcome_OUTCOME_UNSPECIFIED
 }
 
+type ApproachRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
+	// For each container, in the order of the pod's description: what runc says of its
+	// standard files, JSON.
+	Descriptors   []string `protobuf:"bytes,2,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproachRequest) Reset() {
+	*x = ApproachRequest{}
+	mi := &file_peer_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproachRequest) ProtoMessage() {}
+
+func (x *ApproachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproachRequest.ProtoReflect.Descriptor instead.
+func (*ApproachRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ApproachRequest) GetMigration() string {
+	if x != nil {
+		return x.Migration
+	}
+	return ""
+}
+
+func (x *ApproachRequest) GetDescriptors() []string {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
+}
+
+type ApproachResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why restores could not be started; empty if all were.
+	Trouble       string `protobuf:"bytes,1,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproachResponse) Reset() {
+	*x = ApproachResponse{}
+	mi := &file_peer_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproachResponse) ProtoMessage() {}
+
+func (x *ApproachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproachResponse.ProtoReflect.Descriptor instead.
+func (*ApproachResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ApproachResponse) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
 var File_peer_proto protoreflect.FileDescriptor
 
 const file_peer_proto_rawDesc = "" +
@@ -1548,9 +1657,10 @@ const file_peer_proto_rawDesc = "" +
 	"\x06pod_ip\x18\x02 \x01(\tR\x05podIp\x12\x1e\n" +
 	"\n" +
 	"containers\x18\x03 \x03(\tR\n" +
-	"containers\".\n" +
+	"containers\"Q\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"I\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
+	"\freconnect_ms\x18\x14 \x01(\x04R\vreconnectMs\"I\n" +
 	"\x0fRestoreResponse\x12\x17\n" +
 	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\x12\x1d\n" +
 	"\n" +
@@ -1580,7 +1690,12 @@ const file_peer_proto_rawDesc = "" +
 	"\x0eOutcomeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"D\n" +
 	"\x0fOutcomeResponse\x121\n" +
-	"\aoutcome\x18\x01 \x01(\x0e2\x17.godwit.peer.v1.OutcomeR\aoutcome*T\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x17.godwit.peer.v1.OutcomeR\aoutcome\"Q\n" +
+	"\x0fApproachRequest\x12\x1c\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\x12 \n" +
+	"\vdescriptors\x18\x02 \x03(\tR\vdescriptors\",\n" +
+	"\x10ApproachResponse\x12\x18\n" +
+	"\atrouble\x18\x01 \x01(\tR\atrouble*T\n" +
 	"\x05Stage\x12\x11\n" +
 	"\rSTAGE_UNKNOWN\x10\x00\x12\x13\n" +
 	"\x0fSTAGE_PREPARING\x10\x01\x12\x0e\n" +
@@ -1591,7 +1706,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_PENDING\x10\x01\x12\x15\n" +
 	"\x11OUTCOME_COMMITTED\x10\x02\x12\x13\n" +
-	"\x0fOUTCOME_ABORTED\x10\x032\xbe\x06\n" +
+	"\x0fOUTCOME_ABORTED\x10\x032\x8d\a\n" +
 	"\x04Peer\x12M\n" +
 	"\bDescribe\x12\x1f.godwit.peer.v1.DescribeRequest\x1a .godwit.peer.v1.DescribeResponse\x12J\n" +
 	"\aPrepare\x12\x1e.godwit.peer.v1.PrepareRequest\x1a\x1f.godwit.peer.v1.PrepareResponse\x12M\n" +
@@ -1603,7 +1718,8 @@ const file_peer_proto_rawDesc = "" +
 	"\x06Commit\x12\x1d.godwit.peer.v1.CommitRequest\x1a\x1e.godwit.peer.v1.CommitResponse\x12D\n" +
 	"\x05Abort\x12\x1c.godwit.peer.v1.AbortRequest\x1a\x1d.godwit.peer.v1.AbortResponse\x12A\n" +
 	"\x04Ping\x12\x1b.godwit.peer.v1.PingRequest\x1a\x1c.godwit.peer.v1.PingResponse\x12J\n" +
-	"\aOutcome\x12\x1e.godwit.peer.v1.OutcomeRequest\x1a\x1f.godwit.peer.v1.OutcomeResponseB5Z3godwit.dev/godwit/nodecontroller/api/peer/v1;peerv1b\x06proto3"
+	"\aOutcome\x12\x1e.godwit.peer.v1.OutcomeRequest\x1a\x1f.godwit.peer.v1.OutcomeResponse\x12M\n" +
+	"\bApproach\x12\x1f.godwit.peer.v1.ApproachRequest\x1a .godwit.peer.v1.ApproachResponseB5Z3godwit.dev/godwit/nodecontroller/api/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_peer_proto_rawDescOnce sync.Once
@@ -1618,7 +1734,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_peer_proto_goTypes = []any{
 	(Stage)(0),                  // 0: godwit.peer.v1.Stage
 	(Outcome)(0),                // 1: godwit.peer.v1.Outcome
@@ -1646,6 +1762,8 @@ var file_peer_proto_goTypes = []any{
 	(*PingResponse)(nil),        // 23: godwit.peer.v1.PingResponse
 	(*OutcomeRequest)(nil),      // 24: godwit.peer.v1.OutcomeRequest
 	(*OutcomeResponse)(nil),     // 25: godwit.peer.v1.OutcomeResponse
+	(*ApproachRequest)(nil),     // 26: godwit.peer.v1.ApproachRequest
+	(*ApproachResponse)(nil),    // 27: godwit.peer.v1.ApproachResponse
 }
 var file_peer_proto_depIdxs = []int32{
 	2,  // 0: godwit.peer.v1.DescribeResponse.node:type_name -> godwit.peer.v1.Node
@@ -1665,19 +1783,21 @@ var file_peer_proto_depIdxs = []int32{
 	20, // 14: godwit.peer.v1.Peer.Abort:input_type -> godwit.peer.v1.AbortRequest
 	22, // 15: godwit.peer.v1.Peer.Ping:input_type -> godwit.peer.v1.PingRequest
 	24, // 16: godwit.peer.v1.Peer.Outcome:input_type -> godwit.peer.v1.OutcomeRequest
-	4,  // 17: godwit.peer.v1.Peer.Describe:output_type -> godwit.peer.v1.DescribeResponse
-	7,  // 18: godwit.peer.v1.Peer.Prepare:output_type -> godwit.peer.v1.PrepareResponse
-	9,  // 19: godwit.peer.v1.Peer.PutImage:output_type -> godwit.peer.v1.PutImageResponse
-	11, // 20: godwit.peer.v1.Peer.ImportImage:output_type -> godwit.peer.v1.ImportImageResponse
-	13, // 21: godwit.peer.v1.Peer.Create:output_type -> godwit.peer.v1.CreateResponse
-	15, // 22: godwit.peer.v1.Peer.Restore:output_type -> godwit.peer.v1.RestoreResponse
-	17, // 23: godwit.peer.v1.Peer.Seal:output_type -> godwit.peer.v1.SealResponse
-	19, // 24: godwit.peer.v1.Peer.Commit:output_type -> godwit.peer.v1.CommitResponse
-	21, // 25: godwit.peer.v1.Peer.Abort:output_type -> godwit.peer.v1.AbortResponse
-	23, // 26: godwit.peer.v1.Peer.Ping:output_type -> godwit.peer.v1.PingResponse
-	25, // 27: godwit.peer.v1.Peer.Outcome:output_type -> godwit.peer.v1.OutcomeResponse
-	17, // [17:28] is the sub-list for method output_type
-	6,  // [6:17] is the sub-list for method input_type
+	26, // 17: godwit.peer.v1.Peer.Approach:input_type -> godwit.peer.v1.ApproachRequest
+	4,  // 18: godwit.peer.v1.Peer.Describe:output_type -> godwit.peer.v1.DescribeResponse
+	7,  // 19: godwit.peer.v1.Peer.Prepare:output_type -> godwit.peer.v1.PrepareResponse
+	9,  // 20: godwit.peer.v1.Peer.PutImage:output_type -> godwit.peer.v1.PutImageResponse
+	11, // 21: godwit.peer.v1.Peer.ImportImage:output_type -> godwit.peer.v1.ImportImageResponse
+	13, // 22: godwit.peer.v1.Peer.Create:output_type -> godwit.peer.v1.CreateResponse
+	15, // 23: godwit.peer.v1.Peer.Restore:output_type -> godwit.peer.v1.RestoreResponse
+	17, // 24: godwit.peer.v1.Peer.Seal:output_type -> godwit.peer.v1.SealResponse
+	19, // 25: godwit.peer.v1.Peer.Commit:output_type -> godwit.peer.v1.CommitResponse
+	21, // 26: godwit.peer.v1.Peer.Abort:output_type -> godwit.peer.v1.AbortResponse
+	23, // 27: godwit.peer.v1.Peer.Ping:output_type -> godwit.peer.v1.PingResponse
+	25, // 28: godwit.peer.v1.Peer.Outcome:output_type -> godwit.peer.v1.OutcomeResponse
+	27, // 29: godwit.peer.v1.Peer.Approach:output_type -> godwit.peer.v1.ApproachResponse
+	18, // [18:30] is the sub-list for method output_type
+	6,  // [6:18] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -1694,7 +1814,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

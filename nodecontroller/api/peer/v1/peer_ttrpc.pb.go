@@ -19,6 +19,7 @@ type PeerService interface {
 	Abort(context.Context, *AbortRequest) (*AbortResponse, error)
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Outcome(context.Context, *OutcomeRequest) (*OutcomeResponse, error)
+	Approach(context.Context, *ApproachRequest) (*ApproachResponse, error)
 }
 
 func RegisterPeerService(srv *ttrpc.Server, svc PeerService) {
@@ -100,6 +101,13 @@ func RegisterPeerService(srv *ttrpc.Server, svc PeerService) {
 					return nil, err
 				}
 				return svc.Outcome(ctx, &req)
+			},
+			"Approach": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ApproachRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Approach(ctx, &req)
 			},
 		},
 	})
@@ -198,6 +206,14 @@ func (c *peerClient) Ping(ctx context.Context, req *PingRequest) (*PingResponse,
 func (c *peerClient) Outcome(ctx context.Context, req *OutcomeRequest) (*OutcomeResponse, error) {
 	var resp OutcomeResponse
 	if err := c.client.Call(ctx, "godwit.peer.v1.Peer", "Outcome", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *peerClient) Approach(ctx context.Context, req *ApproachRequest) (*ApproachResponse, error) {
+	var resp ApproachResponse
+	if err := c.client.Call(ctx, "godwit.peer.v1.Peer", "Approach", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

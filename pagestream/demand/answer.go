@@ -1,0 +1,254 @@
+package demand
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"godwit.dev/godwit/pagestream"
+)
+
+// Memory reads pages of frozen processes.
+type Memory interface {
+	// ReadPages reads whole pages of a process, as its container has it, into buf. It is
+	// called by one goroutine.
+	ReadPages(process uint32, start uint64, buf []byte) error
+}
+
+// Answering is the answering side of a connection.
+type Answering struct {
+	Memory Memory
+	// Pause, if not nil, is asked before each answer in the background, with its bytes, how long to wait.
+	Pause func(bytes int) time.Duration
+	// Status, if not nil, is told how far the other side is.
+	Status func(missing, faults uint64)
+	// Sent, if not nil, is told of pages and bytes that have been sent.
+	Sent func(pages, bytes uint64)
+}
+
+// ErrUnreadable is wrapped by the error of a page that cannot be read, ever.
+var ErrUnreadable = errors.New("a page of the frozen pod cannot be read")
+
+// errDone: the other side has said, in so many words, that it needs nothing more. The end of a
+// connection never says that.
+var errDone = errors.New("nothing more is needed")
+
+// request is a want that is not answered yet.
+type request struct {
+	process uint32
+	start   uint64
+	pages   uint64
+}
+
+// answering is one connection at work.
+type answering struct {
+	Answering
+	conn net.Conn
+
+	mu     sync.Mutex // guards what follows
+	wake   *sync.Cond // on mu
+	urgent []request
+	rest   []request
+	echoes int
+	done   bool  // the other side needs nothing more
+	err    error // the connection is over
+}
+
+// Answer answers on a connection until the other side needs nothing more, and returns
+// nil then. Any other end is an error; one that wraps ErrUnreadable is final. It closes
+// the connection.
+func (a Answering) Answer(ctx context.Context, conn net.Conn) error {
+	s := &answering{Answering: a, conn: conn}
+	s.wake = sync.NewCond(&s.mu)
+	stop := context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })
+	defer stop()
+	var reader sync.WaitGroup
+	reader.Go(s.listen)
+	err := s.work()
+	s.fail(err)
+	reader.Wait()
+	return err
+}
+
+// fail ends the connection.
+func (s *answering) fail(err error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = err
+	}
+	s.wake.Broadcast()
+	s.mu.Unlock()
+	s.conn.Close()
+}
+
+// listen takes in what the other side says.
+func (s *answering) listen() {
+	var buf []byte
+	for {
+		s.conn.SetReadDeadline(time.Now().Add(Silence))
+		f, err := read(s.conn, &buf)
+		if err != nil {
+			s.fail(fmt.Errorf("missing pages are not asked for any more: %w", err))
+			return
+		}
+		if err := s.take(f); err != nil {
+			s.fail(err)
+			return
+		}
+		if f.kind == done {
+			return
+		}
+	}
+}
+
+// take notes one frame.
+func (s *answering) take(f frame) error {
+	if f.kind == status && s.Status != nil {
+		s.Status(f.start, f.pages)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.wake.Signal()
+	switch f.kind {
+	case want:
+		r := request{f.process, f.start, f.pages}
+		if len(s.urgent)+len(s.rest) >= MaxQueue {
+			return fmt.Errorf("more than %d requests are unanswered: %w", MaxQueue, ErrProtocol)
+		}
+		if f.waits {
+			s.urgent = append(s.urgent, r)
+		} else {
+			s.rest = append(s.rest, r)
+		}
+	case status:
+		s.echoes++
+		if s.echoes > MaxQueue {
+			return fmt.Errorf("more than %d unanswered beats: %w", MaxQueue, ErrProtocol)
+		}
+	case done:
+		s.done = true
+	default:
+		return fmt.Errorf("frame of kind %d from who asks: %w", f.kind, ErrProtocol)
+	}
+	return nil
+}
+
+// next waits for what is to be answered. With pause the background waits so long, unless
+// something more urgent comes.
+func (s *answering) next(pause time.Duration) (r request, echoes int, urgent bool, err error) {
+	var timer *time.Timer
+	until := time.Now().Add(pause)
+	if pause > 0 {
+		timer = time.AfterFunc(pause, func() {
+			s.mu.Lock()
+			s.wake.Broadcast()
+			s.mu.Unlock()
+		})
+		defer timer.Stop()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		switch {
+		case s.done:
+			return r, 0, false, errDone
+		case s.err != nil:
+			return r, 0, false, s.err
+		case s.echoes > 0:
+			echoes, s.echoes = s.echoes, 0
+			return r, echoes, false, nil
+		case len(s.urgent) > 0:
+			r, s.urgent = s.urgent[0], s.urgent[1:]
+			return r, 0, true, nil
+		case len(s.rest) > 0 && !time.Now().Before(until):
+			r, s.rest = s.rest[0], s.rest[1:]
+			return r, 0, false, nil
+		}
+		s.wake.Wait()
+	}
+}
+
+// work answers.
+func (s *answering) work() error {
+	data := make([]byte, maxBody)
+	var out []byte
+	var pause time.Duration
+	for {
+		r, echoes, urgent, err := s.next(pause)
+		if errors.Is(err, errDone) {
+			return s.part()
+		}
+		if err != nil {
+			return err
+		}
+		out = out[:0]
+		for range echoes {
+			out = (&frame{kind: echo}).appendTo(out)
+		}
+		if echoes == 0 {
+			if out, err = s.answer(out, r, data); err != nil {
+				return err
+			}
+		}
+		s.conn.SetWriteDeadline(time.Now().Add(Silence))
+		if _, err := s.conn.Write(out); err != nil {
+			return fmt.Errorf("send missing pages: %w", err)
+		}
+		if echoes > 0 {
+			continue
+		}
+		if s.Sent != nil {
+			s.Sent(r.pages, uint64(len(out)))
+		}
+		if s.Pause != nil && !urgent {
+			pause = s.Pause(len(out))
+		}
+	}
+}
+
+// part tells the other side that its last word was heard. If that does not get there it
+// says it again, to whoever still listens.
+func (s *answering) part() error {
+	s.conn.SetWriteDeadline(time.Now().Add(Silence))
+	_, _ = s.conn.Write((&frame{kind: parting}).appendTo(nil))
+	return nil
+}
+
+// answer appends the answer to a request.
+func (s *answering) answer(out []byte, r request, data []byte) ([]byte, error) {
+	data = data[:r.pages*pagestream.PageSize]
+	if err := s.Memory.ReadPages(r.process, r.start, data); err != nil {
+		err = fmt.Errorf("process %d, %s: %w: %w", r.process, pagestream.Range{Start: r.start, Pages: r.pages}, ErrUnreadable, err)
+		s.conn.SetWriteDeadline(time.Now().Add(Silence))
+		text := err.Error()
+		_, _ = s.conn.Write((&frame{kind: refusal, body: []byte(text[:min(len(text), MaxText)])}).appendTo(nil))
+		return out, err
+	}
+	f := frame{kind: pages, process: r.process, start: r.start, pages: r.pages}
+	f.zero, f.body = squeeze(data)
+	return f.appendTo(out), nil
+}
+
+// squeeze takes the pages of zeros out of data, in place.
+func squeeze(data []byte) (zero uint64, rest []byte) {
+	kept := 0
+	for i := 0; i < len(data)/pagestream.PageSize; i++ {
+		page := data[i*pagestream.PageSize:][:pagestream.PageSize]
+		if isZero(page) {
+			zero |= 1 << i
+			continue
+		}
+		if i != kept {
+			copy(data[kept*pagestream.PageSize:], page)
+		}
+		kept++
+	}
+	return zero, data[:kept*pagestream.PageSize]
+}
+
+var zeroPage [pagestream.PageSize]byte
+
+func isZero(page []byte) bool { return string(page) == string(zeroPage[:]) }

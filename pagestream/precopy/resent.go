@@ -1,0 +1,78 @@
+package precopy
+
+import (
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/pagehash"
+	"godwit.dev/godwit/pagestream/track"
+)
+
+// resent leaves out of what is copied a second time and more what the destination has at
+// the same address already. The first copy is not hashed: it is most of what is sent, and
+// most of it is never sent again. So a page is known from its second copy on, and those
+// that are written all the time, which the last copy of the frozen pod carries, are known
+// by then.
+//
+// It knows what the destination has as long as all pages of processes are sent through it,
+// and no page twice in one copy.
+type resent struct {
+	seed   uint64
+	tables map[pagestream.Space]*pagehash.Private
+}
+
+func newResent() (*resent, error) {
+	seed, err := pagehash.NewSeed()
+	if err != nil {
+		return nil, err
+	}
+	return &resent{seed: seed, tables: make(map[pagestream.Space]*pagehash.Private)}, nil
+}
+
+// sift has areas leave out what the destination has. Areas are those of one copy, found is
+// what they are of: of a process that ended, or is another program now, nothing is known.
+func (r *resent) sift(areas []*area, found track.Round) {
+	for _, space := range found.Gone {
+		r.forget(space, nil)
+	}
+	for _, p := range found.Processes {
+		if p.New {
+			r.forget(p.Space, nil)
+		}
+	}
+	seen := make(map[pagestream.Space]bool, len(areas))
+	for _, a := range areas {
+		table := r.tables[a.space]
+		if seen[a.space] {
+			// Which of two copies is stored last is not known. It has not been seen: a
+			// tracker lists each process once.
+			r.forget(a.space, areas)
+			continue
+		}
+		seen[a.space] = true
+		if table == nil {
+			table = pagehash.NewPrivate(r.seed)
+			r.tables[a.space] = table
+		}
+		a.sift = table.Changed
+	}
+}
+
+// forget has all pages of a space sent, those of areas too.
+func (r *resent) forget(space pagestream.Space, areas []*area) {
+	for _, a := range areas {
+		if a.space == space {
+			a.sift = nil
+		}
+	}
+	if table := r.tables[space]; table != nil {
+		table.Release()
+		delete(r.tables, space)
+	}
+}
+
+// release gives the memory back. No copy may be under way.
+func (r *resent) release() {
+	for _, table := range r.tables {
+		table.Release()
+	}
+	clear(r.tables)
+}

@@ -1,0 +1,76 @@
+package wire
+
+import "time"
+
+// SetBandwidth changes the limit on the bytes per second of all streams
+// together, also for frames that wait; 0 lifts it.
+func (s *Session) SetBandwidth(bytesPerSecond int64) { s.SetShare(bytesPerSecond, false) }
+
+// SetShare is SetBandwidth, and with held it holds bulk back until it is called
+// again without: urgent frames, acknowledgements and what keeps the session alive
+// go on.
+func (s *Session) SetShare(bytesPerSecond int64, held bool) {
+	s.limiter.set(bytesPerSecond, held, time.Now())
+}
+
+// SetUrgent says of all streams what Stream.SetUrgent says of one.
+func (s *Session) SetUrgent(urgent bool) {
+	for _, st := range s.streams {
+		st.urgent.Store(urgent)
+	}
+	s.limiter.nudge()
+}
+
+// SetUrgent says whether the stream's frames from now on, and the one that waits,
+// are urgent: somebody stands still for them. They go ahead of the bulk of all
+// streams of the session, within its bandwidth, and are not held back.
+func (s *Stream) SetUrgent(urgent bool) {
+	s.urgent.Store(urgent)
+	s.session.limiter.nudge()
+}
+
+// waitForLimit waits until the limit lets a frame of n bytes pass, and returns how
+// long it was held back altogether, which says nothing of the link.
+func (s *Stream) waitForLimit(n uint64, start time.Time) (held time.Duration, err error) {
+	l := s.session.limiter
+	urgent := s.urgent.Load()
+	mark := l.book(n, urgent, start)
+	now := start
+	for {
+		wait, isHeld, changed := l.wait(mark, urgent, now)
+		if wait == 0 && !isHeld {
+			break
+		}
+		if err := s.awaitChange(wait, changed); err != nil {
+			return held, err
+		}
+		before := now
+		if now = time.Now(); isHeld {
+			held += now.Sub(before)
+		}
+		if !urgent && s.urgent.Load() {
+			break // what was booked as bulk is owed by later bulk
+		}
+	}
+	if waited := now.Sub(start); waited > 0 {
+		s.written.throttled.Add(int64(waited))
+	}
+	return held, nil
+}
+
+// awaitChange waits so long, without end if it is 0, or until changed is closed.
+func (s *Stream) awaitChange(wait time.Duration, changed <-chan struct{}) error {
+	var over <-chan time.Time
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-over:
+	case <-changed:
+	case <-s.session.done:
+		return s.session.Err()
+	}
+	return nil
+}

@@ -1,0 +1,41 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+)
+
+// A pod that writes more than the link takes stays where it is, or is held back until it can be moved, as its PodMigration
+// asks.
+func TestKubernetesPodMigrationsThatStall(t *testing.T) {
+	k := newKube(t)
+	k.nodesUp()
+	v := k.traveller("hurries", k.a, smallLoad)
+	narrow := atMost("2Mi")
+	t.Run("rule S0, which aborts", func(t *testing.T) {
+		m := v.in(t).settled(v.ask(narrow, func(m *v1alpha1.PodMigration) {
+			m.Spec.PreCopy = &v1alpha1.PreCopy{
+				Rule: v1alpha1.RuleS0, DowntimeLimit: &metav1.Duration{Duration: 300 * time.Millisecond}, OnStall: v1alpha1.OnStallAbort,
+			}
+		}))
+		if m.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(m.Status.Message, "rule S0") || !strings.Contains(m.Status.Message, "longer downtime limit") {
+			t.Errorf("%s: %s", m.Status.Phase, m.Status.Message)
+		}
+	})
+	t.Run("throttled", func(t *testing.T) {
+		m := v.in(t).settled(v.ask(narrow, func(m *v1alpha1.PodMigration) {
+			m.Spec.PreCopy = &v1alpha1.PreCopy{DowntimeLimit: &metav1.Duration{Duration: time.Second}, OnStall: v1alpha1.OnStallThrottle}
+		}))
+		s := m.Status
+		if s.Phase != v1alpha1.PhaseSucceeded || !strings.HasPrefix(s.Throttle, "throttled to ") || strings.Contains(s.Throttle, "100 %") || !strings.Contains(s.Message, s.Throttle) || !strings.Contains(s.Message, "(predicted ") {
+			t.Errorf("%s, %q: %s", s.Phase, s.Throttle, s.Message)
+		}
+	})
+	v.in(t).verify()
+	k.nothingLeft()
+}

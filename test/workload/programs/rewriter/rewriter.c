@@ -1,0 +1,82 @@
+/*
+ * rewriter PORT MIB [RATE [WORK]]: writes MIB of memory over and over, page after
+ * page, each time with another stamp, as fast as it can, or RATE MiB a second, and
+ * computes each page WORK times before it does. It sees that every second page is as
+ * it was left.
+ *
+ * "check" answers with how many pages it has written, or with what was wrong.
+ */
+#include "workload.h"
+#include <pthread.h>
+#include <sys/mman.h>
+
+static char *memory;
+static uint64_t pages, rate, work = 1;
+static uint64_t written; /* by the writer; read whenever */
+
+/* A page's stamp in a pass, never 0. */
+static uint64_t stamp(uint64_t page, uint64_t pass)
+{
+	return mix(page) ^ pass;
+}
+
+static void *rewrite(void *unused)
+{
+	char trial[PAGE];
+	int64_t due = monotonic_ns();
+	(void)unused;
+	for (uint64_t pass = 1;; pass++) {
+		for (uint64_t i = 0; i < pages; i++) {
+			char *page = memory + i * PAGE;
+			if (pass > 1 && i % 2 == 0) {
+				int at = wrong_byte(page, stamp(i, pass - 1));
+				if (at >= 0)
+					is_wrong("page %" PRIu64 " of pass %" PRIu64 ": byte %d", i, pass, at);
+			}
+			for (uint64_t k = 1; k < work; k++) {
+				stamp_page(trial, stamp(i, pass + k));
+				__asm__ volatile("" : : "r"(trial) : "memory");
+			}
+			stamp_page(page, stamp(i, pass));
+			__atomic_store_n(&written, written + 1, __ATOMIC_RELAXED);
+			if (rate == 0 || written % 16 != 0)
+				continue;
+			due += 16 * PAGE * 1000000000 / (rate << 20);
+			int64_t now = monotonic_ns();
+			if (due > now)
+				sleep_us((due - now) / 1000);
+			else
+				due = now; /* what was missed is not made up for */
+		}
+	}
+	return NULL;
+}
+
+static void reply(int fd, const char *question)
+{
+	if (strcmp(question, "check") != 0)
+		say(fd, "wrong: no such question: %s\n", question);
+	else if (wrong[0])
+		say(fd, "wrong: %s\n", wrong);
+	else
+		say(fd, "ok written=%" PRIu64 "\n", __atomic_load_n(&written, __ATOMIC_RELAXED));
+}
+
+int main(int argc, char **argv)
+{
+	pthread_t thread;
+	if (argc < 3 || argc > 5)
+		return fprintf(stderr, "usage: rewriter PORT MIB [RATE [WORK]]\n"), 2;
+	int listener = ask_here(argv[1]);
+	pages = strtoull(argv[2], NULL, 10) * 256;
+	if (argc > 3)
+		rate = strtoull(argv[3], NULL, 10);
+	if (argc > 4)
+		work = strtoull(argv[4], NULL, 10);
+	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		die("mmap");
+	pthread_create(&thread, NULL, rewrite, NULL);
+	for (;;)
+		answer(listener, -1, reply);
+}
