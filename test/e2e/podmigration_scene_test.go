@@ -13,12 +13,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -168,86 +164,6 @@ func (v *traveller) ask(change ...func(*v1alpha1.PodMigration)) *v1alpha1.PodMig
 		v.t.Fatal(err)
 	}
 	return m
-}
-
-// await returns the PodMigration when it is as wanted, and nil when it is gone. One that is over otherwise fails the test.
-func (v *traveller) await(m *v1alpha1.PodMigration, what string, is func(*v1alpha1.PodMigration) bool) *v1alpha1.PodMigration {
-	v.t.Helper()
-	ctx := within(v.t, 3*time.Minute)
-	last := m
-	for ctx.Err() == nil {
-		now, found := v.follow(ctx, m, is)
-		if found {
-			return now
-		}
-		if now != nil {
-			last = now
-		}
-		select { // the API server is away, or the watch has been long
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
-	v.t.Fatalf("it never came: %s; the PodMigration has %+v", what, last.Status)
-	return nil
-}
-
-// follow reads one watch to its end.
-func (v *traveller) follow(ctx context.Context, m *v1alpha1.PodMigration, is func(*v1alpha1.PodMigration) bool) (last *v1alpha1.PodMigration, found bool) {
-	if err := v.user.Get(ctx, client.ObjectKeyFromObject(m), new(v1alpha1.PodMigration)); apierrors.IsNotFound(err) {
-		return nil, true
-	}
-	w, err := v.user.Watch(ctx, new(v1alpha1.PodMigrationList), client.InNamespace(m.Namespace),
-		client.MatchingFieldsSelector{Selector: fields.OneTermEqualSelector("metadata.name", m.Name)})
-	if err != nil {
-		return nil, false
-	}
-	defer w.Stop()
-	for e := range w.ResultChan() {
-		now, ok := e.Object.(*v1alpha1.PodMigration)
-		if !ok {
-			return last, false
-		}
-		if p := now.Status.DestinationPod; p != nil && p.IP != "" && v.w != nil {
-			v.w.redis.AlsoAt(v.address(p.IP)) // the client may look there as soon as it likes
-		}
-		if last = now; e.Type == watch.Deleted {
-			return nil, true
-		}
-		if is(now) {
-			return now, true
-		}
-	}
-	return last, false
-}
-
-// The moments of a migration; once there it stays.
-func reached(p v1alpha1.Phase) func(*v1alpha1.PodMigration) bool {
-	way := []v1alpha1.Phase{
-		v1alpha1.PhasePending, v1alpha1.PhasePreparing, v1alpha1.PhaseStarted, v1alpha1.PhaseMigrating, v1alpha1.PhaseMigrationComplete, v1alpha1.PhaseSucceeded,
-	}
-	return func(m *v1alpha1.PodMigration) bool {
-		return m.Status.Phase.Over() || slices.Index(way, m.Status.Phase) >= slices.Index(way, p)
-	}
-}
-
-func hasCondition(kind string) func(*v1alpha1.PodMigration) bool {
-	return func(m *v1alpha1.PodMigration) bool {
-		return m.Status.Phase.Over() || meta.IsStatusConditionTrue(m.Status.Conditions, kind)
-	}
-}
-
-func inRounds(m *v1alpha1.PodMigration) bool {
-	return m.Status.Phase.Over() || m.Status.BytesSent > 1<<20
-}
-
-func isFrozen(m *v1alpha1.PodMigration) bool {
-	return m.Status.Phase.Over() || m.Status.Phase.Committed() || len(m.Status.Containers) > 0 && m.Status.Containers[0].State == v1alpha1.ContainerFrozen
-}
-
-// isSettled: it is over, and nothing of it is left but the object.
-func isSettled(m *v1alpha1.PodMigration) bool {
-	return m.Status.Phase.Over() && len(m.Finalizers) == 0 && meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionCleaned)
 }
 
 // settled waits for the end of a migration and sees that there is one pod, where the migration's end says, which has lost
