@@ -171,6 +171,9 @@ func recoveredStatus(r record, node string, committed bool, failure error) *node
 		s.Phase, s.Detail = nodev1.Phase_PHASE_SUCCEEDED, "the pod runs on "+r.Peer
 	}
 	s.Result = &nodev1.Result{Succeeded: committed && failure == nil, Pod: r.Pod, From: node}
+	if committed {
+		s.Result.Destination = &nodev1.Destination{Node: r.Peer}
+	}
 	if failure != nil {
 		s.Detail = failure.Error()
 	}

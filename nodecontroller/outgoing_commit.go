@@ -219,6 +219,9 @@ func (m *outgoing) close(failure error) {
 	r.EngineReason = m.engineReason
 	r.FinalPages, r.FinalBytes, r.ImageBytes = m.cut.GetPages(), m.cut.GetBytes(), m.cut.GetImageBytes()
 	r.LeftPages = m.cut.GetLeftPages()
+	if r.Destination == nil && m.record.Stage == sourceCommitted { // a late pod whose end the destination's daemon could not tell
+		r.Destination = &nodev1.Destination{Node: m.request.To}
+	}
 	if failure != nil {
 		r.Error, r.Lost = failure.Error(), errors.Is(failure, errDestinationLost) || errors.Is(failure, errPagesLost)
 	}

@@ -18,7 +18,8 @@ import (
 	"godwit.dev/godwit/test/lab"
 )
 
-// shop is a pod with everything that kubelet does for one but once, and with what it asks all the time; a Service leads to it.
+// shop is a pod with everything that kubelet does for one but once, and with what it asks all the time; a Service leads to it. Its
+// probes may wait for their answers: one that is refused fails at once, and how long a machine takes to answer is not tried.
 func shop(node string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: ConfigMap
@@ -76,14 +77,14 @@ spec:
     imagePullPolicy: Never
     command: [%[3]s]
     lifecycle: {postStart: {exec: {command: [sh, -c, "echo ran >> /work/hook"]}}}
-    readinessProbe: {tcpSocket: {port: 6379}, periodSeconds: 1, failureThreshold: 2}
-    livenessProbe: {tcpSocket: {port: 6379}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {tcpSocket: {port: 6379}, periodSeconds: 1, failureThreshold: 2, timeoutSeconds: 30}
+    livenessProbe: {tcpSocket: {port: 6379}, periodSeconds: 1, failureThreshold: 2, timeoutSeconds: 30}
     volumeMounts: [{name: disk, mountPath: /work}, {name: config, mountPath: /config}, {name: secret, mountPath: /secret}]
   - name: ticks
     image: %[1]q
     imagePullPolicy: Never
     command: [sh, -c, %[4]q]
-    readinessProbe: {exec: {command: [test, -s, /data/ticks]}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {exec: {command: [test, -s, /data/ticks]}, periodSeconds: 1, failureThreshold: 2, timeoutSeconds: 30}
     volumeMounts:
     - {name: disk, mountPath: /data}
     - {name: disk, mountPath: /part, subPath: part}
