@@ -39,15 +39,15 @@ var failures = []struct {
 		s.killShim()
 		return nil
 	}},
-	{"the destination's shim is killed while it restores", nil, runsOn, func(s *scene) func() {
-		s.restoring()
-		s.killShim()
+	{"the destination's shim is killed while it restores", nil, either, func(s *scene) func() {
+		s.killRestoring()
 		return nil
 	}},
-	{"the destination's shim is killed while it holds the pod", nil, runsOn, func(s *scene) func() {
-		goOn := s.held()
-		s.killShim()
-		goOn()
+	{"the destination's shim is killed while it holds the pod", nil, either, func(s *scene) func() {
+		if goOn, late := s.held(); !late {
+			s.killShim()
+			goOn()
+		}
 		return nil
 	}},
 	{"the destination's daemon is killed during the rounds", slowly, runsOn, func(s *scene) func() {
@@ -61,7 +61,7 @@ var failures = []struct {
 		return nil
 	}},
 	{"the destination's daemon is killed while the pod is held", nil, either, func(s *scene) func() {
-		goOn := s.held()
+		goOn, _ := s.held()
 		s.killDaemon(s.to)
 		goOn()
 		return nil
