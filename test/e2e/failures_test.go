@@ -83,8 +83,11 @@ var failures = []struct {
 		return mend
 	}},
 	{"the network is cut while the pod is frozen", nil, either, func(s *scene) func() {
-		s.frozen()
+		if s.frozen() {
+			return nil
+		}
 		mend := s.cut()
+		s.addressIfMoved()
 		s.w.awaitWrites(100) // it runs on, also without the network
 		return mend
 	}},
@@ -94,7 +97,7 @@ var failures = []struct {
 		if out, code := execIn(s.t, s.from, s.p.Container("redis").ID, "redis-cli", "debug", "populate", "400000", "x", "1024"); code != 0 || !strings.Contains(out, "OK") {
 			s.t.Fatalf("redis does not grow: %s", out)
 		}
-		s.await("note")
+		s.await("rolledback") // nothing can be executed in it before
 		return func() {
 			_, _ = execIn(s.t, s.p.node, s.p.Container("redis").ID, "sh", "-c", "redis-cli --scan --pattern 'x:*' | xargs -n 5000 redis-cli unlink >/dev/null")
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,8 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	shimv1 "godwit.dev/godwit/shim/api/v1"
 	"godwit.dev/godwit/test/e2e/census"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
@@ -99,18 +103,19 @@ func (s *scene) until(what string, is func() bool) {
 }
 
 // frozen waits until the pod is frozen: by its cgroup, which CRIU thaws soon, or by CRIU's hold on its processes. On a busy
-// machine it may have moved before anybody looks.
-func (s *scene) frozen() {
+// machine it may have moved before anybody looks: then late is true.
+func (s *scene) frozen() (late bool) {
 	s.t.Helper()
 	pid := pidOf(s.t, s.from, "redis-server", "")
 	s.await("freezing")
 	s.until("the pod frozen", func() bool {
-		if gone := unix.Kill(pid, 0) != nil; gone {
-			s.t.Log("the pod was not seen frozen, it has moved already")
-			return true
-		}
-		return census.Frozen(s.from) || traced(pid)
+		late = unix.Kill(pid, 0) != nil
+		return late || census.Frozen(s.from) || traced(pid)
 	})
+	if late {
+		s.t.Log("the pod was not seen frozen, it has moved already")
+	}
+	return late
 }
 
 // traced says whether a process stands still under a tracer: state t of proc_pid_stat(5).
@@ -159,12 +164,37 @@ func (s *scene) held() (goOn func(), late bool) {
 	goOn = func() { _ = unix.Kill(daemon, unix.SIGCONT) }
 	s.t.Cleanup(goOn)
 	s.until("the destination holding the pod", func() bool { return s.past("destination-held") })
-	if s.stage() != "destination-held" {
+	if s.decided() {
 		s.t.Log("the pod was not seen held, it has moved already")
 		goOn()
 		return goOn, true
 	}
 	return goOn, false
+}
+
+// decided says whether the pod's shim at the source has been told to commit.
+func (s *scene) decided() bool {
+	s.t.Helper()
+	dir, err := os.Open(s.from.Path(shimv1.SocketDir)) // the path is longer than a socket's address may be
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer dir.Close()
+	conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(shimv1.SocketPath(s.p.ID))))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	watch, err := shimv1.NewMigrationClient(client).Watch(s.ctx, &shimv1.WatchRequest{Migration: s.migration})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p, err := watch.Recv()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return p.GetState() == shimv1.State_STATE_COMMITTED
 }
 
 // killRestoring kills the shim of the pod at the destination while it restores, unless a busy machine has it restored before.
