@@ -45,11 +45,6 @@ const containerdConfig = `version = 3
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ['/usr/lib/cni']
   conf_dir = '/etc/cni/net.d'
-
-# Snapshots of removed containers go when the garbage is collected: containerd waits 50 times as long as
-# that takes, half a minute on a busy machine.
-[plugins.'io.containerd.gc.v1.scheduler']
-  pause_threshold = 0.5
 `
 
 // godwitConfig is what an installation adds to it.
