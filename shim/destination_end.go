@@ -70,7 +70,7 @@ func (d *destination) abandon(a *arrival, cause error) {
 		t.restore.Answer(criu.Stop)
 		defer time.AfterFunc(stopLimit, func() { d.killAttempt(a) }).Stop()
 	case arrivalReady, arrivalRestoring, arrivalCommitted:
-		d.killToEnd(a)
+		d.killToEnd(a, nil)
 	}
 	<-a.started
 	t.seen.Wait()
@@ -90,12 +90,14 @@ func (d *destination) abandon(a *arrival, cause error) {
 // killAgain is the time between two looks for a restore that is to be killed.
 const killAgain = 100 * time.Millisecond
 
-// killToEnd kills the restore of a container until its start has ended: runc may be about to be started.
-func (d *destination) killToEnd(a *arrival) {
+// killToEnd kills the restore of a container until its start has ended, or cleared is closed: runc may be about to be started.
+func (d *destination) killToEnd(a *arrival, cleared <-chan struct{}) {
 	for {
 		d.killAttempt(a)
 		select {
 		case <-a.started:
+			return
+		case <-cleared:
 			return
 		case <-time.After(killAgain):
 		}
