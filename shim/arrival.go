@@ -81,6 +81,9 @@ type arrival struct {
 
 	// What follows is guarded by the destination's mu.
 
+	// clearing is closed when who abandons the container has cleared it away; nil if nobody does.
+	clearing chan struct{}
+
 	fill    *fill       // of the latest attempt
 	attempt *attempt    // the latest; nil before the order to restore
 	cgroup  *freezer    // of the container, known once it was held; nil if it cannot be told

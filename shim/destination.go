@@ -118,15 +118,23 @@ func (d *destination) park(a *arrival, c *container) error {
 	return nil
 }
 
-// started notes how the start of a container ended.
+// started notes how the start of a container ended. If it failed it returns when who abandons the container has cleared it
+// away: containerd removes the bundle then, which says where.
 func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error) (*taskAPI.StartResponse, error) {
-	defer close(a.started)
-	if err != nil {
-		a.failedAt = time.Now()
-		close(a.failed)
-		return nil, fmt.Errorf("migration %s: %w", d.id, err)
+	if err == nil {
+		close(a.started)
+		return resp, nil
 	}
-	return resp, nil
+	a.failedAt = time.Now()
+	close(a.failed)
+	close(a.started)
+	d.mu.Lock()
+	clearing := a.clearing
+	d.mu.Unlock()
+	if clearing != nil {
+		<-clearing
+	}
+	return nil, fmt.Errorf("migration %s: %w", d.id, err)
 }
 
 // parkAndRun is the start of a parked container without its end. When the restore is

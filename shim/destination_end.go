@@ -43,26 +43,34 @@ func (d *destination) abandonUncommitted(a *arrival, cause error) {
 // stopLimit is how long CRIU may take to undo a restore that it holds.
 const stopLimit = 5 * time.Second
 
-// abandon ends one container that does not run, whatever it is doing.
+// abandon ends one container that does not run, whatever it is doing, and returns when nothing of it is left.
 func (d *destination) abandon(a *arrival, cause error) {
 	d.mu.Lock()
 	state := a.state
 	if state == arrivalRunning || state == arrivalEnded {
+		clearing := a.clearing
 		d.mu.Unlock()
+		if clearing != nil {
+			<-clearing
+		}
 		return
 	}
 	d.endLocked(a, cause)
 	t := a.attempt
-	d.mu.Unlock()
 	if t == nil {
+		d.mu.Unlock()
 		return
 	}
+	clearing := make(chan struct{})
+	defer close(clearing)
+	a.clearing = clearing
+	d.mu.Unlock()
 	switch state {
 	case arrivalHeld:
 		t.restore.Answer(criu.Stop)
 		defer time.AfterFunc(stopLimit, func() { d.killAttempt(a) }).Stop()
 	case arrivalReady, arrivalRestoring, arrivalCommitted:
-		d.killAttempt(a)
+		d.killToEnd(a, nil)
 	}
 	<-a.started
 	t.seen.Wait()
@@ -76,6 +84,23 @@ func (d *destination) abandon(a *arrival, cause error) {
 			d.log.Warn("a restore is not cleared away", "container", a.container.id, "error", err)
 		}
 		clearCgroups(a.container.bundle)
+	}
+}
+
+// killAgain is the time between two looks for a restore that is to be killed.
+const killAgain = 100 * time.Millisecond
+
+// killToEnd kills the restore of a container until its start has ended, or cleared is closed: runc may be about to be started.
+func (d *destination) killToEnd(a *arrival, cleared <-chan struct{}) {
+	for {
+		d.killAttempt(a)
+		select {
+		case <-a.started:
+			return
+		case <-cleared:
+			return
+		case <-time.After(killAgain):
+		}
 	}
 }
 

@@ -258,7 +258,7 @@ func (d *destination) restoreEarly(ctx context.Context, a *arrival, r *shimv1.Re
 		d.log.Warn("a restore that was started ahead comes to nothing", "container", a.container.id, "error", t.restore.WithLog(err))
 		t.end(err)
 		t.early.remove()
-		d.killAttempt(a)
+		d.killToEnd(a, t.early.cleared)
 	}
 	select {
 	case <-t.early.cleared:

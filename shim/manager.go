@@ -34,6 +34,9 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		_ = cpuquota.PutBack(throttleRecord(bundle)) // so that it dies soon; the quota goes with it
 	}
 	standingErr := endStanding(ctx, bundle)
+	if path := bundleCgroup(bundle); path != "" {
+		endCgroup(ctx, path) // before CRIU, whose death alone would let go what it has restored
+	}
 	killRestore(ctx, id)
 	os.Remove(shimv1.SocketPath(id))
 	namespace, err := namespaces.NamespaceRequired(ctx)
@@ -45,7 +48,7 @@ func (s starter) Stop(ctx context.Context, id string) (containerdshim.StopStatus
 		return containerdshim.StopStatus{}, err
 	}
 	status, err := s.Manager.Stop(ctx, id)
-	err = errors.Join(err, standingErr, clearRestoreRoot(root, id), criu.RemoveYards())
+	err = errors.Join(err, standingErr, clearRestoreRoot(root, id))
 	clearCgroups(bundle)
-	return status, err
+	return status, errors.Join(err, criu.RemoveYards())
 }

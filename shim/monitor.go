@@ -101,6 +101,7 @@ func (m *restoreMonitor) supervisor(cmd *exec.Cmd) (ended func(error) bool, netw
 
 // Wait implements gorunc.ProcessMonitor: it returns how the last run ended.
 func (m *restoreMonitor) Wait(cmd *exec.Cmd, exits chan gorunc.Exit) (int, error) {
+	defer letGo(cmd)
 	status, err := m.ProcessMonitor.Wait(cmd, exits)
 	m.mu.Lock()
 	c := m.copies[cmd]
@@ -117,6 +118,7 @@ func (m *restoreMonitor) Wait(cmd *exec.Cmd, exits chan gorunc.Exit) (int, error
 			continue
 		}
 		status, err = m.ProcessMonitor.Wait(next, exits)
+		letGo(next)
 	}
 	return status, err
 }

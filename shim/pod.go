@@ -155,10 +155,12 @@ func (p *pod) add(c *container) {
 	p.containers[c.id] = c
 }
 
-func (p *pod) remove(id string) {
+// remove returns how many containers are left.
+func (p *pod) remove(id string) (left int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.containers, id)
+	return len(p.containers)
 }
 
 func (p *pod) get(id string) (*container, bool) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"sync"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
@@ -22,9 +23,19 @@ func runReaped(ctx context.Context, cmd *exec.Cmd) error {
 	return p.wait()
 }
 
+// letGo closes what Go holds of a process that the reaper has collected, its pidfd:
+// exec's Wait keeps it if it finds the process gone (os: Process.pidfdWait), and the
+// garbage collector comes late in a shim, which makes little garbage.
+func letGo(cmd *exec.Cmd) {
+	if cmd.Process != nil {
+		_ = cmd.Process.Release()
+	}
+}
+
 // reaped is a child process of the shim.
 type reaped struct {
-	cmd   *exec.Cmd
+	mu    sync.Mutex
+	cmd   *exec.Cmd // nil when the process has ended, guarded by mu
 	ended chan struct{}
 	err   error // set when ended is closed
 }
@@ -41,7 +52,10 @@ func startReaped(cmd *exec.Cmd) (*reaped, error) {
 		if err == nil && status != 0 {
 			err = fmt.Errorf("%s ended with status %d", cmd.Path, status)
 		}
-		p.err = err
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.cmd, p.err = nil, err
+		letGo(cmd)
 	}()
 	return p, nil
 }
@@ -53,18 +67,18 @@ func (p *reaped) wait() error {
 
 // signal does nothing once the process has ended.
 func (p *reaped) signal(s syscall.Signal) {
-	select {
-	case <-p.ended:
-	default:
-		p.cmd.Process.Signal(s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		_ = p.cmd.Process.Signal(s)
 	}
 }
 
 // signalGroup is signal for the process group that the process leads.
 func (p *reaped) signalGroup(s syscall.Signal) {
-	select {
-	case <-p.ended:
-	default:
-		syscall.Kill(-p.cmd.Process.Pid, s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		_ = syscall.Kill(-p.cmd.Process.Pid, s)
 	}
 }

@@ -50,13 +50,20 @@ func killRestore(ctx context.Context, id string) {
 		if err != nil {
 			continue
 		}
-		below := children(pid)
-		unix.Kill(pid, unix.SIGKILL) // first, else it begins to clear up
-		for _, child := range below {
-			unix.Kill(child, unix.SIGKILL)
-			_ = awaitEnd(ctx, child)
-		}
+		killTree(ctx, pid)
 	}
+}
+
+// killTree ends a process and all that it has started: what CRIU has begun to restore waits for it for ever. Each is stopped
+// first, so that it starts no other meanwhile, and dies before its children, else it begins to clear up.
+func killTree(ctx context.Context, pid int) {
+	_ = unix.Kill(pid, unix.SIGSTOP)
+	below := children(pid)
+	_ = unix.Kill(pid, unix.SIGKILL)
+	for _, child := range below {
+		killTree(ctx, child)
+	}
+	_ = awaitEnd(ctx, pid)
 }
 
 // restoreRoot is where a `runc restore` binds the container's root file system for
@@ -90,9 +97,8 @@ func clearRestoreRoot(runcRoot, id string) error {
 	return nil
 }
 
-// clearCgroups ends whoever is still in the cgroups that a killed `runc restore` has made, such as a script of CRIU's, and
-// removes them; runc would do so by its state.json.
-func clearCgroups(bundle string) {
+// bundleCgroup is where a bundle's cgroups are, below each hierarchy; empty if systemd makes them, and removes them, or nobody.
+func bundleCgroup(bundle string) string {
 	var spec struct {
 		Linux struct {
 			CgroupsPath string `json:"cgroupsPath"`
@@ -100,18 +106,33 @@ func clearCgroups(bundle string) {
 	}
 	raw, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil || json.Unmarshal(raw, &spec) != nil || !filepath.IsAbs(spec.Linux.CgroupsPath) {
-		return // systemd's are removed by systemd
+		return ""
+	}
+	return spec.Linux.CgroupsPath
+}
+
+// endCgroup ends all processes of a bundle's cgroup in one moment; what does not end in time stays.
+func endCgroup(ctx context.Context, path string) {
+	unified := cgroups.Mode() == cgroups.Unified
+	f := &freezer{dir: freezerDir(path, unified), unified: unified}
+	_ = f.end(ctx)
+}
+
+// clearCgroups ends whoever is still in the cgroups that a killed `runc restore` has made, such as a script of CRIU's, and
+// removes them; runc would do so by its state.json.
+func clearCgroups(bundle string) {
+	path := bundleCgroup(bundle)
+	if path == "" {
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
-	unified := cgroups.Mode() == cgroups.Unified
-	f := &freezer{dir: freezerDir(spec.Linux.CgroupsPath, unified), unified: unified}
-	_ = f.end(ctx) // what does not end keeps its cgroup
-	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + spec.Linux.CgroupsPath)
+	endCgroup(ctx, path)
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + path)
 	if err != nil {
 		return
 	}
-	for _, dir := range append(dirs, filepath.Join("/sys/fs/cgroup", spec.Linux.CgroupsPath)) {
+	for _, dir := range append(dirs, filepath.Join("/sys/fs/cgroup", path)) {
 		removeCgroup(ctx, dir)
 	}
 }

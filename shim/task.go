@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"regexp"
+	"sync/atomic"
 	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
@@ -30,6 +31,7 @@ type tasks struct {
 	taskAPI.TTRPCTaskService
 	pod        *pod
 	migrations *migrations
+	unwanted   atomic.Bool // containerd has asked for the shim's end
 }
 
 // RegisterTTRPC puts the service on the shim's own server, as containerd's
@@ -188,8 +190,22 @@ func (t *tasks) Wait(ctx context.Context, r *taskAPI.WaitRequest) (*taskAPI.Wait
 func (t *tasks) Delete(ctx context.Context, r *taskAPI.DeleteRequest) (*taskAPI.DeleteResponse, error) {
 	resp, err := t.TTRPCTaskService.Delete(ctx, r)
 	if err == nil && r.ExecID == "" {
-		t.pod.remove(r.ID)
+		left := t.pod.remove(r.ID)
 		t.migrations.forget(r.ID)
+		if left == 0 && t.unwanted.Load() {
+			// When the answer has been sent: ttrpc ends ctx then.
+			context.AfterFunc(ctx, func() {
+				_, _ = t.TTRPCTaskService.Shutdown(context.WithoutCancel(ctx), &taskAPI.ShutdownRequest{ID: r.ID})
+			})
+		}
 	}
 	return resp, err
+}
+
+// Shutdown ends the shim when it has no container. containerd asks for that when it has deleted the sandbox, which in its
+// mind is last, and never again (containerd: core/runtime/v2/shim.go, shimTask.delete). But a sandbox that is stopped while
+// a container of it waits for its restore goes first, and the container's failed start after it.
+func (t *tasks) Shutdown(ctx context.Context, r *taskAPI.ShutdownRequest) (*ptypes.Empty, error) {
+	t.unwanted.Store(true) // first: then either the stock service has no container left, or the last Delete sees this
+	return t.TTRPCTaskService.Shutdown(ctx, r)
 }

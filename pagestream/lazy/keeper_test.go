@@ -3,13 +3,16 @@ package lazy
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"godwit.dev/godwit/pagestream/images"
+	"godwit.dev/godwit/pagestream/store"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,6 +46,35 @@ func TestServerWhoseKeeperDiesFinishesAlone(t *testing.T) {
 	must(t, unix.Close(pair[0])) // the keeper dies
 	must(t, cmd.Wait())
 	must(t, server.Wait())
+}
+
+func TestServerWhoseKeeperDiesBeforeTheRestoreEndsWithIt(t *testing.T) {
+	for name, notice := range map[string]func(*server){
+		"and it is told":               func(*server) {},
+		"and it notices in telling it": func(s *server) { s.tell(message{kind: doneMsg, id: 1}, -1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := sealedStore(t, 1, 100, false)
+			reader, err := store.OpenSealed(dir)
+			must(t, err)
+			defer reader.Close()
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+			must(t, err)
+			conn, err := ServerConn(pair[1])
+			must(t, err)
+			s := &server{
+				cfg: Config{Keeper: conn, Reader: reader, Journal: filepath.Join(dir, "journal")}, log: slog.New(slog.DiscardHandler),
+				sources: make(map[int32]*source), restored: make(chan struct{}),
+			}
+			must(t, s.open())
+			defer s.close()
+			must(t, unix.Close(pair[0]))
+			notice(s)
+			if err := s.run(); !errors.Is(err, errNoKeeper) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
 }
 
 func TestKeeperHoldsOnToMemoryWhenCRIUFails(t *testing.T) {

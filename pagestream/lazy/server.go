@@ -95,8 +95,12 @@ func (s *server) populate(ctx context.Context) {
 	}
 }
 
-// errStopped ends a server that was told to stop.
-var errStopped = errors.New("stopped")
+var (
+	// errStopped ends a server that was told to stop.
+	errStopped = errors.New("stopped")
+	// errNoKeeper ends one whose processes cannot all come any more.
+	errNoKeeper = errors.New("the keeper is gone before the restore has finished")
+)
 
 type server struct {
 	cfg      Config
@@ -256,6 +260,9 @@ func (s *server) run() error {
 	var events [64]unix.EpollEvent
 	wait, spins := -1, 0
 	for {
+		if s.sock < 0 && !s.alone() {
+			return errNoKeeper
+		}
 		n, err := unix.EpollWait(s.poll, events[:], wait)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("epoll: %w", err)
@@ -515,22 +522,29 @@ func (s *server) end(m *memory) error {
 	return errors.Join(err, unix.Close(m.fd), m.journal.remove())
 }
 
-// tell sends the keeper a message. A keeper that has gone is no error: the server
-// goes on alone.
+// tell sends the keeper a message. A keeper that has gone is no error here: the server
+// goes on alone, if it can.
 func (s *server) tell(m message, fd int) {
 	if s.sock < 0 {
 		return
 	}
 	if err := send(s.sock, m, fd, 0); err != nil {
-		s.log.Warn("fault server: the keeper is gone; going on alone", "error", err)
-		s.abandon()
+		s.abandon(err)
 	}
 }
 
-func (s *server) abandon() {
+// abandon lets go of a keeper that has gone.
+func (s *server) abandon(cause error) {
 	unix.Close(s.sock)
 	s.sock = -1
+	if s.alone() {
+		s.log.Warn("fault server: the keeper is gone; going on alone", "error", cause)
+	}
 }
+
+// alone says whether the server has all that a keeper would give it: else nothing more
+// would come, and it would wait for ever.
+func (s *server) alone() bool { return s.ready && s.finished }
 
 // reportEvery is how often the keeper hears of progress.
 const reportEvery = 20 * time.Millisecond
@@ -568,11 +582,7 @@ func (s *server) listen() error {
 		case errors.Is(err, unix.EAGAIN):
 			return nil
 		case errors.Is(err, io.EOF):
-			if !s.ready || !s.finished {
-				return errors.New("the keeper is gone before the restore has finished")
-			}
-			s.log.Warn("fault server: the keeper is gone; going on alone")
-			s.abandon()
+			s.abandon(io.EOF)
 			return s.endAsked()
 		case err != nil:
 			return fmt.Errorf("listen to the keeper: %w", err)

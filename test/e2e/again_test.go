@@ -2,6 +2,11 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,9 +48,28 @@ func noMore(t *testing.T, before []census.Census, slack census.Slack, nodes ...*
 			t.Fatal(err)
 		}
 		for _, d := range more {
-			t.Errorf("node %s holds more: %v", n.Name, d)
+			t.Errorf("node %s holds more: %v%s", n.Name, d, whose(n, d.What))
 		}
 	}
+}
+
+// whose are the command lines of the processes that a difference counts.
+func whose(n *lab.Node, what string) string {
+	name, ok := strings.CutPrefix(what, "process ")
+	pids, err := census.PIDs(n)
+	if !ok || err != nil {
+		return ""
+	}
+	var b strings.Builder
+	for _, pid := range pids {
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		args, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if strings.TrimSpace(string(comm)) == name {
+			fmt.Fprintf(&b, "\n%d: %q", pid, args)
+		}
+	}
+	return b.String()
 }
 
 func TestTwentyMovesInARowLeaveNothingBehind(t *testing.T) {

@@ -39,15 +39,15 @@ var failures = []struct {
 		s.killShim()
 		return nil
 	}},
-	{"the destination's shim is killed while it restores", nil, runsOn, func(s *scene) func() {
-		s.restoring()
-		s.killShim()
+	{"the destination's shim is killed while it restores", nil, either, func(s *scene) func() {
+		s.killRestoring()
 		return nil
 	}},
-	{"the destination's shim is killed while it holds the pod", nil, runsOn, func(s *scene) func() {
-		goOn := s.held()
-		s.killShim()
-		goOn()
+	{"the destination's shim is killed while it holds the pod", nil, either, func(s *scene) func() {
+		if goOn, late := s.held(); !late {
+			s.killShim()
+			goOn()
+		}
 		return nil
 	}},
 	{"the destination's daemon is killed during the rounds", slowly, runsOn, func(s *scene) func() {
@@ -61,7 +61,7 @@ var failures = []struct {
 		return nil
 	}},
 	{"the destination's daemon is killed while the pod is held", nil, either, func(s *scene) func() {
-		goOn := s.held()
+		goOn, _ := s.held()
 		s.killDaemon(s.to)
 		goOn()
 		return nil
@@ -83,8 +83,11 @@ var failures = []struct {
 		return mend
 	}},
 	{"the network is cut while the pod is frozen", nil, either, func(s *scene) func() {
-		s.frozen()
+		if s.frozen() {
+			return nil
+		}
 		mend := s.cut()
+		s.addressIfMoved()
 		s.w.awaitWrites(100) // it runs on, also without the network
 		return mend
 	}},
@@ -94,7 +97,7 @@ var failures = []struct {
 		if out, code := execIn(s.t, s.from, s.p.Container("redis").ID, "redis-cli", "debug", "populate", "400000", "x", "1024"); code != 0 || !strings.Contains(out, "OK") {
 			s.t.Fatalf("redis does not grow: %s", out)
 		}
-		s.await("note")
+		s.await("rolledback") // nothing can be executed in it before
 		return func() {
 			_, _ = execIn(s.t, s.p.node, s.p.Container("redis").ID, "sh", "-c", "redis-cli --scan --pattern 'x:*' | xargs -n 5000 redis-cli unlink >/dev/null")
 		}

@@ -117,7 +117,8 @@ var behaviours = []struct {
 		o.stop(id, 1)
 	}},
 	{"out of memory", func(o *observer) {
-		_, id := o.run("head -c 200000000 /dev/zero | tail >/dev/null; exit $?", func(c *lab.ContainerSpec) { c.Memory = 32 << 20 })
+		// It lives on for a moment: containerd's shim does not tell of it once the cgroup is gone (pkg/oom/v1, process).
+		_, id := o.run("head -c 200000000 /dev/zero | tail >/dev/null; code=$?; sleep 2; exit $code", func(c *lab.ContainerSpec) { c.Memory = 32 << 20 })
 		o.exit(id)
 	}},
 	{"statistics", func(o *observer) {

@@ -4,16 +4,21 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	shimv1 "godwit.dev/godwit/shim/api/v1"
 	"godwit.dev/godwit/test/e2e/census"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
@@ -98,18 +103,19 @@ func (s *scene) until(what string, is func() bool) {
 }
 
 // frozen waits until the pod is frozen: by its cgroup, which CRIU thaws soon, or by CRIU's hold on its processes. On a busy
-// machine it may have moved before anybody looks.
-func (s *scene) frozen() {
+// machine it may have moved before anybody looks: then late is true.
+func (s *scene) frozen() (late bool) {
 	s.t.Helper()
 	pid := pidOf(s.t, s.from, "redis-server", "")
 	s.await("freezing")
 	s.until("the pod frozen", func() bool {
-		if gone := unix.Kill(pid, 0) != nil; gone {
-			s.t.Log("the pod was not seen frozen, it has moved already")
-			return true
-		}
-		return census.Frozen(s.from) || traced(pid)
+		late = unix.Kill(pid, 0) != nil
+		return late || census.Frozen(s.from) || traced(pid)
 	})
+	if late {
+		s.t.Log("the pod was not seen frozen, it has moved already")
+	}
+	return late
 }
 
 // traced says whether a process stands still under a tracer: state t of proc_pid_stat(5).
@@ -132,16 +138,23 @@ func (s *scene) stage() string {
 	return r.Stage
 }
 
-// restoring waits until the destination restores.
+// restoring waits until the destination restores, or has.
 func (s *scene) restoring() {
 	s.t.Helper()
 	s.await("freezing")
-	s.until("the destination restoring", func() bool { return s.stage() == "destination-restoring" })
+	s.until("the destination restoring", func() bool { return s.past("destination-restoring") })
+}
+
+// past says whether the destination has come to a stage of its restore, or further.
+func (s *scene) past(stage string) bool {
+	stages := []string{"destination-restoring", "destination-held", "destination-committed"}
+	return slices.Index(stages, s.stage()) >= slices.Index(stages, stage)
 }
 
 // held waits until the destination has restored and holds the pod; the source's daemon is stopped meanwhile, so that it
-// cannot decide until the returned function lets it go on.
-func (s *scene) held() (goOn func()) {
+// cannot decide until the returned function lets it go on. On a busy machine it may have decided before it is stopped:
+// then it goes on, and late is true.
+func (s *scene) held() (goOn func(), late bool) {
 	s.t.Helper()
 	daemon := pidOf(s.t, s.from, "godwit-node", "") // now: it takes time, and then there is none
 	s.restoring()
@@ -150,17 +163,76 @@ func (s *scene) held() (goOn func()) {
 	}
 	goOn = func() { _ = unix.Kill(daemon, unix.SIGCONT) }
 	s.t.Cleanup(goOn)
-	s.until("the destination holding the pod", func() bool { return s.stage() == "destination-held" })
-	return goOn
+	s.until("the destination holding the pod", func() bool { return s.past("destination-held") })
+	if s.decided() {
+		s.t.Log("the pod was not seen held, it has moved already")
+		goOn()
+		return goOn, true
+	}
+	return goOn, false
+}
+
+// decided says whether the pod's shim at the source has been told to commit.
+func (s *scene) decided() bool {
+	s.t.Helper()
+	dir, err := os.Open(s.from.Path(shimv1.SocketDir)) // the path is longer than a socket's address may be
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer dir.Close()
+	conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(shimv1.SocketPath(s.p.ID))))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	watch, err := shimv1.NewMigrationClient(client).Watch(s.ctx, &shimv1.WatchRequest{Migration: s.migration})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p, err := watch.Recv()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return p.GetState() == shimv1.State_STATE_COMMITTED
+}
+
+// killRestoring kills the shim of the pod at the destination while it restores, unless a busy machine has it restored before.
+func (s *scene) killRestoring() {
+	s.t.Helper()
+	s.await("created")
+	shim := s.shim()
+	s.restoring()
+	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
+		s.t.Fatal(err)
+	}
+	// A shim that stands still has nobody told that it holds the pod: what the journal says now is so.
+	if s.stage() != "destination-restoring" {
+		s.t.Log("the pod was not seen restored, it is already")
+		_ = unix.Kill(shim, unix.SIGCONT)
+		return
+	}
+	s.kill(shim)
 }
 
 // killShim kills the shim of the pod at the destination.
 func (s *scene) killShim() {
 	s.t.Helper()
+	s.kill(s.shim())
+}
+
+// shim is that of the pod at the destination.
+func (s *scene) shim() int {
+	s.t.Helper()
 	if s.sandbox == "" {
 		s.t.Fatal("the destination's sandbox is not known")
 	}
-	if err := unix.Kill(pidOf(s.t, s.to, "containerd-shim", s.sandbox), unix.SIGKILL); err != nil {
+	return pidOf(s.t, s.to, "containerd-shim", s.sandbox)
+}
+
+func (s *scene) kill(shim int) {
+	s.t.Helper()
+	if err := unix.Kill(shim, unix.SIGKILL); err != nil {
 		s.t.Fatal(err)
 	}
 	s.slack["file /run/containerd/s/"] = 1 // containerd leaves the socket of a shim that was killed, runc's as well

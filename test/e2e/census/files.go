@@ -49,6 +49,9 @@ var trees = []string{
 // depth limits how far below such a directory names are counted: a root file system of a pod is not a leak.
 const depth = 5
 
+// snapshots is what snapshots are counted under.
+const snapshots = "file snapshots"
+
 // files counts names below trees, and snapshots.
 func (c Census) files(n *lab.Node) error {
 	for _, tree := range trees {
@@ -71,8 +74,8 @@ func (c Census) files(n *lab.Node) error {
 			return err
 		}
 	}
-	snapshots, _ := os.ReadDir(n.Path("/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"))
-	c["file snapshots"] = len(snapshots)
+	kept, _ := os.ReadDir(n.Path("/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"))
+	c[snapshots] = len(kept)
 	return nil
 }
 
