@@ -77,7 +77,8 @@ type incoming struct {
 	// owned is closed by own: the pod is this node's, and comes late.
 	owned     chan struct{}
 	ownedOnce sync.Once
-	// told is closed when the source has heard that a late pod is lost.
+	// told is closed when the source has heard what became of a late pod: that it
+	// runs, or is lost.
 	told     chan struct{}
 	toldOnce sync.Once
 }

@@ -149,6 +149,9 @@ func (m *incoming) follow(ctx context.Context) {
 	}
 	m.clean(ctx)
 	m.starts.wait()
+	if m.late {
+		m.awaitTold(ctx)
+	}
 }
 
 // awaitFilled watches the shim until its fault servers have nothing left to do.

@@ -110,13 +110,13 @@ func (m *incoming) own() { m.ownedOnce.Do(func() { close(m.owned) }) }
 func (m *incoming) commitWithin(ctx context.Context, wait time.Duration) (*peerv1.CommitResponse, error) {
 	r, err := m.commit(ctx)
 	if r != nil || err != nil {
-		return r, err
+		return m.tellEnd(r, err)
 	}
 	patience := time.NewTimer(wait)
 	defer patience.Stop()
 	select {
 	case <-m.ran:
-		return m.commit(ctx)
+		return m.tellEnd(m.commit(ctx))
 	case <-m.done:
 		return m.commit(ctx)
 	case <-patience.C:
@@ -126,6 +126,31 @@ func (m *incoming) commitWithin(ctx context.Context, wait time.Duration) (*peerv
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return &peerv1.CommitResponse{WaitsFor: m.detail}, nil
+}
+
+// tellEnd is an answer to the source, which is told by it if the pod went on.
+func (m *incoming) tellEnd(r *peerv1.CommitResponse, err error) (*peerv1.CommitResponse, error) {
+	if m.stage() == destinationCommitted {
+		m.toldOnce.Do(func() { close(m.told) })
+	}
+	return r, err
+}
+
+// awaitTold waits, when a late pod has everything, until its source has asked: it asks
+// again and again, and learns by the answer when the pod went on. A source that is not
+// heard of is not waited for: it may be gone.
+func (m *incoming) awaitTold(ctx context.Context) {
+	tick := time.NewTicker(heartbeatInterval)
+	defer tick.Stop()
+	for m.silentFor() < silence {
+		select {
+		case <-m.told:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // bringUp restores a late pod as soon as there is one, and lets it run. It returns

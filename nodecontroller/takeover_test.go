@@ -29,10 +29,10 @@ func TestALatePodRunsThoughItsSourceDiesAfterTheDecision(t *testing.T) {
 	if c.a.only() != nil {
 		t.Error("the source's pod is still in the cluster")
 	}
-	c.checkLate(t, true)
 	c.a.start()
 	c.settled()
 	c.check(true)
+	c.checkLate(t, true)
 }
 
 // until waits for what no event tells.
