@@ -65,12 +65,13 @@ unit: setup
 e2e: build setup
 	$(GO) test -count=1 -timeout 40m ./test/e2e/...
 
-# On a Kubernetes of the lab's, which is built from its modules the first time. One suite after the other: each has clusters of its own.
+# On a Kubernetes of the lab's, which is built from its modules the first time. Two suites at a time, with clusters of their own: they
+# wait most of the time, for kubelet.
 .PHONY: e2e-kubernetes
 e2e-kubernetes: build setup
 	$(BIN)/godwit-lab setup --kubernetes
 	$(BIN)/godwit-lab helm
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 1 -timeout 40m -run 'Kubernetes|Cluster|APIServer' -skip AnotherCluster ./clustercontroller/admission ./test/lab ./test/e2e ./test/e2e/kubectl
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 2 -timeout 40m -run 'Kubernetes|Cluster|APIServer' -skip AnotherCluster ./clustercontroller/admission ./test/lab ./test/e2e ./test/e2e/kubectl
 
 # The figures of a cluster, on a Kubernetes of the lab's. The machine must be idle.
 .PHONY: bench-kubernetes
