@@ -52,6 +52,10 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "its speed in the second after that / before", Value: t.speed, Limit: 0.9, AtLeast: true})
 		promise(true, figure.Figure{Name: "downtime, 256 MiB rewritten at 50 MiB/s, throttled, 200 Mbit/s", Value: ms(t.downtime), Unit: "ms", Limit: 1000})
 	}
+	if a := b.broken; a != nil {
+		promise(true, figure.Figure{Name: "longest gap in 200 migrations broken off at random stages", Value: ms(a.worst.Gap.Length()), Unit: "ms", Limit: 150})
+		promise(true, figure.Figure{Name: "kinds of things that they left behind", Value: float64(len(a.left)), Limit: 0})
+	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	if len(b.compared) > 0 {
 		r.Rules = b.compared
