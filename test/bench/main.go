@@ -60,7 +60,7 @@ func run(ctx context.Context, out string, repeat int, only string) (err error) {
 		defer cancel()
 		err = errors.Join(err, lab.Down(clean, labDir))
 	}()
-	b := &bench{repeat: repeat}
+	b := &bench{repeat: repeat, byMemory: map[int64]*moves{}}
 	for _, s := range chosen {
 		if err := s.Run(b, ctx); err != nil {
 			return fmt.Errorf("step %s: %w", s.Name, err)

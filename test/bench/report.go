@@ -14,6 +14,8 @@ type report struct {
 	Live []float64 `json:"live_downtime_ms"`
 	Cold []float64 `json:"cold_downtime_ms"`
 	Big  []float64 `json:"live_4gib_downtime_ms"`
+	// By how much memory redis was filled with.
+	ByMemory []byMemory `json:"by_memory,omitempty"`
 	// The rules that end the rounds, by replay of traces.
 	Rules []traces.Comparison `json:"rules,omitempty"`
 }
@@ -65,6 +67,7 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "share of the traces with 30 % less downtime over a link", Value: float64(v.Lower) / float64(v.Traces), Limit: 0.5, AtLeast: true})
 	}
 	promise(true, figure.Figure{Name: "lost writes and wrong values", Value: float64(b.lost + b.wrong), Limit: 0})
+	r.ByMemory = rowsOf(b.byMemory)
 	for _, d := range b.live {
 		r.Live = append(r.Live, ms(d))
 	}
