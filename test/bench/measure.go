@@ -35,8 +35,8 @@ type bench struct {
 	stalls       []time.Duration // longest of each live move's rounds
 	bigLive      []time.Duration // downtimes of the big redis
 	byMemory     map[int64]*moves
-	copyRates    []float64       // first full copies of incompressible memory, bytes a second
-	agentGrowth  uint64          // of the source's shim, bytes
+	copyRates    []float64 // first full copies of incompressible memory, bytes a second
+	agentGrowth  uint64    // of the source's shim, bytes
 	lost, wrong  uint64
 	survived     *bool // the pod outlived its source node; nil: not tried
 	acked, lines uint64
