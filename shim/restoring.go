@@ -97,7 +97,8 @@ func clearRestoreRoot(runcRoot, id string) error {
 	return nil
 }
 
-// bundleCgroup is where a bundle's cgroups are, below each hierarchy; empty if systemd makes them, and removes them, or nobody.
+// bundleCgroup is where a bundle's cgroups are, below each hierarchy; empty if systemd makes them, and removes them, or nobody,
+// or if they are not the container's alone.
 func bundleCgroup(bundle string) string {
 	var spec struct {
 		Linux struct {
@@ -106,6 +107,9 @@ func bundleCgroup(bundle string) string {
 	}
 	raw, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil || json.Unmarshal(raw, &spec) != nil || !filepath.IsAbs(spec.Linux.CgroupsPath) {
+		return ""
+	}
+	if id := strings.TrimPrefix(filepath.Base(bundle), "."); !strings.Contains(spec.Linux.CgroupsPath, id) {
 		return ""
 	}
 	return spec.Linux.CgroupsPath

@@ -45,6 +45,7 @@ var all = []steps.Step[*bench]{
 	{Name: "growth", Run: (*bench).big},
 	{Name: "eleven", Run: (*bench).eleven},
 	{Name: "throttle", Run: (*bench).throttle},
+	{Name: "aborts", Run: (*bench).aborted},
 	{Name: "loss", Run: (*bench).lossOfSource},
 	{Name: "page-server", Run: (*bench).pageServer},
 }
@@ -59,7 +60,7 @@ func run(ctx context.Context, out string, repeat int, only string) (err error) {
 		defer cancel()
 		err = errors.Join(err, lab.Down(clean, labDir))
 	}()
-	b := &bench{repeat: repeat}
+	b := &bench{repeat: repeat, byMemory: map[int64]*moves{}}
 	for _, s := range chosen {
 		if err := s.Run(b, ctx); err != nil {
 			return fmt.Errorf("step %s: %w", s.Name, err)

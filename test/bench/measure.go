@@ -34,13 +34,15 @@ type bench struct {
 	live, cold   []time.Duration // downtimes of the small redis
 	stalls       []time.Duration // longest of each live move's rounds
 	bigLive      []time.Duration // downtimes of the big redis
-	copyRates    []float64       // first full copies of incompressible memory, bytes a second
-	agentGrowth  uint64          // of the source's shim, bytes
+	byMemory     map[int64]*moves
+	copyRates    []float64 // first full copies of incompressible memory, bytes a second
+	agentGrowth  uint64    // of the source's shim, bytes
 	lost, wrong  uint64
 	survived     *bool // the pod outlived its source node; nil: not tried
 	acked, lines uint64
 	absorbed     float64             // speed of our page server / of criu's; 0: not measured
 	throttled    *throttled          // nil: not tried
+	broken       *aborted            // off, at random stages; nil: not tried
 	compared     []traces.Comparison // the rules, by replay; none: not compared
 	crowds       []crowd             // pods that move at once; none: not measured
 }
@@ -93,10 +95,12 @@ func (b *bench) small(ctx context.Context) error {
 			return err
 		}
 		b.live = append(b.live, r.Gap.Length())
+		b.of(smallMemory).note(r, false)
 		if r, err = b.move(ctx, p, trial.Config{Rate: rate, Cold: true}); err != nil {
 			return err
 		}
 		b.cold = append(b.cold, r.Gap.Length())
+		b.of(smallMemory).note(r, true)
 	}
 	return nil
 }
@@ -168,7 +172,15 @@ func (b *bench) firstCopy(ctx context.Context) error {
 	return nil
 }
 
-// big measures live moves of 4 GiB.
+// of are the moves of one amount of memory.
+func (b *bench) of(memory int64) *moves {
+	if b.byMemory[memory] == nil {
+		b.byMemory[memory] = new(moves)
+	}
+	return b.byMemory[memory]
+}
+
+// big measures live moves of 4 GiB, and a cold one.
 func (b *bench) big(ctx context.Context) error {
 	l, p, err := start(ctx, bigMemory, false)
 	if err != nil {
@@ -181,8 +193,13 @@ func (b *bench) big(ctx context.Context) error {
 			return err
 		}
 		b.bigLive = append(b.bigLive, r.Gap.Length())
+		b.of(bigMemory).note(r, false)
 	}
-	return nil
+	r, err := b.move(ctx, p, trial.Config{Rate: rate, Cold: true})
+	if err == nil {
+		b.of(bigMemory).note(r, true)
+	}
+	return err
 }
 
 // lossOfSource kills the source node 1 ms after the commit: the pod must live

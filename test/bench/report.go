@@ -14,6 +14,8 @@ type report struct {
 	Live []float64 `json:"live_downtime_ms"`
 	Cold []float64 `json:"cold_downtime_ms"`
 	Big  []float64 `json:"live_4gib_downtime_ms"`
+	// By how much memory redis was filled with.
+	ByMemory []byMemory `json:"by_memory,omitempty"`
 	// The rules that end the rounds, by replay of traces.
 	Rules []traces.Comparison `json:"rules,omitempty"`
 }
@@ -52,6 +54,10 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "its speed in the second after that / before", Value: t.speed, Limit: 0.9, AtLeast: true})
 		promise(true, figure.Figure{Name: "downtime, 256 MiB rewritten at 50 MiB/s, throttled, 200 Mbit/s", Value: ms(t.downtime), Unit: "ms", Limit: 1000})
 	}
+	if a := b.broken; a != nil {
+		promise(true, figure.Figure{Name: "longest gap in 200 migrations broken off at random stages", Value: ms(a.worst.Gap.Length()), Unit: "ms", Limit: 150})
+		promise(true, figure.Figure{Name: "kinds of things that they left behind", Value: float64(len(a.left)), Limit: 0})
+	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	if len(b.compared) > 0 {
 		r.Rules = b.compared
@@ -61,6 +67,7 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "share of the traces with 30 % less downtime over a link", Value: float64(v.Lower) / float64(v.Traces), Limit: 0.5, AtLeast: true})
 	}
 	promise(true, figure.Figure{Name: "lost writes and wrong values", Value: float64(b.lost + b.wrong), Limit: 0})
+	r.ByMemory = rowsOf(b.byMemory)
 	for _, d := range b.live {
 		r.Live = append(r.Live, ms(d))
 	}

@@ -16,9 +16,8 @@ import (
 	"godwit.dev/godwit/test/workload"
 )
 
-// idle is what may differ between two counts though nothing was left behind: connections of containerd and godwit-node
-// that wait for their next use, and log files.
-var idle = census.Slack{"fd of containerd ": 3, "fd of godwit-node ": 3, "fd of containerd-shim": 2}
+// idle is what may differ between two counts though nothing was left behind.
+var idle = census.Idle()
 
 // settleTimeout is how long a node may take to be as it was.
 const settleTimeout = 20 * time.Second

@@ -51,6 +51,12 @@ func (c Census) More(after Census, slack Slack) []Difference {
 	return more
 }
 
+// Idle is what may differ between two counts though nothing was left behind: connections of containerd and godwit-node that
+// wait for their next use, and log files.
+func Idle() Slack {
+	return Slack{"fd of containerd ": 3, "fd of godwit-node ": 3, "fd of containerd-shim": 2}
+}
+
 // Slack says how many more there may be of things whose key begins with a prefix; the longest prefix counts.
 type Slack map[string]int
 
@@ -87,6 +93,27 @@ func Settle(ctx context.Context, n *lab.Node, before Census, slack Slack) ([]Dif
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// steadyFor is how long a node has to stay the same to be called steady.
+const steadyFor = 500 * time.Millisecond
+
+// Steady counts until a node holds the same for a while, or ctx ends, and returns the last count.
+func Steady(ctx context.Context, n *lab.Node) (Census, error) {
+	last, err := Take(n)
+	for err == nil {
+		select {
+		case <-ctx.Done():
+			return last, nil
+		case <-time.After(steadyFor):
+		}
+		var now Census
+		if now, err = Take(n); err == nil && maps.Equal(last, now) {
+			return now, nil
+		}
+		last = now
+	}
+	return nil, err
 }
 
 // collect has containerd remove the snapshots of removed containers. It does so by itself, but forgets those that were removed

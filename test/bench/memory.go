@@ -1,0 +1,60 @@
+package main
+
+import (
+	"maps"
+	"slices"
+
+	"godwit.dev/godwit/test/trial"
+)
+
+// byMemory is how moves of one amount of memory went: medians.
+type byMemory struct {
+	MemoryBytes int64 `json:"memory_bytes"`
+	// FrozenMS is from the freeze until the pod runs again, DowntimeMS what its client saw; ColdDowntimeMS the same of cold moves,
+	// 0 without any. Milliseconds.
+	FrozenMS       float64 `json:"frozen_ms"`
+	DowntimeMS     float64 `json:"downtime_ms"`
+	ColdDowntimeMS float64 `json:"cold_downtime_ms"`
+	BytesSent      uint64  `json:"bytes_sent"`
+	TotalMS        float64 `json:"total_ms"`
+}
+
+// moves are those of one amount of memory under load.
+type moves struct{ live, cold []*trial.Result }
+
+func (m *moves) note(r *trial.Result, cold bool) {
+	if cold {
+		m.cold = append(m.cold, r)
+	} else {
+		m.live = append(m.live, r)
+	}
+}
+
+// rowsOf sums up the moves of each amount of memory, the least first.
+func rowsOf(all map[int64]*moves) []byMemory {
+	var rows []byMemory
+	for _, memory := range slices.Sorted(maps.Keys(all)) {
+		m := all[memory]
+		rows = append(rows, byMemory{
+			MemoryBytes:    memory,
+			FrozenMS:       medianOf(m.live, func(r *trial.Result) float64 { return r.DowntimeMS }),
+			DowntimeMS:     medianOf(m.live, func(r *trial.Result) float64 { return ms(r.Gap.Length()) }),
+			ColdDowntimeMS: medianOf(m.cold, func(r *trial.Result) float64 { return ms(r.Gap.Length()) }),
+			BytesSent:      uint64(medianOf(m.live, func(r *trial.Result) float64 { return float64(r.WireBytesSent) })),
+			TotalMS:        medianOf(m.live, func(r *trial.Result) float64 { return r.TotalMS }),
+		})
+	}
+	return rows
+}
+
+// medianOf is the median of one of the results' figures, 0 of none.
+func medianOf(results []*trial.Result, figure func(*trial.Result) float64) float64 {
+	if len(results) == 0 {
+		return 0
+	}
+	var values []float64
+	for _, r := range results {
+		values = append(values, figure(r))
+	}
+	return median(values)
+}
