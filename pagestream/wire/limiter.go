@@ -2,6 +2,7 @@ package wire
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,6 +12,10 @@ import (
 // ones wait for: a frame is never split, and with few bytes per second each
 // waits its turn. The rate may change at any time, also for frames that wait.
 type limiter struct {
+	// free says that nothing is limited or held back: frames need not be booked, as
+	// those of such a time owe nothing to what comes after it. It is stored with mu held.
+	free atomic.Bool
+
 	mu           sync.Mutex // guards what follows
 	rate         float64    // bytes in a second; 0: no limit
 	paused       bool       // bulk is held back
@@ -29,7 +34,11 @@ type lane struct {
 // wake-up, too little to fill a switch's buffer.
 const limiterBurst = 20 * time.Millisecond
 
-func newLimiter(rate int64) *limiter { return &limiter{rate: float64(rate)} }
+func newLimiter(rate int64) *limiter {
+	l := &limiter{rate: float64(rate)}
+	l.free.Store(rate <= 0)
+	return l
+}
 
 // book books n bytes at the time now. What it returns is for wait.
 func (l *limiter) book(n uint64, urgent bool, now time.Time) (mark float64) {
@@ -101,6 +110,7 @@ func (l *limiter) set(rate int64, paused bool, now time.Time) {
 	defer l.mu.Unlock()
 	l.pay(now)
 	l.rate, l.paused = float64(rate), paused
+	l.free.Store(rate <= 0 && !paused)
 	l.wake()
 }
 

@@ -69,6 +69,30 @@ func TestChangesOfTheLimitReachWhoWaits(t *testing.T) {
 	}
 }
 
+func TestFramesAreBookedOnlyWhileSomethingIsLimited(t *testing.T) {
+	now := time.Unix(1000, 0)
+	l := newLimiter(0)
+	for _, c := range []struct {
+		name   string
+		rate   int64
+		paused bool
+		free   bool
+	}{
+		{"a limit", 1000, false, false},
+		{"bulk held back under a limit", 1000, true, false},
+		{"bulk held back alone", 0, true, false},
+		{"nothing", 0, false, true},
+		{"a limit again", 1, false, false},
+	} {
+		if l.set(c.rate, c.paused, now); l.free.Load() != c.free {
+			t.Errorf("%s: frames pass unbooked: %v", c.name, !c.free)
+		}
+	}
+	if !newLimiter(0).free.Load() || newLimiter(1).free.Load() {
+		t.Error("a new limiter does not know whether it limits")
+	}
+}
+
 func TestWindowIsNotOverrunButForOneFrame(t *testing.T) {
 	now := time.Unix(1000, 0)
 	f := flow{window: 100}

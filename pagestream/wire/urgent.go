@@ -33,6 +33,9 @@ func (s *Stream) SetUrgent(urgent bool) {
 // long it was held back altogether, which says nothing of the link.
 func (s *Stream) waitForLimit(n uint64, start time.Time) (held time.Duration, err error) {
 	l := s.session.limiter
+	if l.free.Load() {
+		return 0, nil
+	}
 	urgent := s.urgent.Load()
 	mark := l.book(n, urgent, start)
 	now := start
