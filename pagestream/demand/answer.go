@@ -155,17 +155,26 @@ type task struct {
 }
 
 // next waits for what is to be done. What nobody waits for comes when nothing else is to be
-// done and the limit lets it pass.
+// done; either comes when the limit lets it pass.
 func (s *answering) next() (task, error) {
 	for {
-		wait, changed := s.paced()
-		t, background, err := s.pick(wait == 0)
+		urgent, urgentChanged := s.paced(true)
+		rest, restChanged := s.paced(false)
+		t, pending, err := s.pick(urgent == 0, rest == 0)
 		if err != nil || t.echoes > 0 || t.pages > 0 {
 			return t, err
 		}
 		began := time.Now()
-		s.await(wait, changed)
-		if background && s.Waited != nil {
+		switch pending {
+		case pendingUrgent:
+			s.await(urgent, urgentChanged)
+		case pendingRest:
+			s.await(rest, restChanged)
+		default:
+			s.await(0, nil)
+			continue
+		}
+		if s.Waited != nil {
 			s.Waited(time.Since(began))
 		}
 	}
@@ -174,13 +183,13 @@ func (s *answering) next() (task, error) {
 // forever is longer than anybody waits.
 const forever = time.Hour
 
-// paced is how long the background has to wait, and what is closed when that changes.
-func (s *answering) paced() (time.Duration, <-chan struct{}) {
+// paced is how long a lane of the limit has to wait, and what is closed when that changes.
+func (s *answering) paced(urgent bool) (time.Duration, <-chan struct{}) {
 	if s.Limit == nil || s.Limit.Free() {
 		return 0, nil
 	}
 	now := time.Now()
-	wait, held, changed := s.Limit.Wait(s.Limit.Book(0, false, now), false, now)
+	wait, held, changed := s.Limit.Wait(s.Limit.Book(0, urgent, now), urgent, now)
 	if held {
 		wait = forever
 	}
@@ -202,27 +211,37 @@ func (s *answering) await(wait time.Duration, changed <-chan struct{}) {
 	}
 }
 
-// pick takes what is to be done next, if there is something; the background only if it may.
-// waits says that it may not.
-func (s *answering) pick(may bool) (t task, waits bool, err error) {
+// pending is what there is to answer that has to wait for the limit.
+type pending int
+
+const (
+	pendingNothing pending = iota
+	pendingUrgent          // a process waits for it
+	pendingRest
+)
+
+// pick takes what is to be done next, if there is something that may go.
+func (s *answering) pick(urgent, rest bool) (t task, p pending, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.done:
-		return t, false, errDone
+		return t, p, errDone
 	case s.err != nil:
-		return t, false, s.err
+		return t, p, s.err
 	case s.echoes > 0:
 		t.echoes, s.echoes = s.echoes, 0
-	case len(s.urgent) > 0:
+	case len(s.urgent) > 0 && urgent:
 		t.urgent = true
 		t.request, s.urgent = s.urgent[0], s.urgent[1:]
-	case len(s.rest) > 0 && may:
+	case len(s.urgent) > 0:
+		p = pendingUrgent
+	case len(s.rest) > 0 && rest:
 		t.request, s.rest = s.rest[0], s.rest[1:]
-	default:
-		waits = len(s.rest) > 0
+	case len(s.rest) > 0:
+		p = pendingRest
 	}
-	return t, waits, nil
+	return t, p, nil
 }
 
 // work answers.
@@ -257,7 +276,7 @@ func (s *answering) work() error {
 	}
 }
 
-// book has the background wait for what is sent.
+// book has what comes next wait for what is sent.
 func (s *answering) book(bytes int, urgent bool) {
 	if s.Limit != nil && !s.Limit.Free() {
 		s.Limit.Book(uint64(bytes), urgent, time.Now())
