@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"sync"
@@ -204,6 +205,7 @@ func (m *outgoing) finishFetching(ctx context.Context) error {
 		return nil
 	}
 	err := m.d.awaitFetched(ctx, m.current(), m.noteFetching)
+	m.use.leave()
 	switch {
 	case err == nil:
 		m.noteLeft(0, throughReboot)
@@ -240,4 +242,25 @@ func (m *outgoing) noteFetching(p *shimv1.Progress) {
 	m.progress = progressOf(p)
 	m.mu.Unlock()
 	m.tell(kindProgress, "")
+	m.use.report(usageOf(p, time.Now()))
+}
+
+// awaitFetchedAgain is awaitFetched of a migration that an earlier daemon has committed. Its
+// part in the division of the link is made anew.
+func (d *Daemon) awaitFetchedAgain(ctx context.Context, r record, log *slog.Logger) error {
+	if r.Left == 0 {
+		return nil
+	}
+	shim, err := d.dialShim(ctx, r.Sandbox)
+	if err != nil {
+		return d.awaitFetched(ctx, r, func(*shimv1.Progress) {}) // which finds out what that means
+	}
+	defer shim.close()
+	use := d.link.join(0) // a limit of its own the shim knows
+	use.publish()         // whatever the shim was told before
+	var telling sync.WaitGroup
+	telling.Go(func() { use.tell(ctx, shim, r.Migration, log) })
+	defer telling.Wait()
+	defer use.leave()
+	return d.awaitFetched(ctx, r, func(p *shimv1.Progress) { use.report(usageOf(p, time.Now())) })
 }

@@ -157,7 +157,7 @@ func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
 		m.progress = progressOf(p)
 		m.mu.Unlock()
 		m.tell(kindProgress, "")
-		m.use.report(usage{at: time.Now(), bytes: p.LinkBytes, throttled: time.Duration(p.ThrottledUs) * time.Microsecond})
+		m.use.report(usageOf(p, time.Now()))
 		switch answerOf(p.State) {
 		case shimAborted:
 			_ = m.abort(fmt.Errorf("the pod's shim broke off: %s", p.Error))

@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
-	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
 const (
@@ -250,7 +249,7 @@ func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) 
 		return true, err
 	}
 	if err == nil {
-		err = d.awaitFetched(ctx, r, func(*shimv1.Progress) {})
+		err = d.awaitFetchedAgain(ctx, r, log)
 	}
 	if ctx.Err() != nil {
 		return true, ctx.Err()

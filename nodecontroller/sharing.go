@@ -28,6 +28,7 @@ type linkUser struct {
 
 	// What follows is guarded by sharing's mu.
 	claim linkshare.Claim
+	habit linkshare.Habit
 	share linkshare.Share // as last published
 	seen  usage           // what it had used when it last reported
 }
@@ -36,7 +37,13 @@ type linkUser struct {
 type usage struct {
 	at        time.Time
 	bytes     uint64
+	active    time.Duration // time in which there was something to send
 	throttled time.Duration
+}
+
+// usageOf is what a shim tells at a time.
+func usageOf(p *shimv1.Progress, at time.Time) usage {
+	return usage{at: at, bytes: p.LinkBytes, active: microseconds(p.LinkActiveUs), throttled: microseconds(p.ThrottledUs)}
 }
 
 // reportEvery is the least time over which use is measured.
@@ -70,6 +77,16 @@ func (u *linkUser) leave() {
 	}
 }
 
+// turnEnds ends the urgency of a cutover, and the migration's part in the division unless it
+// is committed and pages are left here that its destination fetches.
+func (u *linkUser) turnEnds(committed bool, left uint64) {
+	if committed && left > 0 {
+		u.urgent(false)
+		return
+	}
+	u.leave()
+}
+
 // urgent says that the migration's pod stands still, or does no longer.
 func (u *linkUser) urgent(is bool) {
 	u.sharing.mu.Lock()
@@ -88,13 +105,25 @@ func (u *linkUser) report(now usage) {
 		return
 	}
 	first := u.seen.at.IsZero()
-	use := linkshare.Use{Bytes: float64(now.bytes - u.seen.bytes), Over: over, Throttled: now.throttled - u.seen.throttled}
+	use := linkshare.Use{
+		Bytes: float64(now.bytes - u.seen.bytes), Over: over,
+		Active: now.active - u.seen.active, Throttled: now.throttled - u.seen.throttled,
+	}
 	u.seen = now
 	if first || u.share.Held { // what it took while it was held says nothing of what it wants
 		return
 	}
-	u.claim.Want = linkshare.Want(s.link, use)
+	u.habit = u.habit.Next(s.link, use)
+	u.claim.Want = u.habit.Want
 	s.divide()
+}
+
+// publish has the share told.
+func (u *linkUser) publish() {
+	select {
+	case u.changed <- struct{}{}:
+	default:
+	}
 }
 
 // divide publishes the shares that are to be told. mu is held.
@@ -109,10 +138,7 @@ func (s *sharing) divide() {
 			continue
 		}
 		u.share = share
-		select {
-		case u.changed <- struct{}{}:
-		default:
-		}
+		u.publish()
 	}
 }
 

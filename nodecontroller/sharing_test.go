@@ -8,6 +8,7 @@ import (
 	"time"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/linkshare"
 	"godwit.dev/godwit/nodecontroller/queue"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -77,6 +78,58 @@ func TestWithoutALimitOfTheNodeOnlyFrozenPodsTakeTheLink(t *testing.T) {
 	one.urgent(false)
 	if b := two.current(); b.Rate != 7 || b.Held {
 		t.Errorf("then the other has %v", b)
+	}
+}
+
+func TestAPodStaysInTheDivisionUntilItsMemoryIsThere(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		committed bool
+		left      uint64
+		other     linkshare.Share // when the turn has ended
+	}{
+		{"all of it is there", true, 0, linkshare.Share{Rate: 1000}},
+		{"pages are left", true, 7, linkshare.Share{Rate: 500}},
+		{"broken off", false, 0, linkshare.Share{Rate: 1000}},
+		{"broken off, and pages would have been left", false, 7, linkshare.Share{Rate: 1000}},
+	} {
+		s := &sharing{link: 1000}
+		one, two := s.join(0), s.join(0)
+		one.urgent(true)
+		if !two.share.Held {
+			t.Errorf("%s: the other goes on while it is frozen", c.name)
+		}
+		one.turnEnds(c.committed, c.left)
+		if two.share != c.other {
+			t.Errorf("%s: the other has %+v, want %+v", c.name, two.share, c.other)
+		}
+		if one.leave(); two.share.Rate != 1000 {
+			t.Errorf("%s: when it has ended the other has %+v", c.name, two.share)
+		}
+	}
+}
+
+func TestPausesOfAMigrationDoNotMakeItsShareSmall(t *testing.T) {
+	s := &sharing{link: 1000}
+	one, two := s.join(0), s.join(0)
+	now := usage{at: time.Unix(1000, 0)}
+	use := func(bytes uint64, active time.Duration) {
+		now.at, now.bytes, now.active = now.at.Add(time.Second), now.bytes+bytes, now.active+active
+		one.report(now)
+	}
+	one.report(now)
+	use(100, time.Second/2) // 200 a second, for half a second
+	if got := one.share.Rate; got < 250 || got >= 500 {
+		t.Errorf("it has %v, it would take 250 and a bit", got)
+	}
+	had := one.share
+	use(0, 0)
+	if one.share != had {
+		t.Errorf("after a pause it has %+v, before it was %+v", one.share, had)
+	}
+	use(0, 0)
+	if got := two.share.Rate; got < 900 {
+		t.Errorf("after a long pause the other has %v", got)
 	}
 }
 

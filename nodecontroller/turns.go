@@ -79,9 +79,10 @@ func (m *outgoing) inTurn(ctx context.Context) error {
 	// Until the pod runs again neither its last pages nor what is said about them waits
 	// for the bulk of others.
 	m.use.urgent(true)
-	defer m.use.leave()
-	if err := m.cutOver(); err != nil {
-		return err
+	err = m.cutOver()
+	if err == nil {
+		err = m.commit(ctx)
 	}
-	return m.commit(ctx)
+	m.use.turnEnds(err == nil, m.current().Left)
+	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/demand"
+	"godwit.dev/godwit/pagestream/linklimit"
 	"godwit.dev/godwit/pagestream/pagemap"
 	"godwit.dev/godwit/pagestream/precopy"
 	"godwit.dev/godwit/pagestream/wire"
@@ -40,10 +41,12 @@ type serving struct {
 	left     uint64 // pages, of all containers
 	deadline time.Duration
 	pids     []map[uint32]int // of each container
-	pause    func(bytes int) time.Duration
+	limit    *linklimit.Limiter
 
 	mu      sync.Mutex // guards what follows
 	parts   []servedPart
+	began   time.Time     // when a destination first took a connection
+	waited  time.Duration // in which the background waited for the limit, of all containers
 	changed *broadcast
 	lost    error
 }
@@ -66,7 +69,7 @@ func newServing(s *source, memories []precopy.Memory, left uint64) *serving {
 	v := &serving{
 		source: s, left: left, deadline: reconnectOf(s.request.GetPolicy().GetReconnectMs()),
 		pids: make([]map[uint32]int, len(s.containers)), parts: make([]servedPart, len(s.containers)),
-		pause: pacer(s.request.GetBandwidth()), changed: newBroadcast(),
+		limit: s.use.left, changed: newBroadcast(),
 	}
 	for i := range v.pids {
 		v.pids[i] = make(map[uint32]int)
@@ -161,9 +164,14 @@ func (v *serving) serve(ctx context.Context, container uint16) (reached bool, er
 		return false, err
 	}
 	conn.SetDeadline(time.Time{})
-	v.note(container, func(p *servedPart) { p.reached = true })
+	v.note(container, func(p *servedPart) {
+		p.reached = true
+		if v.began.IsZero() {
+			v.began = time.Now()
+		}
+	})
 	return true, demand.Answering{
-		Memory: frozenMemory(v.pids[container]), Pause: v.pause,
+		Memory: frozenMemory(v.pids[container]), Limit: v.limit, Waited: v.noteWaited,
 		Status: func(missing, faults uint64) { v.hear(container, missing, faults) },
 		Sent: func(pages, bytes uint64) {
 			v.mu.Lock()
@@ -172,6 +180,13 @@ func (v *serving) serve(ctx context.Context, container uint16) (reached bool, er
 			v.mu.Unlock()
 		},
 	}.Answer(ctx, conn)
+}
+
+// noteWaited counts how long the background has waited for the limit.
+func (v *serving) noteWaited(d time.Duration) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.waited += d
 }
 
 // hear takes in how far the destination is.
@@ -267,6 +282,10 @@ func (v *serving) report(p *shimv1.Progress) {
 	p.Fetching = !over
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	p.ThrottledUs += uint64(v.waited.Microseconds())
+	if !v.began.IsZero() { // the destination asks for more all the time
+		p.LinkActiveUs += uint64(time.Since(v.began).Microseconds())
+	}
 	rate := 0.0
 	for _, part := range v.parts {
 		p.MissingPages += part.missing
@@ -274,6 +293,7 @@ func (v *serving) report(p *shimv1.Progress) {
 		p.PagesSent += part.pages
 		p.BytesSent += part.pages * pagestream.PageSize
 		p.WireBytesSent += part.bytes
+		p.LinkBytes += part.bytes
 		if !part.done {
 			rate += part.rate
 		}
@@ -301,25 +321,6 @@ func (m frozenMemory) ReadPages(process uint32, start uint64, buf []byte) error 
 		err = fmt.Errorf("%s is not there", missing[0])
 	}
 	return err
-}
-
-// pacer keeps what goes in the background to so many bytes a second; nil for 0.
-func pacer(rate uint64) func(bytes int) time.Duration {
-	if rate == 0 {
-		return nil
-	}
-	var mu sync.Mutex
-	var free time.Time // when what was sent is paid for
-	return func(bytes int) time.Duration {
-		mu.Lock()
-		defer mu.Unlock()
-		now := time.Now()
-		if free.Before(now) {
-			free = now
-		}
-		free = free.Add(time.Duration(float64(bytes) / float64(rate) * float64(time.Second)))
-		return free.Sub(now)
-	}
 }
 
 // awaitReached sees before the commit that the destination can fetch what is left here.

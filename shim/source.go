@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"godwit.dev/godwit/pagestream/linklimit"
 	"godwit.dev/godwit/pagestream/track"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -88,7 +89,8 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 		id: r.GetMigration(), log: log.With("migration", r.GetMigration()), request: r,
 		changed: newBroadcast(), undone: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
 	}
-	s.use.own, s.use.share = int64(r.GetBandwidth()), r.GetShare()
+	s.use = linkUse{own: int64(r.GetBandwidth()), share: r.GetShare(), left: linklimit.New(0)}
+	s.use.apply()
 	if !r.GetFilesLater() {
 		s.sendFiles()
 	}
@@ -198,10 +200,13 @@ func (s *source) watch() (unwatch func()) {
 	}
 }
 
-// checkWatched aborts when nobody watches.
+// checkWatched aborts when nobody watches. After the commit the source goes on.
 func (s *source) checkWatched() {
 	s.mu.Lock()
 	unwatched := s.watchers == 0
+	if unwatched {
+		s.use.letGo()
+	}
 	s.mu.Unlock()
 	if unwatched {
 		s.end(shimv1.State_STATE_ABORTED, errUnwatched)

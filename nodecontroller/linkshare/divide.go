@@ -8,10 +8,7 @@
 // rest to the others.
 package linkshare
 
-import (
-	"slices"
-	"time"
-)
+import "slices"
 
 // Claim is what one migration would take. All rates are bytes a second.
 type Claim struct {
@@ -98,33 +95,6 @@ func lesser(a, b float64) float64 {
 		return a
 	}
 	return min(a, b)
-}
-
-// Use is what a migration has taken over some time.
-type Use struct {
-	Bytes float64
-	Over  time.Duration
-	// Throttled is for how long its frames have waited for its share.
-	Throttled time.Duration
-}
-
-const (
-	// throttledPart is the part of its time from which on who waits for its share
-	// wants more.
-	throttledPart = 1.0 / 20
-	// headroom is how much more than it took one may want the next moment, and
-	// headroomPart the part of the link that it may want besides.
-	headroom     = 1.25
-	headroomPart = 1.0 / 32
-)
-
-// Want guesses what a migration would take of a link from what it took: more than it
-// gets if it had to wait.
-func Want(link float64, u Use) float64 {
-	if u.Over <= 0 || u.Throttled.Seconds() > throttledPart*u.Over.Seconds() {
-		return 0
-	}
-	return max(1, headroom*u.Bytes/u.Over.Seconds()+headroomPart*link)
 }
 
 // Differs says whether a share is another one than was told, by so much that it is worth

@@ -4,7 +4,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
-	"time"
 )
 
 func TestLinkIsDividedFairlyAndFrozenPodsGoFirst(t *testing.T) {
@@ -77,26 +76,6 @@ func TestADivisionIsMaxMinFair(t *testing.T) {
 		if sum > link+1e-6 || hungry && sum < link-1e-6 {
 			t.Fatalf("%+v get %+v, in all %v", claims, shares, sum)
 		}
-	}
-}
-
-func TestWhoWaitedForItsShareWantsMoreAndWhoDidNotALittleMore(t *testing.T) {
-	for _, c := range []struct {
-		use  Use
-		want float64
-	}{
-		{Use{Bytes: 100, Over: time.Second}, 125 + 10},
-		{Use{Bytes: 100, Over: 2 * time.Second}, 62.5 + 10},
-		{Use{Bytes: 100, Over: time.Second, Throttled: 20 * time.Millisecond}, 125 + 10},
-		{Use{Bytes: 100, Over: time.Second, Throttled: 100 * time.Millisecond}, 0},
-		{Use{}, 0},
-	} {
-		if got := Want(320, c.use); got != c.want {
-			t.Errorf("%+v wants %v, want %v", c.use, got, c.want)
-		}
-	}
-	if got := Want(0, Use{Over: time.Second}); got <= 0 {
-		t.Errorf("who took nothing wants %v: that is all there is", got)
 	}
 }
 

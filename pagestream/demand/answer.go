@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/linklimit"
 )
 
 // Memory reads pages of frozen processes.
@@ -21,8 +22,11 @@ type Memory interface {
 // Answering is the answering side of a connection.
 type Answering struct {
 	Memory Memory
-	// Pause, if not nil, is asked before each answer in the background, with its bytes, how long to wait.
-	Pause func(bytes int) time.Duration
+	// Limit, if not nil, is what answers may take of the link; those that a process waits for
+	// are urgent.
+	Limit *linklimit.Limiter
+	// Waited, if not nil, is told how long the limit has kept requests waiting.
+	Waited func(time.Duration)
 	// Status, if not nil, is told how far the other side is.
 	Status func(missing, faults uint64)
 	// Sent, if not nil, is told of pages and bytes that have been sent.
@@ -47,9 +51,9 @@ type request struct {
 type answering struct {
 	Answering
 	conn net.Conn
+	wake chan struct{} // something of what follows has changed, with room for one
 
 	mu     sync.Mutex // guards what follows
-	wake   *sync.Cond // on mu
 	urgent []request
 	rest   []request
 	echoes int
@@ -61,8 +65,7 @@ type answering struct {
 // nil then. Any other end is an error; one that wraps ErrUnreadable is final. It closes
 // the connection.
 func (a Answering) Answer(ctx context.Context, conn net.Conn) error {
-	s := &answering{Answering: a, conn: conn}
-	s.wake = sync.NewCond(&s.mu)
+	s := &answering{Answering: a, conn: conn, wake: make(chan struct{}, 1)}
 	stop := context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })
 	defer stop()
 	var reader sync.WaitGroup
@@ -79,9 +82,17 @@ func (s *answering) fail(err error) {
 	if s.err == nil {
 		s.err = err
 	}
-	s.wake.Broadcast()
 	s.mu.Unlock()
+	s.rouse()
 	s.conn.Close()
+}
+
+// rouse has work look again what there is to do.
+func (s *answering) rouse() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 // listen takes in what the other side says.
@@ -109,9 +120,9 @@ func (s *answering) take(f frame) error {
 	if f.kind == status && s.Status != nil {
 		s.Status(f.start, f.pages)
 	}
+	defer s.rouse()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.wake.Signal()
 	switch f.kind {
 	case want:
 		r := request{f.process, f.start, f.pages}
@@ -136,48 +147,109 @@ func (s *answering) take(f frame) error {
 	return nil
 }
 
-// next waits for what is to be answered. With pause the background waits so long, unless
-// something more urgent comes.
-func (s *answering) next(pause time.Duration) (r request, echoes int, urgent bool, err error) {
-	var timer *time.Timer
-	until := time.Now().Add(pause)
-	if pause > 0 {
-		timer = time.AfterFunc(pause, func() {
-			s.mu.Lock()
-			s.wake.Broadcast()
-			s.mu.Unlock()
-		})
-		defer timer.Stop()
+// task is what is to be done next.
+type task struct {
+	request
+	urgent bool
+	echoes int // beats to answer; then there is no request
+}
+
+// next waits for what is to be done. What nobody waits for comes when nothing else is to be
+// done; either comes when the limit lets it pass.
+func (s *answering) next() (task, error) {
+	for {
+		urgent, urgentChanged := s.paced(true)
+		rest, restChanged := s.paced(false)
+		t, pending, err := s.pick(urgent == 0, rest == 0)
+		if err != nil || t.echoes > 0 || t.pages > 0 {
+			return t, err
+		}
+		began := time.Now()
+		switch pending {
+		case pendingUrgent:
+			s.await(urgent, urgentChanged)
+		case pendingRest:
+			s.await(rest, restChanged)
+		default:
+			s.await(0, nil)
+			continue
+		}
+		if s.Waited != nil {
+			s.Waited(time.Since(began))
+		}
 	}
+}
+
+// forever is longer than anybody waits.
+const forever = time.Hour
+
+// paced is how long a lane of the limit has to wait, and what is closed when that changes.
+func (s *answering) paced(urgent bool) (time.Duration, <-chan struct{}) {
+	if s.Limit == nil || s.Limit.Free() {
+		return 0, nil
+	}
+	now := time.Now()
+	wait, held, changed := s.Limit.Wait(s.Limit.Book(0, urgent, now), urgent, now)
+	if held {
+		wait = forever
+	}
+	return wait, changed
+}
+
+// await waits so long, 0 being without end, or until something changes.
+func (s *answering) await(wait time.Duration, changed <-chan struct{}) {
+	var over <-chan time.Time
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-s.wake:
+	case <-changed:
+	case <-over:
+	}
+}
+
+// pending is what there is to answer that has to wait for the limit.
+type pending int
+
+const (
+	pendingNothing pending = iota
+	pendingUrgent          // a process waits for it
+	pendingRest
+)
+
+// pick takes what is to be done next, if there is something that may go.
+func (s *answering) pick(urgent, rest bool) (t task, p pending, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
-		switch {
-		case s.done:
-			return r, 0, false, errDone
-		case s.err != nil:
-			return r, 0, false, s.err
-		case s.echoes > 0:
-			echoes, s.echoes = s.echoes, 0
-			return r, echoes, false, nil
-		case len(s.urgent) > 0:
-			r, s.urgent = s.urgent[0], s.urgent[1:]
-			return r, 0, true, nil
-		case len(s.rest) > 0 && !time.Now().Before(until):
-			r, s.rest = s.rest[0], s.rest[1:]
-			return r, 0, false, nil
-		}
-		s.wake.Wait()
+	switch {
+	case s.done:
+		return t, p, errDone
+	case s.err != nil:
+		return t, p, s.err
+	case s.echoes > 0:
+		t.echoes, s.echoes = s.echoes, 0
+	case len(s.urgent) > 0 && urgent:
+		t.urgent = true
+		t.request, s.urgent = s.urgent[0], s.urgent[1:]
+	case len(s.urgent) > 0:
+		p = pendingUrgent
+	case len(s.rest) > 0 && rest:
+		t.request, s.rest = s.rest[0], s.rest[1:]
+	case len(s.rest) > 0:
+		p = pendingRest
 	}
+	return t, p, nil
 }
 
 // work answers.
 func (s *answering) work() error {
 	data := make([]byte, maxBody)
 	var out []byte
-	var pause time.Duration
 	for {
-		r, echoes, urgent, err := s.next(pause)
+		t, err := s.next()
 		if errors.Is(err, errDone) {
 			return s.part()
 		}
@@ -185,27 +257,29 @@ func (s *answering) work() error {
 			return err
 		}
 		out = out[:0]
-		for range echoes {
+		for range t.echoes {
 			out = (&frame{kind: echo}).appendTo(out)
 		}
-		if echoes == 0 {
-			if out, err = s.answer(out, r, data); err != nil {
+		if t.echoes == 0 {
+			if out, err = s.answer(out, t.request, data); err != nil {
 				return err
 			}
+			s.book(len(out), t.urgent)
 		}
 		s.conn.SetWriteDeadline(time.Now().Add(Silence))
 		if _, err := s.conn.Write(out); err != nil {
 			return fmt.Errorf("send missing pages: %w", err)
 		}
-		if echoes > 0 {
-			continue
+		if t.echoes == 0 && s.Sent != nil {
+			s.Sent(t.pages, uint64(len(out)))
 		}
-		if s.Sent != nil {
-			s.Sent(r.pages, uint64(len(out)))
-		}
-		if s.Pause != nil && !urgent {
-			pause = s.Pause(len(out))
-		}
+	}
+}
+
+// book has what comes next wait for what is sent.
+func (s *answering) book(bytes int, urgent bool) {
+	if s.Limit != nil && !s.Limit.Free() {
+		s.Limit.Book(uint64(bytes), urgent, time.Now())
 	}
 }
 

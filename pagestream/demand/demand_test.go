@@ -10,8 +10,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/linklimit"
 )
 
 func pipe(t *testing.T) (asks, answers net.Conn) {
@@ -72,6 +74,88 @@ func TestWhatIsAskedForComesAndTheEndIsKnownOnBothSides(t *testing.T) {
 	}
 	if err := <-ended; err != nil || sent != pages {
 		t.Errorf("who answers: %d pages, %v", sent, err)
+	}
+}
+
+// What is held back goes on at once when the hold ends, without anything from the other side.
+func TestTheEndOfAHoldIsHeardByWhoWaitsForIt(t *testing.T) {
+	limit := linklimit.New(0)
+	limit.Set(0, true, time.Now())
+	s := &answering{Answering: Answering{Limit: limit}, wake: make(chan struct{}, 1), rest: []request{{pages: 1}}}
+	wait, changed := s.paced(false)
+	if _, p, _ := s.pick(true, wait == 0); p != pendingRest || changed == nil {
+		t.Fatalf("pending %v, waits %v", p, wait)
+	}
+	next := make(chan task, 1)
+	go func() {
+		got, _ := s.next()
+		next <- got
+	}()
+	limit.Set(0, false, time.Now())
+	if got := <-next; got.pages != 1 || got.urgent {
+		t.Errorf("then comes %+v", got)
+	}
+}
+
+// What nobody waits for stands back, what a process waits for does not.
+func TestOnlyWhatAProcessWaitsForPassesWhileTheLinkIsHeld(t *testing.T) {
+	asks, answers := pipe(t)
+	limit := linklimit.New(0)
+	limit.Set(0, true, time.Now())
+	ended := make(chan error, 1)
+	go func() { ended <- Answering{Memory: numbered{}, Limit: limit}.Answer(t.Context(), answers) }()
+	a := NewAsking(asks)
+	a.Want(1, pagestream.Range{Start: 0x1000, Pages: 1}, false)
+	for i := range uint64(3) {
+		a.Want(1, pagestream.Range{Start: (0x10 + i) * pagestream.PageSize, Pages: 1}, true)
+	}
+	var order []uint64
+	err := a.Run(t.Context(), func(_ uint32, start uint64, _ [][]byte) error {
+		order = append(order, start/pagestream.PageSize)
+		switch len(order) {
+		case 3:
+			limit.Set(1<<30, false, time.Now())
+		case 4:
+			a.Done()
+		}
+		return nil
+	}, func(a *Asking) { a.Status(1, 0) })
+	if want := []uint64{0x10, 0x11, 0x12, 1}; err != nil || !slices.Equal(order, want) {
+		t.Errorf("pages came in the order %v, want %v; %v", order, want, err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("who answers: %v", err)
+	}
+}
+
+func TestTheBackgroundKeepsToALimit(t *testing.T) {
+	asks, answers := pipe(t)
+	const pages = 8
+	limit := linklimit.New(1 << 30)
+	ended := make(chan error, 1)
+	go func() { ended <- Answering{Memory: numbered{}, Limit: limit}.Answer(t.Context(), answers) }()
+	a := NewAsking(asks)
+	for i := range uint64(pages) {
+		a.Want(1, pagestream.Range{Start: (1 + 4*i) * pagestream.PageSize, Pages: 1}, i%2 == 0)
+	}
+	come := 0
+	err := a.Run(t.Context(), func(uint32, uint64, [][]byte) error {
+		if come++; come == pages {
+			a.Done()
+		}
+		return nil
+	}, func(a *Asking) { a.Status(1, 0) })
+	if err := errors.Join(err, <-ended); err != nil {
+		t.Fatal(err)
+	}
+	// All of it is booked: at a byte a second, what follows waits for it.
+	now := time.Now()
+	limit.Set(1, false, now)
+	if wait, _, _ := limit.Wait(limit.Book(pages*pagestream.PageSize, true, now), true, now); wait > time.Second {
+		t.Errorf("an urgent frame waits %v", wait)
+	}
+	if wait, _, _ := limit.Wait(limit.Book(0, false, now), false, now); wait < pages*time.Second {
+		t.Errorf("the background waits %v for what is urgent", wait)
 	}
 }
 

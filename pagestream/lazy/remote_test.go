@@ -13,6 +13,7 @@ import (
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/demand"
+	"godwit.dev/godwit/pagestream/linklimit"
 	"godwit.dev/godwit/pagestream/store"
 )
 
@@ -94,16 +95,18 @@ type origin struct {
 	mu    sync.Mutex
 	conn  net.Conn
 	ended chan error
+	limit *linklimit.Limiter
 }
 
-func startOrigin(t testing.TB, path string, pause time.Duration) *origin {
+// startOrigin answers, in the background at so many bytes a second; 0 is without a limit.
+func startOrigin(t testing.TB, path string, rate int64) *origin {
 	ctx, cancel := context.WithCancel(context.Background())
-	o := &origin{ended: make(chan error, 1)}
+	o := &origin{ended: make(chan error, 1), limit: linklimit.New(rate)}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
 		for ctx.Err() == nil {
-			err := o.answer(ctx, path, pause)
+			err := o.answer(ctx, path)
 			if err == nil {
 				o.ended <- nil
 				return
@@ -118,7 +121,7 @@ func startOrigin(t testing.TB, path string, pause time.Duration) *origin {
 	return o
 }
 
-func (o *origin) answer(ctx context.Context, path string, pause time.Duration) error {
+func (o *origin) answer(ctx context.Context, path string) error {
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		return err
@@ -134,7 +137,7 @@ func (o *origin) answer(ctx context.Context, path string, pause time.Duration) e
 	o.mu.Lock()
 	o.conn = conn
 	o.mu.Unlock()
-	return demand.Answering{Memory: frozen{}, Pause: func(int) time.Duration { return pause }}.Answer(ctx, conn)
+	return demand.Answering{Memory: frozen{}, Limit: o.limit}.Answer(ctx, conn)
 }
 
 func (o *origin) cut() {
@@ -149,18 +152,18 @@ func TestPagesLeftAtTheSourceComeFromThereAndNeverFromAnEarlierRound(t *testing.
 	for _, c := range []struct {
 		name                                  string
 		processes, pages, threads, operations int
-		pause                                 time.Duration
+		rate                                  int64
 		inside                                bool
 	}{
 		{"one thread reads on", 1, 4000, 1, 0, 0, true},
 		{"many threads fault at once", 1, 4000, 16, 0, 0, false},
 		{"threads of several processes fork, move and unmap", 3, 2000, 4, 300, 0, true},
-		{"they do before much has come", 2, 2000, 4, 300, 5 * time.Millisecond, true},
+		{"they do before much has come", 2, 2000, 4, 300, 16 << 20, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t, leftStore(t, c.processes, c.pages), c.inside)
 			l.fetch = filepath.Join(t.TempDir(), "fetch.sock")
-			o := startOrigin(t, l.fetch, c.pause)
+			o := startOrigin(t, l.fetch, c.rate)
 			must(t, l.run(t, c.processes, c.pages, c.threads, c.operations, uint64(time.Now().UnixNano())))
 			p := l.keeper.Progress()
 			if p.Filled != p.Total || p.Missing != 0 || p.Memories != 0 || p.Lost != 0 || p.Restarts != 0 {
@@ -176,7 +179,7 @@ func TestPagesLeftAtTheSourceComeAlthoughServersAreKilledAndConnectionsCut(t *te
 	l := newLab(t, leftStore(t, 2, 3000), false)
 	l.fetch = filepath.Join(t.TempDir(), "fetch.sock")
 	_, _ = compile()
-	o := startOrigin(t, l.fetch, 3*time.Millisecond)
+	o := startOrigin(t, l.fetch, 24<<20)
 	stop := make(chan struct{})
 	var killer sync.WaitGroup
 	killer.Go(func() {

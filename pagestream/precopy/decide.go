@@ -31,6 +31,9 @@ type RoundStat struct {
 	Stood  time.Duration
 	Copy   time.Duration // taken from its end until all pages found were stored
 	Copied CopyStats     // the outcome
+	// Held is how much of Copy the session was held back for others that had to have the
+	// link.
+	Held time.Duration
 	// SharedCopy is what looking at shared memory took after that, 0 in most
 	// rounds, and SharedCopied its outcome.
 	SharedCopy   time.Duration
@@ -202,8 +205,8 @@ func copyTime(bytes uint64, history []RoundStat) time.Duration {
 	return time.Duration(float64(bytes) / rate * float64(time.Second))
 }
 
-// copyRate is the measured rate of copying, bytes a second; 0 if nothing was
-// copied. The rounds that moved the most say the most: a small round's time is
+// copyRate is the measured rate of copying while it was not held back, bytes a second; 0
+// if nothing was copied. The rounds that moved the most say the most: a small round's time is
 // that of its barrier, not of its pages.
 func copyRate(history []RoundStat) float64 {
 	const enough = 16 << 20
@@ -216,7 +219,7 @@ func copyRate(history []RoundStat) float64 {
 			continue
 		}
 		bytes += sent
-		took += s.Copy
+		took += s.Copy - s.Held
 	}
 	return perSecond(bytes, took)
 }

@@ -1,6 +1,7 @@
 package precopy
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -252,6 +253,24 @@ func TestRemainingIsCloseToWhatTheRoundsTake(t *testing.T) {
 		got := remaining(history[:n], Policy{}, forecast(history[:n], Policy{}))
 		if got < want*8/10 || got > want*13/10+60*time.Millisecond {
 			t.Errorf("after round %d: %v expected, took %v", n-1, got, want)
+		}
+	}
+}
+
+func TestTheRateOfCopyingIsThatWhileItWasNotHeldBack(t *testing.T) {
+	sent := func(mib uint64) CopyStats { return CopyStats{Sent: mib << 20 / pagestream.PageSize} }
+	for _, c := range []struct {
+		name    string
+		history []RoundStat
+		mib     float64 // a second
+	}{
+		{"one round", []RoundStat{{Copy: 2 * time.Second, Copied: sent(100)}}, 50},
+		{"held back for a while", []RoundStat{{Copy: 2 * time.Second, Held: time.Second, Copied: sent(100)}}, 100},
+		{"a later round held back", []RoundStat{{Copy: time.Second, Copied: sent(64)}, {Copy: 9 * time.Second, Held: 8 * time.Second, Copied: sent(64)}}, 64},
+		{"held back for all of it", []RoundStat{{Copy: time.Second, Held: time.Second, Copied: sent(64)}}, 0},
+	} {
+		if got := copyRate(c.history) / (1 << 20); math.Abs(got-c.mib) > 1e-6 {
+			t.Errorf("%s: %v MiB/s, want %v", c.name, got, c.mib)
 		}
 	}
 }

@@ -160,7 +160,9 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 		shared = r.config.Shared.areas(memories)
 	}
 	r.reporter.roundBegins(number, sending+pagesOfAreas(shared))
+	held := heldBack(r.config.Session)
 	stat.Copied, stat.Copy, err = r.store(ctx, areas)
+	stat.Held = min(stat.Copy, heldBack(r.config.Session)-held)
 	if err == nil && len(shared) > 0 {
 		// After the processes' pages and timed apart, as it goes at another
 		// rate and nothing of it comes again in the next round.

@@ -1,6 +1,8 @@
 package precopy
 
 import (
+	"time"
+
 	"godwit.dev/godwit/pagestream/wire"
 )
 
@@ -23,6 +25,15 @@ type metered interface{ Stats() wire.Stats }
 func wireBytes(s Session) uint64 {
 	if m, ok := s.(metered); ok {
 		return m.Stats().WireBytes
+	}
+	return 0
+}
+
+// heldBack is for how long a session has been held back for others: what was not sent then
+// says nothing of the link.
+func heldBack(s Session) time.Duration {
+	if m, ok := s.(metered); ok {
+		return m.Stats().Held
 	}
 	return 0
 }

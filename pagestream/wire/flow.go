@@ -11,6 +11,7 @@ import (
 // one.
 type flow struct {
 	window uint64
+	active *activity // told while something is under way
 
 	mu       sync.Mutex // guards what follows
 	sent     uint64
@@ -26,6 +27,7 @@ func (f *flow) add(n uint64, now time.Time) uint64 {
 	defer f.mu.Unlock()
 	if f.sent == f.stored {
 		f.since = now
+		f.active.begin(now)
 	}
 	f.sent += n
 	return f.sent
@@ -42,6 +44,9 @@ func (f *flow) ack(stored, received uint64, now time.Time) error {
 	}
 	if stored != f.stored || received != f.received {
 		f.since = now
+	}
+	if f.stored != f.sent && stored == f.sent {
+		f.active.end(now)
 	}
 	f.stored, f.received = stored, received
 	if f.changed != nil {

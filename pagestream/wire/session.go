@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"godwit.dev/godwit/pagestream/linklimit"
 )
 
 const (
@@ -19,7 +21,8 @@ const (
 type Session struct {
 	peer    string
 	streams []*Stream
-	limiter *limiter
+	limiter *linklimit.Limiter
+	active  activity
 
 	once sync.Once // guards the setting of err
 	err  error     // set before done is closed
@@ -31,7 +34,7 @@ type Session struct {
 }
 
 func newSession(o *DialOptions, conns []*pageConn) *Session {
-	s := &Session{peer: o.ServerName, limiter: newLimiter(o.Bandwidth), done: make(chan struct{})}
+	s := &Session{peer: o.ServerName, limiter: linklimit.New(o.Bandwidth), done: make(chan struct{})}
 	for i, conn := range conns {
 		s.streams = append(s.streams, newStream(s, i, conn, o))
 	}
@@ -102,6 +105,8 @@ func (s *Session) Stats() Stats {
 		st.written.addTo(&sum)
 		sum.Acked += st.flow.delivered()
 	}
+	now := time.Now()
+	sum.Active, sum.Held = s.active.until(now), s.limiter.Held(now)
 	return sum
 }
 

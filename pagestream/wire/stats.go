@@ -23,6 +23,10 @@ type Stats struct {
 	Blocked   time.Duration // for the peer to make room in the window
 	Throttled time.Duration // for the bandwidth limit
 	Writing   time.Duration // in the kernel's writes, which may wait for the link
+
+	// Of the whole session, in which streams that do the same count once.
+	Active time.Duration // time in which it had something to send, or to be stored
+	Held   time.Duration // time in which bulk was held back, see Session.SetShare
 }
 
 // counters are a stream's part of Stats.

@@ -55,7 +55,7 @@ func newStream(s *Session, number int, conn *pageConn, o *DialOptions) *Stream {
 	st := &Stream{
 		session:  s,
 		number:   number,
-		flow:     flow{window: uint64(o.Window)},
+		flow:     flow{window: uint64(o.Window), active: &s.active},
 		observe:  newObserver(o.Compression, o.Streams),
 		gate:     make(chan struct{}, 1),
 		conn:     conn,
@@ -211,6 +211,8 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 		return err
 	}
 	start := time.Now()
+	s.session.active.begin(start)
+	defer func() { s.session.active.end(time.Now()) }()
 	h.body = h.raw
 	if err := s.compress(&h, &body); err != nil {
 		return s.session.fail(err)
@@ -277,34 +279,6 @@ func (s *Stream) compress(h *header, body *[][]byte) error {
 	s.pieces = append(s.pieces[:0], packed)
 	*body = s.pieces
 	return nil
-}
-
-// waitForRoom waits for the bandwidth limit and for the window. It returns how long the
-// session was held back, see Session.SetShare.
-func (s *Stream) waitForRoom(n uint64, start time.Time) (held time.Duration, err error) {
-	done := s.session.done
-	if held, err = s.waitForLimit(n, start); err != nil {
-		return held, err
-	}
-	var blocked time.Time
-	for {
-		changed := s.flow.room(n)
-		if changed == nil {
-			break
-		}
-		if blocked.IsZero() {
-			blocked = time.Now()
-		}
-		select {
-		case <-changed:
-		case <-done:
-			return held, s.session.Err()
-		}
-	}
-	if !blocked.IsZero() {
-		s.written.blocked.Add(int64(time.Since(blocked)))
-	}
-	return held, nil
 }
 
 // lock takes the right to write to the connection.

@@ -13,8 +13,8 @@ import (
 	"godwit.dev/godwit/test/workload"
 )
 
-// onePlace has one pod at a time leave a node, until the end of the test.
-func onePlace(t *testing.T, n *lab.Node) {
+// configured has lines before those of a node's configuration, until the end of the test.
+func configured(t *testing.T, n *lab.Node, lines string) {
 	t.Helper()
 	path := n.Path("/etc/godwit/node.toml")
 	old, err := os.ReadFile(path)
@@ -43,13 +43,13 @@ func onePlace(t *testing.T, n *lab.Node) {
 		}
 	}
 	t.Cleanup(func() { restart(old) })
-	restart(append([]byte("moves = 1\n"), old...))
+	restart(append([]byte(lines), old...))
 }
 
 // Pods that may not leave yet wait, say where in the queue, and go by their priority.
 func TestPodsLeaveANodeByPriority(t *testing.T) {
 	a, b := nodes(t)
-	onePlace(t, a)
+	configured(t, a, "moves = 1\n")
 	ctx := within(t, 3*moveTimeout)
 	pods := make([]*pod, 3)
 	for i := range pods {

@@ -1,4 +1,5 @@
-// Package figure judges what benches measured: each figure has a bound that was promised. Measuring is the benches' own.
+// Package figure judges what benches measured: each figure has a bound that was promised, or is only told. Measuring is the
+// benches' own.
 package figure
 
 import (
@@ -11,7 +12,7 @@ import (
 	"slices"
 )
 
-// Figure is one thing that was promised.
+// Figure is one thing that was measured.
 type Figure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
@@ -19,11 +20,16 @@ type Figure struct {
 	// Limit is what Value may be at most, or at least if AtLeast.
 	Limit   float64 `json:"limit"`
 	AtLeast bool    `json:"at_least,omitempty"`
+	// Unpromised: nothing was promised of it, and Limit means nothing.
+	Unpromised bool `json:"unpromised,omitempty"`
 }
 
-// Kept says whether the promise is kept.
+// Kept says whether the promise is kept, if there was one.
 func (f Figure) Kept() bool {
-	if f.AtLeast {
+	switch {
+	case f.Unpromised:
+		return true
+	case f.AtLeast:
 		return f.Value >= f.Limit
 	}
 	return f.Value <= f.Limit
@@ -44,15 +50,24 @@ func Judge(figures []Figure) error {
 func Print(w io.Writer, figures []Figure) {
 	fmt.Fprintf(w, "\n%-60s %12s %16s\n", "", "measured", "promised")
 	for _, f := range figures {
-		bound, verdict := "at most", "PASS"
-		if f.AtLeast {
-			bound = "at least"
-		}
-		if !f.Kept() {
-			verdict = "MISSED"
-		}
-		fmt.Fprintf(w, "%-60s %12s %16s  %s\n", f.Name, fmt.Sprintf("%.3g %s", f.Value, f.Unit), fmt.Sprintf("%s %.3g", bound, f.Limit), verdict)
+		bound, verdict := f.bound()
+		fmt.Fprintf(w, "%-60s %12s %16s  %s\n", f.Name, fmt.Sprintf("%.3g %s", f.Value, f.Unit), bound, verdict)
 	}
+}
+
+// bound writes what was promised, and what has become of it.
+func (f Figure) bound() (bound, verdict string) {
+	if f.Unpromised {
+		return "nothing", ""
+	}
+	bound, verdict = fmt.Sprintf("at most %.3g", f.Limit), "PASS"
+	if f.AtLeast {
+		bound = fmt.Sprintf("at least %.3g", f.Limit)
+	}
+	if !f.Kept() {
+		verdict = "MISSED"
+	}
+	return bound, verdict
 }
 
 // WriteReport writes a report as JSON; the directory is made.

@@ -956,10 +956,12 @@ type Progress struct {
 	PredictedDowntimeUs uint64 `protobuf:"varint,31,opt,name=predicted_downtime_us,json=predictedDowntimeUs,proto3" json:"predicted_downtime_us,omitempty"`
 	DowntimeLimitUs     uint64 `protobuf:"varint,32,opt,name=downtime_limit_us,json=downtimeLimitUs,proto3" json:"downtime_limit_us,omitempty"`
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
-	// Source: what has gone to the link since the beginning, and how long frames have waited for
-	// the share of it, summed over the streams.
-	LinkBytes   uint64 `protobuf:"varint,40,opt,name=link_bytes,json=linkBytes,proto3" json:"link_bytes,omitempty"`
-	ThrottledUs uint64 `protobuf:"varint,41,opt,name=throttled_us,json=throttledUs,proto3" json:"throttled_us,omitempty"`
+	// Source: what has gone to the link since the beginning, also after the commit, how long
+	// frames have waited for the share of it, summed over the streams, and how long there was
+	// something to send.
+	LinkBytes    uint64 `protobuf:"varint,40,opt,name=link_bytes,json=linkBytes,proto3" json:"link_bytes,omitempty"`
+	ThrottledUs  uint64 `protobuf:"varint,41,opt,name=throttled_us,json=throttledUs,proto3" json:"throttled_us,omitempty"`
+	LinkActiveUs uint64 `protobuf:"varint,43,opt,name=link_active_us,json=linkActiveUs,proto3" json:"link_active_us,omitempty"`
 	// Source: pages that were written but had what the destination has already, and were
 	// not sent again.
 	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
@@ -1195,6 +1197,13 @@ func (x *Progress) GetLinkBytes() uint64 {
 func (x *Progress) GetThrottledUs() uint64 {
 	if x != nil {
 		return x.ThrottledUs
+	}
+	return 0
+}
+
+func (x *Progress) GetLinkActiveUs() uint64 {
+	if x != nil {
+		return x.LinkActiveUs
 	}
 	return 0
 }
@@ -2333,7 +2342,7 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xaa\t\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xd0\t\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -2371,7 +2380,8 @@ const file_migration_proto_rawDesc = "" +
 	"left_bytes\x18! \x01(\x04R\tleftBytes\x12\x1d\n" +
 	"\n" +
 	"link_bytes\x18( \x01(\x04R\tlinkBytes\x12!\n" +
-	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\x12'\n" +
+	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\x12$\n" +
+	"\x0elink_active_us\x18+ \x01(\x04R\flinkActiveUs\x12'\n" +
 	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
 	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +

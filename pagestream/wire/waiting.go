@@ -10,7 +10,7 @@ func (s *Session) SetBandwidth(bytesPerSecond int64) { s.SetShare(bytesPerSecond
 // again without: urgent frames, acknowledgements and what keeps the session alive
 // go on.
 func (s *Session) SetShare(bytesPerSecond int64, held bool) {
-	s.limiter.set(bytesPerSecond, held, time.Now())
+	s.limiter.Set(bytesPerSecond, held, time.Now())
 }
 
 // SetUrgent says of all streams what Stream.SetUrgent says of one.
@@ -18,7 +18,7 @@ func (s *Session) SetUrgent(urgent bool) {
 	for _, st := range s.streams {
 		st.urgent.Store(urgent)
 	}
-	s.limiter.nudge()
+	s.limiter.Nudge()
 }
 
 // SetUrgent says whether the stream's frames from now on, and the one that waits,
@@ -26,18 +26,49 @@ func (s *Session) SetUrgent(urgent bool) {
 // streams of the session, within its bandwidth, and are not held back.
 func (s *Stream) SetUrgent(urgent bool) {
 	s.urgent.Store(urgent)
-	s.session.limiter.nudge()
+	s.session.limiter.Nudge()
+}
+
+// waitForRoom waits for the bandwidth limit and for the window. It returns how long the
+// session was held back, see Session.SetShare.
+func (s *Stream) waitForRoom(n uint64, start time.Time) (held time.Duration, err error) {
+	done := s.session.done
+	if held, err = s.waitForLimit(n, start); err != nil {
+		return held, err
+	}
+	var blocked time.Time
+	for {
+		changed := s.flow.room(n)
+		if changed == nil {
+			break
+		}
+		if blocked.IsZero() {
+			blocked = time.Now()
+		}
+		select {
+		case <-changed:
+		case <-done:
+			return held, s.session.Err()
+		}
+	}
+	if !blocked.IsZero() {
+		s.written.blocked.Add(int64(time.Since(blocked)))
+	}
+	return held, nil
 }
 
 // waitForLimit waits until the limit lets a frame of n bytes pass, and returns how
 // long it was held back altogether, which says nothing of the link.
 func (s *Stream) waitForLimit(n uint64, start time.Time) (held time.Duration, err error) {
 	l := s.session.limiter
+	if l.Free() {
+		return 0, nil
+	}
 	urgent := s.urgent.Load()
-	mark := l.book(n, urgent, start)
+	mark := l.Book(n, urgent, start)
 	now := start
 	for {
-		wait, isHeld, changed := l.wait(mark, urgent, now)
+		wait, isHeld, changed := l.Wait(mark, urgent, now)
 		if wait == 0 && !isHeld {
 			break
 		}
