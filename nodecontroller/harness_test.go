@@ -538,6 +538,12 @@ func (n *testNode) stop() {
 	n.crash = nil
 }
 
+// dies is stop in the middle of a call: the daemon can do nothing more when it returns, and restarts waits for its end.
+func (n *testNode) dies() {
+	n.crash()
+	n.restarts.Go(n.stop)
+}
+
 type testWriter struct{ t *testing.T }
 
 func (w testWriter) Write(b []byte) (int, error) {

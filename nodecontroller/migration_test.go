@@ -236,7 +236,7 @@ func TestDestinationHoldsInDoubtUntilAnOperatorOrTheClusterDecides(t *testing.T)
 		c := newTestCluster(t)
 		c.a.run()
 		c.fault = &fault{call: "source.Commit", after: gone, do: func(c *testCluster) error {
-			c.a.restarts.Go(c.a.stop)
+			c.a.dies()
 			return errors.New("the node burns")
 		}}
 		_, _ = c.migrate(modeLive)

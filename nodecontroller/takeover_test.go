@@ -14,7 +14,7 @@ func TestALatePodRunsThoughItsSourceDiesAfterTheDecision(t *testing.T) {
 	c.b.stop()
 	c.b.start()
 	c.fault = &fault{call: "cluster.MakePod", do: func(c *testCluster) error {
-		c.a.restarts.Go(c.a.stop)
+		c.a.dies()
 		return errors.New("the node dies")
 	}}
 	if _, err := c.orchestrateLate("m-away"); err != nil {
