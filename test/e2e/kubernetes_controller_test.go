@@ -20,9 +20,6 @@ import (
 	"godwit.dev/godwit/test/pace"
 )
 
-// controllerPort is where the tests' godwit-controller serves webhooks, on the host.
-const controllerPort = 29443
-
 // claimService leads the API server from the Service that the chart's webhooks name to the test.
 const claimService = `apiVersion: v1
 kind: Namespace
@@ -46,14 +43,15 @@ func (k *kube) controller() {
 	k.t.Helper()
 	webhook := claimWebhook(k.t)
 	host := hostOn(k.t, k.a.Addr())
-	k.kubectl(fmt.Sprintf(claimService, host, controllerPort), "apply", "-f", "-")
+	port := freePort(k.t, host)
+	k.kubectl(fmt.Sprintf(claimService, host, port), "apply", "-f", "-")
 	bin, err := lab.FindBin()
 	if err != nil {
 		k.t.Fatal(err)
 	}
 	out := new(bytes.Buffer)
 	controller := exec.Command(filepath.Join(bin, "godwit-controller"), "--kubeconfig="+k.Kubeconfig(),
-		"--webhook-port="+strconv.Itoa(controllerPort), "--health-address=0", "--metrics-address=0")
+		"--webhook-port="+strconv.Itoa(port), "--health-address=0", "--metrics-address=0")
 	controller.Stdout, controller.Stderr = out, out
 	if err := controller.Start(); err != nil {
 		k.t.Fatal(err)
@@ -102,6 +100,17 @@ func claimWebhook(t *testing.T) string {
 	}
 	t.Fatal("the manifests have no MutatingWebhookConfiguration")
 	return ""
+}
+
+// freePort is one of an address of this machine's, which other tests' controllers may be on as well.
+func freePort(t *testing.T, host string) int {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // hostOn is the address by which a lab's machines reach the host.
