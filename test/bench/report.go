@@ -53,6 +53,10 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "its speed in the second after that / before", Value: t.speed, Limit: 0.9, AtLeast: true})
 		promise(true, figure.Figure{Name: "downtime, 256 MiB rewritten at 50 MiB/s, throttled, 200 Mbit/s", Value: ms(t.downtime), Unit: "ms", Limit: 1000})
 	}
+	if u := b.unchanged; u != nil {
+		promise(true, figure.Figure{Name: "bytes sent / memory, 64 MiB rewritten with the same values, 200 Mbit/s", Value: u.same, Unpromised: true})
+		promise(true, figure.Figure{Name: "bytes sent / memory, the same with other values", Value: u.others, Unpromised: true})
+	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	if len(b.compared) > 0 {
 		r.Rules = b.compared
