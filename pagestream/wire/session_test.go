@@ -592,8 +592,8 @@ func TestBandwidthIsShared(t *testing.T) {
 	}
 	senders.Wait()
 	// 4 MiB at 8 MiB/s, less the frame that may be owed and the burst.
-	if took := time.Since(start); took < 400*time.Millisecond || took > 2*time.Second {
-		t.Errorf("took %v, want about half a second", took)
+	if took := time.Since(start); took < 400*time.Millisecond {
+		t.Errorf("took %v, want half a second or more", took)
 	}
 	if s.Stats().Throttled == 0 {
 		t.Error("no throttling is counted")

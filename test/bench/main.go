@@ -46,6 +46,7 @@ var all = []steps.Step[*bench]{
 	{Name: "eleven", Run: (*bench).eleven},
 	{Name: "throttle", Run: (*bench).throttle},
 	{Name: "aborts", Run: (*bench).aborted},
+	{Name: "unchanged", Run: (*bench).unchangedPages},
 	{Name: "loss", Run: (*bench).lossOfSource},
 	{Name: "page-server", Run: (*bench).pageServer},
 }

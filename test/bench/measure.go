@@ -43,6 +43,7 @@ type bench struct {
 	absorbed     float64             // speed of our page server / of criu's; 0: not measured
 	throttled    *throttled          // nil: not tried
 	broken       *aborted            // off, at random stages; nil: not tried
+	unchanged    *unchanged          // nil: not measured
 	compared     []traces.Comparison // the rules, by replay; none: not compared
 	crowds       []crowd             // pods that move at once; none: not measured
 }

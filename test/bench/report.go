@@ -59,6 +59,10 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "longest gap in 200 migrations broken off at random stages", Value: ms(a.worst.Gap.Length()), Unit: "ms", Limit: 150})
 		promise(true, figure.Figure{Name: "kinds of things that they left behind", Value: float64(len(a.left)), Limit: 0})
 	}
+	if u := b.unchanged; u != nil {
+		promise(true, figure.Figure{Name: "bytes sent / memory, 64 MiB rewritten with the same values, 200 Mbit/s", Value: u.same, Unpromised: true})
+		promise(true, figure.Figure{Name: "bytes sent / memory, the same with other values", Value: u.others, Unpromised: true})
+	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	if len(b.compared) > 0 {
 		r.Rules = b.compared

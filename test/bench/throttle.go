@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -41,23 +39,9 @@ func (b *bench) throttle(ctx context.Context) error {
 		return err
 	}
 	defer l.Close()
-	image, err := workload.Image(ctx, l)
+	r, err := rewrite(ctx, l, throttleMiB, throttleRate)
 	if err != nil {
 		return err
-	}
-	p, err := l.Node("a").RunPod(ctx, lab.PodSpec{Name: workload.Rewriter, Containers: []lab.ContainerSpec{{
-		Name: workload.Rewriter, Image: image,
-		Command: []string{"/" + workload.Rewriter, workload.Port, strconv.Itoa(throttleMiB), strconv.Itoa(throttleRate)},
-	}}})
-	if err != nil {
-		return err
-	}
-	r := rewriter{net.JoinHostPort(p.IP, workload.Port)}
-	for written := uint64(0); written < throttleMiB<<20/4096; { // all of it is there
-		if written, err = r.written(ctx); err != nil {
-			return err
-		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	t := new(throttled)
 	if err := t.abort(ctx, l.Node("a"), r); err != nil {
@@ -124,28 +108,6 @@ func (t *throttled) abort(ctx context.Context, from *lab.Node, r rewriter) error
 		return err
 	}
 	return nil
-}
-
-// rewriter is the pod's program, at its address.
-type rewriter struct{ address string }
-
-// written is how many pages it has written so far.
-func (r rewriter) written(ctx context.Context) (uint64, error) {
-	figures, err := workload.Check(ctx, r.address)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseUint(figures["written"], 10, 64)
-}
-
-func (r rewriter) inASecond(ctx context.Context) (uint64, error) {
-	before, err := r.written(ctx)
-	if err != nil {
-		return 0, err
-	}
-	time.Sleep(time.Second)
-	after, err := r.written(ctx)
-	return after - before, err
 }
 
 // quotaFile is where the rewriter's container has its quota of processors.

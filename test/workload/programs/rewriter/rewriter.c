@@ -1,8 +1,8 @@
 /*
- * rewriter PORT MIB [RATE [WORK]]: writes MIB of memory over and over, page after
+ * rewriter PORT MIB [RATE [WORK [same]]]: writes MIB of memory over and over, page after
  * page, each time with another stamp, as fast as it can, or RATE MiB a second, and
  * computes each page WORK times before it does. It sees that every second page is as
- * it was left.
+ * it was left. With "same" a page gets the same stamp each time.
  *
  * "check" answers with how many pages it has written, or with what was wrong.
  */
@@ -12,12 +12,13 @@
 
 static char *memory;
 static uint64_t pages, rate, work = 1;
+static int same;
 static uint64_t written; /* by the writer; read whenever */
 
 /* A page's stamp in a pass, never 0. */
 static uint64_t stamp(uint64_t page, uint64_t pass)
 {
-	return mix(page) ^ pass;
+	return mix(page) ^ (same ? 1 : pass);
 }
 
 static void *rewrite(void *unused)
@@ -65,8 +66,9 @@ static void reply(int fd, const char *question)
 int main(int argc, char **argv)
 {
 	pthread_t thread;
-	if (argc < 3 || argc > 5)
-		return fprintf(stderr, "usage: rewriter PORT MIB [RATE [WORK]]\n"), 2;
+	if (argc < 3 || argc > 6 || (argc > 5 && strcmp(argv[5], "same") != 0))
+		return fprintf(stderr, "usage: rewriter PORT MIB [RATE [WORK [same]]]\n"), 2;
+	same = argc > 5;
 	int listener = ask_here(argv[1]);
 	pages = strtoull(argv[2], NULL, 10) * 256;
 	if (argc > 3)
