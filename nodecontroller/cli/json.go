@@ -7,6 +7,7 @@ import (
 
 	"godwit.dev/godwit/nodecontroller"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/events"
 )
 
 // PrintJSON writes one value on a line of its own.
@@ -248,7 +249,7 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 		To:                  destinationJSON(r.Destination),
 		Engine:              r.Engine,
 		EngineReason:        r.EngineReason,
-		MemoryBytes:         r.Totals.GetMemoryBytes(),
+		MemoryBytes:         events.Memory(r),
 		Rounds:              roundsJSON(r.Totals.GetRounds()),
 		StopReason:          r.Totals.GetStopReason(),
 		Rule:                r.Totals.GetRule(),

@@ -165,7 +165,7 @@ func printResult(w io.Writer, r *nodev1.Result) {
 	t := r.Totals
 	fmt.Fprintf(w, "\n%s moved from %s to %s: sandbox %s, address %s\n", r.Pod, r.From, r.Destination.GetNode(), short(r.Destination.GetSandbox()), r.Destination.GetPodIp())
 	fmt.Fprintf(w, "  %s, engine %s; memory %s, sent %s (%s on the wire), files %s\n", r.Mode, r.Engine,
-		Size(t.GetMemoryBytes()), Size(t.GetBytesSent()), Size(t.GetWireBytesSent()), Size(t.GetFileBytesSent()))
+		Size(events.Memory(r)), Size(t.GetBytesSent()), Size(t.GetWireBytesSent()), Size(t.GetFileBytesSent()))
 	fmt.Fprintf(w, "  %s\n", r.EngineReason)
 	for _, round := range t.GetRounds() {
 		fmt.Fprintf(w, "  round %-3d %10d pages %12s %10.1f ms\n", round.Number, round.DirtyPages, Size(round.Bytes), ms(round.DurationUs))

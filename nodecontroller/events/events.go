@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/precopy"
 )
 
@@ -98,12 +99,12 @@ func Throttle(p *nodev1.Progress) precopy.Throttle {
 }
 
 // Memory is how much of it the pod had, bytes: what the first copy found, or, of a pod
-// that was frozen first, what was copied then.
+// that was frozen first, what was copied then, or was left at the source.
 func Memory(r *nodev1.Result) uint64 {
 	if m := r.Totals.GetMemoryBytes(); m > 0 {
 		return m
 	}
-	return r.FinalBytes
+	return r.FinalBytes + r.LeftPages*pagestream.PageSize
 }
 
 func duration(us uint64, round time.Duration) time.Duration {

@@ -62,3 +62,18 @@ func TestWhatHappensIsToldInWordsForItsReader(t *testing.T) {
 		}
 	}
 }
+
+func TestMemoryIsWhatThePodHadHoweverItMoved(t *testing.T) {
+	for name, c := range map[string]struct {
+		result *nodev1.Result
+		want   uint64
+	}{
+		"live":      {&nodev1.Result{Totals: &nodev1.Progress{MemoryBytes: 1 << 20}, FinalBytes: 4096, LeftPages: 3}, 1 << 20},
+		"cold":      {&nodev1.Result{FinalBytes: 8192}, 8192},
+		"post-copy": {&nodev1.Result{FinalBytes: 4096, LeftPages: 2}, 3 * 4096},
+	} {
+		if got := Memory(c.result); got != c.want {
+			t.Errorf("%s: %d", name, got)
+		}
+	}
+}

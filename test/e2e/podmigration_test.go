@@ -26,6 +26,8 @@ func TestKubernetesPodMigrations(t *testing.T) {
 		{"cold to a node of its choice", func(m *v1alpha1.PodMigration) {
 			m.Spec.Mode, m.Spec.TargetNode = v1alpha1.ModeCold, ""
 		}, "None"},
+		{"hybrid", func(m *v1alpha1.PodMigration) { m.Spec.Mode = v1alpha1.ModeHybrid }, "WriteProtect"},
+		{"by post-copy", func(m *v1alpha1.PodMigration) { m.Spec.Mode = v1alpha1.ModePostCopy }, "None"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := v.in(t)
