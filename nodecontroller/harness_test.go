@@ -511,7 +511,7 @@ func (n *testNode) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	n.daemon, n.ended = d, ended
 	crashed := false
-	n.crash = func() { crashed = true; d.stopLife(); stop() }
+	n.crash = sync.OnceFunc(func() { crashed = true; d.stopLife(); stop() })
 	go func() {
 		err := d.Run(ctx, func() { close(ready) })
 		if crashed {

@@ -10,8 +10,8 @@ import (
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 )
 
-// A pod that writes more than the link takes stays where it is, or is held back until it can be moved, as its PodMigration
-// asks.
+// A pod that writes more than the link takes stays where it is, or is held back until it can be moved, or has what it wrote
+// last fetched after its move, as its PodMigration asks.
 func TestKubernetesPodMigrationsThatStall(t *testing.T) {
 	k := newKube(t)
 	k.nodesUp()
@@ -34,6 +34,15 @@ func TestKubernetesPodMigrationsThatStall(t *testing.T) {
 		s := m.Status
 		if s.Phase != v1alpha1.PhaseSucceeded || !strings.HasPrefix(s.Throttle, "throttled to ") || strings.Contains(s.Throttle, "100 %") || !strings.Contains(s.Message, s.Throttle) || !strings.Contains(s.Message, "(predicted ") {
 			t.Errorf("%s, %q: %s", s.Phase, s.Throttle, s.Message)
+		}
+	})
+	t.Run("fetched", func(t *testing.T) {
+		m := v.in(t).settled(v.ask(narrow, func(m *v1alpha1.PodMigration) {
+			m.Spec.PreCopy = &v1alpha1.PreCopy{DowntimeLimit: &metav1.Duration{Duration: 50 * time.Millisecond}, OnStall: v1alpha1.OnStallPostCopy}
+		}))
+		s := m.Status
+		if s.Phase != v1alpha1.PhaseSucceeded || s.MissingPages != 0 {
+			t.Errorf("%s, %d pages missing: %s", s.Phase, s.MissingPages, s.Message)
 		}
 	})
 	v.in(t).verify()
