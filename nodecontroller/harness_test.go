@@ -540,8 +540,9 @@ func (n *testNode) stop() {
 
 // dies is stop in the middle of a call: the daemon can do nothing more when it returns, and restarts waits for its end.
 func (n *testNode) dies() {
-	n.crash()
-	n.restarts.Go(n.stop)
+	crash := n.crash
+	n.restarts.Go(n.stop) // before anybody learns of it, and waits
+	crash()
 }
 
 type testWriter struct{ t *testing.T }
