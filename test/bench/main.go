@@ -45,6 +45,7 @@ var all = []steps.Step[*bench]{
 	{Name: "growth", Run: (*bench).big},
 	{Name: "eleven", Run: (*bench).eleven},
 	{Name: "throttle", Run: (*bench).throttle},
+	{Name: "hybrid", Run: (*bench).fetched},
 	{Name: "aborts", Run: (*bench).aborted},
 	{Name: "unchanged", Run: (*bench).unchangedPages},
 	{Name: "loss", Run: (*bench).lossOfSource},

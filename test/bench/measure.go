@@ -42,6 +42,7 @@ type bench struct {
 	acked, lines uint64
 	absorbed     float64             // speed of our page server / of criu's; 0: not measured
 	throttled    *throttled          // nil: not tried
+	hybrid       *hybrid             // nil: not tried
 	broken       *aborted            // off, at random stages; nil: not tried
 	unchanged    *unchanged          // nil: not measured
 	compared     []traces.Comparison // the rules, by replay; none: not compared

@@ -55,6 +55,11 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "its speed in the second after that / before", Value: t.speed, Limit: 0.9, AtLeast: true})
 		promise(true, figure.Figure{Name: "downtime, 256 MiB rewritten at 50 MiB/s, throttled, 200 Mbit/s", Value: ms(t.downtime), Unit: "ms", Limit: 1000})
 	}
+	if h := b.hybrid; h != nil {
+		promise(true, figure.Figure{Name: "downtime, 2 GiB rewritten at 50 MB/s, hybrid, 200 Mbit/s", Value: ms(h.downtime), Unit: "ms", Limit: 1000})
+		promise(true, figure.Figure{Name: "its client's longest wait after that", Value: ms(h.later), Unit: "ms", Limit: 2000})
+		promise(true, figure.Figure{Name: "bytes sent / memory, the same", Value: h.bytes, Limit: 1.6})
+	}
 	if a := b.broken; a != nil {
 		promise(true, figure.Figure{Name: "longest gap in 200 migrations broken off at random stages", Value: ms(a.worst.Gap.Length()), Unit: "ms", Limit: 150})
 		promise(true, figure.Figure{Name: "kinds of things that they left behind", Value: float64(len(a.left)), Limit: 0})
