@@ -17,8 +17,9 @@ const (
 
 // hybrid is a move that rounds alone could not end.
 type hybrid struct {
-	downtime, later time.Duration // as the client sees it: at the cutover, and the longest gap in its answers after that
-	bytes           float64       // sent, as a multiple of the memory
+	downtime time.Duration // until the pod runs again
+	waited   time.Duration // the longest gap in its client's answers, from the freeze on
+	bytes    float64       // sent, as a multiple of the memory
 }
 
 // fetched measures a move, in mode hybrid, of a pod that writes faster than the link copies.
@@ -37,7 +38,10 @@ func (b *bench) fetched(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.hybrid = &hybrid{downtime: r.Gap.Length(), later: r.Later.Length(), bytes: float64(r.WireBytesSent) / float64(r.MemoryBytes)}
+	b.hybrid = &hybrid{
+		downtime: time.Duration(r.DowntimeMS * float64(time.Millisecond)), waited: max(r.Gap.Length(), r.Later.Length()),
+		bytes: float64(r.WireBytesSent) / float64(r.MemoryBytes),
+	}
 	fmt.Printf("  hybrid: %d pages left at the source, %d faults waited for some, %.2f times the memory sent, %s\n",
 		r.LeftPages, r.RemoteFaults, b.hybrid.bytes, r.StopReason)
 	return nil
