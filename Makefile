@@ -83,7 +83,7 @@ bench-kubernetes: build setup
 # tests that this kernel is for, CRIU's rounds by soft-dirty bits among them, and end-to-end tests on two nodes: some with each
 # tracker (VM_RUN), and some with one (VM_ONCE).
 VM_TESTS ?= Freez|RealTree|Held|Holds|ChangedAreas|Children|ExecBegins|Quota
-VM_RUN   ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^live$$|^TestContainersOfAPodMoveAsOne$$
+VM_RUN   ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^live$$|^TestContainersOfAPodMoveAsOne$$|^TestPodsMoveByAnOlderCRIUAndToANewerOne$$
 VM_ONCE  ?= ^TestRedisLosesNothingWhileItIsWrittenTo$$/^cold$$|^TestAMovedPodIsInItsCgroups|^TestAFailureLeaves/daemon_is_killed_while_the_pod_is_held
 
 .PHONY: test-vm

@@ -90,16 +90,12 @@ func (d *departure) startDump(ctx context.Context) error {
 	if d.views, err = d.makeViews(work); err != nil {
 		return err
 	}
-	version, err := installedCRIU.get(ctx)
-	if err != nil {
-		return err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the shim's own binary: %w", err)
 	}
 	d.dump, err = criu.StartDump(ctx, criu.DumpConfig{
-		Runtime: d.runc, ID: d.id, Version: version, Config: d.criuConfig(), Images: d.images, Work: work,
+		Runtime: d.runc, ID: d.id, Config: d.criuConfig(), Images: d.images, Work: work,
 		Views: d.views, Showing: []string{self, helperShow}, Network: d.dumpNetwork(), Run: runReaped,
 	})
 	if err != nil {

@@ -140,14 +140,13 @@ func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error
 // parkAndRun is the start of a parked container without its end. When the restore is
 // ordered, the end of ctx breaks it off before the commit only.
 func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
-	// Asked for and started now, while nobody waits; what fails, prepare says.
-	_, _ = installedCRIU.get(ctx)
+	// Started now, while nobody waits; what fails, prepare says.
 	fill, _ := d.startFill(ctx, a)
-	network := ""
+	by := &supervisor{config: a.container.criuConfig(), ended: func(failure error) bool { return d.restoreEnded(a, failure) }}
 	select {
 	case <-a.order:
 	case <-a.ahead:
-		network = a.container.network
+		by.network = a.container.network
 	case <-a.ended.Done():
 		fill.stop()
 		return nil, context.Cause(a.ended)
@@ -156,7 +155,7 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 		fill.stop()
 		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
-	defer d.monitor.supervise(a.container.id, network, func(failure error) bool { return d.restoreEnded(a, failure) })()
+	defer d.monitor.supervise(a.container.id, by)()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
 	resp, err := run(context.WithoutCancel(ctx))
 	closeNames(a.names)
@@ -327,12 +326,8 @@ func (d *destination) ready(ctx context.Context, a *arrival, number int, fill *f
 	if err != nil {
 		return nil, err
 	}
-	version, err := installedCRIU.get(ctx)
-	if err != nil {
-		return nil, err
-	}
 	restore, err := criu.PrepareRestore(criu.RestoreConfig{
-		ID: c.id, Version: version, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
+		ID: c.id, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
 	})
 	if err != nil {
 		return nil, err

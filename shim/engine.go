@@ -11,7 +11,6 @@ import (
 // choose decides what finds dirty pages, by what the request asks for and what
 // this node has.
 func (s *source) choose(ctx context.Context) error {
-	installedCRIU.forget()
 	asked, err := track.ParseEngine(s.request.GetPolicy().GetTracker())
 	if err != nil {
 		return err

@@ -10,6 +10,8 @@ import (
 
 	gorunc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/shim/criu"
 )
 
 // restoreMonitor runs the stock service's runc, which knows of one restore of a
@@ -20,32 +22,35 @@ type restoreMonitor struct {
 	gorunc.ProcessMonitor
 
 	mu sync.Mutex
-	// supervisors by container id: they are told how a restore ended, nil if well, and
-	// say whether it is to be run again. Guarded by mu.
-	supervisors map[string]func(error) (again bool)
-	// networks are the namespaces that they run in, by container id. Guarded by mu.
-	networks map[string]string
-	copies   map[*exec.Cmd]*commandCopy // of commands at work, guarded by mu
+	// supervisors by container id, guarded by mu.
+	supervisors map[string]*supervisor
+	copies      map[*exec.Cmd]*commandCopy // of commands at work, guarded by mu
+}
+
+// supervisor of the restores of one container.
+type supervisor struct {
+	// ended is told how a restore ended, nil if well, and says whether it is to be run again.
+	ended func(error) (again bool)
+	// network is the namespace that they run in, if it is another than the shim's.
+	network string
+	// config is the file by which CRIU is configured.
+	config string
 }
 
 func newRestoreMonitor(m gorunc.ProcessMonitor) *restoreMonitor {
 	return &restoreMonitor{ProcessMonitor: m,
-		supervisors: make(map[string]func(error) bool), networks: make(map[string]string), copies: make(map[*exec.Cmd]*commandCopy)}
+		supervisors: make(map[string]*supervisor), copies: make(map[*exec.Cmd]*commandCopy)}
 }
 
-// supervise has ended asked whenever a restore of the container has ended, until forget
-// is called.
-//
-// The restores run in a network namespace, if one is named.
-func (m *restoreMonitor) supervise(id, network string, ended func(error) (again bool)) (forget func()) {
+// supervise has s asked whenever a restore of the container has ended, until forget is called.
+func (m *restoreMonitor) supervise(id string, s *supervisor) (forget func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.supervisors[id], m.networks[id] = ended, network
+	m.supervisors[id] = s
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.supervisors, id)
-		delete(m.networks, id)
 	}
 }
 
@@ -62,15 +67,16 @@ func (m *restoreMonitor) StartLocked(cmd *exec.Cmd) (chan gorunc.Exit, error) {
 type startCommand func(*exec.Cmd) (chan gorunc.Exit, error)
 
 func (m *restoreMonitor) start(cmd *exec.Cmd, start startCommand) (chan gorunc.Exit, error) {
-	ended, network := m.supervisor(cmd)
-	if ended == nil {
+	by := m.supervisor(cmd)
+	if by == nil {
 		return start(cmd)
 	}
-	if err := runInNetwork(cmd, network); err != nil {
+	cmd.Env = criu.RestoreEnvironment(cmd.Environ(), by.config)
+	if err := runInNetwork(cmd, by.network); err != nil {
 		return nil, err
 	}
 	// The stock service closes its files as soon as the command is started.
-	c, err := copyCommand(cmd, start, ended)
+	c, err := copyCommand(cmd, start, by.ended)
 	if err != nil {
 		return nil, err
 	}
@@ -85,18 +91,18 @@ func (m *restoreMonitor) start(cmd *exec.Cmd, start startCommand) (chan gorunc.E
 	return exits, nil
 }
 
-// supervisor finds who supervises a command, if it is a restore, and where that runs.
-func (m *restoreMonitor) supervisor(cmd *exec.Cmd) (ended func(error) bool, network string) {
+// supervisor finds who supervises a command; nil if it is no restore, or nobody does.
+func (m *restoreMonitor) supervisor(cmd *exec.Cmd) *supervisor {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(cmd.Args) == 0 {
-		return nil, ""
+		return nil
 	}
 	id := cmd.Args[len(cmd.Args)-1]
 	if !isRestoreOf(cmd.Args, id) {
-		return nil, ""
+		return nil
 	}
-	return m.supervisors[id], m.networks[id]
+	return m.supervisors[id]
 }
 
 // Wait implements gorunc.ProcessMonitor: it returns how the last run ended.

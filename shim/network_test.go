@@ -29,12 +29,13 @@ func TestCRIUWorksInANetworkThatThePodHasMadeBefore(t *testing.T) {
 
 func TestASupervisedRestoreRunsInItsNetwork(t *testing.T) {
 	m := newRestoreMonitor(gorunc.Monitor)
-	defer m.supervise("c1", "/proc/7/ns/net", func(error) bool { return false })()
+	defer m.supervise("c1", &supervisor{network: "/proc/7/ns/net"})()
 	cmd := &exec.Cmd{Path: "/usr/bin/runc", Args: []string{"runc", "restore", "c1"}}
-	ended, network := m.supervisor(cmd)
-	if ended == nil || network != "/proc/7/ns/net" {
-		t.Fatalf("it runs in %q", network)
+	by := m.supervisor(cmd)
+	if by == nil || by.network != "/proc/7/ns/net" {
+		t.Fatalf("it runs as %+v", by)
 	}
+	network := by.network
 	if err := runInNetwork(cmd, network); err != nil {
 		t.Fatal(err)
 	}

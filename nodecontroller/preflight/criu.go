@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"godwit.dev/godwit/pagestream/criuversion"
 )
 
@@ -14,11 +16,23 @@ func criuVersion(ctx context.Context, _ *Node) []Finding {
 	if err != nil {
 		return missing(feature, err.Error(), fmt.Sprintf("Install CRIU %v to %v (package criu) where containerd's PATH has it.", criuversion.Oldest, criuversion.Newest))
 	}
-	return criuFinding(feature, v)
+	return criuFinding(feature, v, credentialsRestricted())
 }
 
-// criuFinding judges a version.
-func criuFinding(feature string, v criuversion.Version) []Finding {
+// credentialsRestricted says whether the kernel refuses SO_PASSCRED to sockets that carry no credentials, as from 6.16 on
+// (net/core/sock.c, sk_getsockopt).
+func credentialsRestricted() bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	_, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED)
+	return errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// criuFinding judges a version, on a kernel that restricts who has credentials or does not.
+func criuFinding(feature string, v criuversion.Version, restricted bool) []Finding {
 	err := v.Supported()
 	switch {
 	case errors.Is(err, criuversion.ErrTooOld):
@@ -26,6 +40,8 @@ func criuFinding(feature string, v criuversion.Version) []Finding {
 	case err != nil:
 		return warning(feature, fmt.Sprintf("%v is newer than what this Godwit was made for, %v to %v", v, criuversion.Oldest, criuversion.Newest),
 			"Try it first with a pod that may be lost.")
+	case restricted && v.AsksEverySocket():
+		return missing(feature, fmt.Sprintf("%v cannot dump the network sockets of this kernel: from Linux 6.16 on it takes CRIU 4.2", v), "Install CRIU 4.2 or later.")
 	}
 	return ok(feature, fmt.Sprintf("%v; page-server messages of %d bytes; restores what CRIU %v and older dump", v, v.PageServerMessage(), v))
 }

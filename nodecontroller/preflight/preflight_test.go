@@ -115,14 +115,21 @@ func TestTrackerThatAutoTakesIsToldWithItsReason(t *testing.T) {
 }
 
 func TestCRIUIsJudgedByItsVersion(t *testing.T) {
-	for version, want := range map[string]Status{"3.16.1": Missing, "3.17": OK, "4.1.1": OK, "4.2.1": OK, "4.3": Warning} {
-		v, err := criuversion.Parse(version)
+	for _, c := range []struct {
+		version    string
+		restricted bool
+		want       Status
+	}{
+		{"3.18", false, Missing}, {"3.19", false, OK}, {"4.1.1", false, OK}, {"4.1.1", true, Missing}, {"4.2", true, OK}, {"4.2.1", false, OK},
+		{"4.3", true, Warning},
+	} {
+		v, err := criuversion.Parse(c.version)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := criuFinding("CRIU", v)
-		if len(f) != 1 || f[0].Status != want || !strings.Contains(f[0].Detail, version) || (want == OK) != (f[0].Remedy == "") {
-			t.Errorf("%s: %+v, want %s", version, f, want)
+		f := criuFinding("CRIU", v, c.restricted)
+		if len(f) != 1 || f[0].Status != c.want || !strings.Contains(f[0].Detail, c.version) || (c.want == OK) != (f[0].Remedy == "") {
+			t.Errorf("%+v: %+v", c, f)
 		}
 	}
 }

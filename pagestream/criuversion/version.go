@@ -18,9 +18,11 @@ import (
 type Version struct{ Major, Minor, Patch int }
 
 // Oldest and Newest are the first and the last minor release that Godwit is made
-// for.
+// for. A dump that runc asked for can be held from 3.19 on: before, CRIU called no
+// action scripts then (criu/action-scripts.c, run_scripts), and locked the network
+// in any case.
 var (
-	Oldest = Version{Major: 3, Minor: 17}
+	Oldest = Version{Major: 3, Minor: 19}
 	Newest = Version{Major: 4, Minor: 2}
 )
 
@@ -122,9 +124,10 @@ func (v Version) PageServerMessage() int {
 	return 32
 }
 
-// LeavesNetwork says whether the version can be told to leave the container's
-// network alone: `network-lock skip` came with 3.19 (criu/config.c).
-func (v Version) LeavesNetwork() bool { return !v.Before(Version{Major: 3, Minor: 19}) }
+// AsksEverySocket says whether the version asks every socket for options that, from
+// Linux 6.16 on, only those have that carry credentials: it cannot dump others there
+// (criu/sockets.c, dump_socket_opts; 4.2 asks by family).
+func (v Version) AsksEverySocket() bool { return v.Before(Version{Major: 4, Minor: 2}) }
 
 // Restores returns nil if v restores what dumped wrote, and an error that wraps
 // ErrUnreadable if it may not. CRIU restores the images of its former releases;

@@ -46,7 +46,7 @@ func FuzzParse(f *testing.F) {
 
 func TestSupportedFrom317To42(t *testing.T) {
 	for text, want := range map[string]error{
-		"2.6": ErrTooOld, "3.16.1": ErrTooOld, "3.17": nil, "3.17.1": nil, "3.19": nil, "4.0": nil, "4.1.1": nil, "4.2": nil, "4.2.1": nil,
+		"2.6": ErrTooOld, "3.17.1": ErrTooOld, "3.18": ErrTooOld, "3.19": nil, "4.0": nil, "4.1.1": nil, "4.2": nil, "4.2.1": nil,
 		"4.3": ErrUntried, "5.0": ErrUntried,
 	} {
 		v, err := Parse(text)
@@ -80,20 +80,20 @@ func TestWhatChangedWithWhichRelease(t *testing.T) {
 	for _, c := range []struct {
 		version Version
 		message int
-		network bool
+		asks    bool
 	}{
-		{Version{3, 17, 1}, 24, false},
-		{Version{3, 18, 0}, 24, false},
+		{Version{3, 17, 1}, 24, true},
+		{Version{3, 18, 0}, 24, true},
 		{Version{3, 19, 0}, 24, true},
 		{Version{4, 1, 1}, 24, true},
-		{Version{4, 2, 0}, 32, true},
-		{Version{4, 2, 1}, 32, true},
+		{Version{4, 2, 0}, 32, false},
+		{Version{4, 2, 1}, 32, false},
 	} {
 		if n := c.version.PageServerMessage(); n != c.message {
 			t.Errorf("%v: messages of %d bytes, want %d", c.version, n, c.message)
 		}
-		if ok := c.version.LeavesNetwork(); ok != c.network {
-			t.Errorf("%v: leaves the network alone: %v, want %v", c.version, ok, c.network)
+		if asks := c.version.AsksEverySocket(); asks != c.asks {
+			t.Errorf("%v: asks every socket: %v, want %v", c.version, asks, c.asks)
 		}
 	}
 }

@@ -3,9 +3,8 @@ package criu
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
-
-	"godwit.dev/godwit/pagestream/criuversion"
 )
 
 // ConfigAnnotation names, in a container's OCI annotations, the configuration
@@ -13,7 +12,7 @@ import (
 // (criu/cr-service.c, setup_opts_from_req). A missing file is ignored.
 const ConfigAnnotation = "org.criu.config"
 
-// systemConfig is what runc names when there is no annotation
+// systemConfig is the file that runc names when there is no annotation
 // (runc: libcontainer/criu_linux.go, handleCriuConfigurationFile).
 const systemConfig = "/etc/criu/runc.conf"
 
@@ -21,46 +20,75 @@ const systemConfig = "/etc/criu/runc.conf"
 // carries it in its images, its own limit of 1 MiB is too small for databases.
 const ghostLimit = "1G"
 
-// commonConfig holds for both sides of a move. Cgroups are ignored because the
-// new container is in its own already, and reading them costs 5 to 43 ms;
-// established connections are closed on restore so that peers reconnect. (An
-// option whose value may be left out needs the equals sign.) A CRIU that cannot
-// leave the network alone locks it with iptables for the time of the dump.
-func commonConfig(v criuversion.Version) []string {
-	lines := []string{
-		"manage-cgroups=ignore",
-		"tcp-close",
-		"file-locks",
-	}
-	if v.LeavesNetwork() {
-		lines = append(lines, "network-lock skip")
-	}
-	return lines
-}
+// CRIU takes in what its user configured before it hears runc's request, and the file that the request names after it. An option of the former
+// is overruled by what runc says; in the latter, CRIU up to 4.1 reads everything twice, so that an action script is called twice
+// (criu/cr-service.c, setup_opts_from_req), and up to 4.2.0 `network-lock` makes it read an argument that is not there and crash
+// (criu/config.c, parse_options). Hence two files.
 
-func dumpConfig(script string, v criuversion.Version) []string {
+// userConfig is the former, below CRIU's HOME (criu/config.c, init_config).
+const userConfig = ".criu/default.conf"
+
+// overruling is what runc says otherwise, for both sides of a move. Cgroups are
+// ignored because the new container is in its own already, and reading them costs
+// 5 to 43 ms; established connections are closed on restore so that peers reconnect.
+// (An option whose value may be left out needs the equals sign.)
+var overruling = []string{"manage-cgroups=ignore", "tcp-close", "file-locks"}
+
+// dumpConfig is what a dump's request is overruled with.
+func dumpConfig() []string {
 	return append([]string{
-		"action-script " + script,
 		"link-remap",
 		"skip-in-flight", // connections nobody has accepted yet: their peers try again
 		"ghost-limit " + ghostLimit,
-	}, commonConfig(v)...)
+	}, overruling...)
 }
 
-func restoreConfig(script string, v criuversion.Version, lazy bool) []string {
-	lines := append([]string{"action-script " + script}, commonConfig(v)...)
-	if lazy {
-		lines = append(lines, "lazy-pages")
+// restoreConfig is what a restore's request is overruled with.
+func restoreConfig(lazy bool) []string {
+	if !lazy {
+		return overruling
 	}
-	return lines
+	return append([]string{"lazy-pages"}, overruling...)
 }
 
-// writeConfig writes a configuration: the machine's own for runc first, which
-// the annotation would otherwise hide, then lines.
-func writeConfig(path string, lines []string) error {
-	own, err := os.ReadFile(systemConfig)
+// config are the files that one CRIU is to read.
+type config struct {
+	// path is that of the file which the container's ConfigAnnotation names.
+	path string
+}
+
+// home is the directory that CRIU is given as its user's.
+func (c config) home() string { return c.path + ".home" }
+
+// environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here.
+func (c config) environment(env []string) []string { return append(env, "HOME="+c.home()) }
+
+// write writes the files: what this machine has configured first, which ours hide, then ours. The network is not locked by CRIU.
+func (c config) write(script string, lines []string) error {
+	if err := writeConfig(c.path, systemConfig, lines); err != nil {
+		return err
+	}
+	path := filepath.Join(c.home(), userConfig)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("directory for CRIU's configuration: %w", err)
+	}
+	hidden := ""
+	if home := os.Getenv("HOME"); home != "" {
+		hidden = filepath.Join(home, userConfig)
+	}
+	return writeConfig(path, hidden, []string{"action-script " + script, "network-lock skip"})
+}
+
+func (c config) remove() {
+	os.Remove(c.path)
+	os.RemoveAll(c.home())
+}
+
+// writeConfig writes lines after those of another file, if there is one.
+func writeConfig(path, hidden string, lines []string) error {
+	own, err := os.ReadFile(hidden)
 	if err != nil && !os.IsNotExist(err) {
-		return fmt.Errorf("read CRIU's configuration for runc: %w", err)
+		return fmt.Errorf("read CRIU's configuration: %w", err)
 	}
 	text := string(own)
 	if text != "" && !strings.HasSuffix(text, "\n") {

@@ -12,8 +12,6 @@ import (
 	"syscall"
 
 	"github.com/containerd/go-runc"
-
-	"godwit.dev/godwit/pagestream/criuversion"
 )
 
 // noServer is where a lazy dump is told to serve its pages from. The pages
@@ -33,8 +31,6 @@ type DumpConfig struct {
 	Runtime *runc.Runc
 	// ID of the container.
 	ID string
-	// Version of the CRIU that runc will start.
-	Version criuversion.Version
 	// Config is the file that the container's ConfigAnnotation names.
 	Config string
 	// Images is where CRIU's images go, on tmpfs.
@@ -73,6 +69,7 @@ func (c *DumpConfig) command() *exec.Cmd {
 	args = append(args, "checkpoint", "--image-path", c.Images, "--work-path", c.Work,
 		"--lazy-pages", "--page-server", noServer, c.ID)
 	cmd := exec.Command(c.Showing[0], args...)
+	cmd.Env = config{c.Config}.environment(os.Environ())
 	cmd.Stderr = new(bytes.Buffer)
 	return cmd
 }
@@ -92,21 +89,23 @@ type Dump struct {
 
 // StartDump starts a dump of a running container. Nothing stops before Release.
 // It always has to be ended by Commit or Abort, also after an error.
-func StartDump(ctx context.Context, config DumpConfig) (*Dump, error) {
-	gate, err := NewGate(config.Work, PreDump, PostDump)
+func StartDump(ctx context.Context, cfg DumpConfig) (*Dump, error) {
+	gate, err := NewGate(cfg.Work, PreDump, PostDump)
 	if err != nil {
 		return nil, err
 	}
-	if err := writeConfig(config.Config, dumpConfig(gate.Script(), config.Version)); err != nil {
+	files := config{cfg.Config}
+	if err := files.write(gate.Script(), dumpConfig()); err != nil {
 		gate.Close()
+		files.remove()
 		return nil, err
 	}
 	ended, end := context.WithCancelCause(context.Background())
 	running, finish := context.WithCancel(context.WithoutCancel(ctx))
-	d := &Dump{config: config, gate: gate, ended: ended, finish: finish}
+	d := &Dump{config: cfg, gate: gate, ended: ended, finish: finish}
 	go func() {
-		cmd := config.command()
-		err := config.Run(running, cmd)
+		cmd := cfg.command()
+		err := cfg.Run(running, cmd)
 		if err == nil {
 			err = errEnded
 		} else if said := strings.TrimSpace(cmd.Stderr.(*bytes.Buffer).String()); said != "" {
@@ -167,7 +166,7 @@ func (d *Dump) end() {
 	d.finish()
 	<-d.ended.Done()
 	d.gate.Close()
-	os.Remove(d.config.Config)
+	config{d.config.Config}.remove()
 }
 
 func (d *Dump) kill() {

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"godwit.dev/godwit/pagestream/criuversion"
 	"godwit.dev/godwit/pagestream/lazy"
 )
 
@@ -21,8 +20,6 @@ const restoreLog = "restore.log"
 type RestoreConfig struct {
 	// ID of the container.
 	ID string
-	// Version of the CRIU that runc will start.
-	Version criuversion.Version
 	// Config is the file that the container's ConfigAnnotation names.
 	Config string
 	// Gate is an existing directory for the gate.
@@ -43,18 +40,23 @@ type Restore struct {
 	closing sync.Once
 }
 
-// PrepareRestore sets the gate and the configuration for a coming restore.
-func PrepareRestore(config RestoreConfig) (*Restore, error) {
-	gate, err := NewGate(config.Gate, PostRestore, PreResume)
+// PrepareRestore sets the gate and the configuration for a coming restore, whose command needs RestoreEnvironment.
+func PrepareRestore(cfg RestoreConfig) (*Restore, error) {
+	gate, err := NewGate(cfg.Gate, PostRestore, PreResume)
 	if err != nil {
 		return nil, err
 	}
-	if err := writeConfig(config.Config, restoreConfig(gate.Script(), config.Version, config.Lazy)); err != nil {
+	files := config{cfg.Config}
+	if err := files.write(gate.Script(), restoreConfig(cfg.Lazy)); err != nil {
 		gate.Close()
+		files.remove()
 		return nil, err
 	}
-	return &Restore{config: config, gate: gate}, nil
+	return &Restore{config: cfg, gate: gate}, nil
 }
+
+// RestoreEnvironment changes that of the command that restores a container, by the file that its ConfigAnnotation names.
+func RestoreEnvironment(env []string, file string) []string { return config{file}.environment(env) }
 
 // Held returns CRIU's pid when all processes of the container exist and wait. ctx
 // must end, with a cause, when the restore has failed.
@@ -117,7 +119,7 @@ func (r *Restore) ClearRoots() {
 func (r *Restore) Close() {
 	r.closing.Do(func() {
 		r.gate.Close()
-		os.Remove(r.config.Config)
+		config{r.config.Config}.remove()
 		os.Remove(filepath.Join(r.config.Work, lazy.SocketName))
 	})
 }

@@ -20,6 +20,8 @@ type Cached struct {
 	Root string
 	// Machine is a root file system for the machine on which the nodes run, relative to Dir: the nodes' packages, and more.
 	Machine string
+	// OlderCRIU is the directory that OlderCRIU returns, relative to Dir.
+	OlderCRIU string
 	// Layers are the directories with layers of images, relative to Dir.
 	Layers []string
 	// Kubernetes is the directory with its programs, and Attacher that with csi-attacher, relative to Dir; empty unless the
@@ -46,12 +48,19 @@ func FillCache(ctx context.Context, o Options, images [][]string, more ...string
 	if err != nil {
 		return Cached{}, err
 	}
+	older, err := l.olderCRIU(ctx)
+	if err != nil {
+		return Cached{}, err
+	}
 	pause, err := l.pauseImage(ctx)
 	if err != nil {
 		return Cached{}, err
 	}
 	c := Cached{Dir: l.cache}
 	if c.Root, err = l.inCache(root); err != nil {
+		return Cached{}, err
+	}
+	if c.OlderCRIU, err = l.inCache(older); err != nil {
 		return Cached{}, err
 	}
 	if o.Kubernetes {
@@ -99,9 +108,6 @@ func (l layout) inCache(path string) (string, error) {
 	}
 	return rel, nil
 }
-
-// DebianMirror is the mirror that this machine's apt takes Debian from, or that EnvMirror names.
-func DebianMirror(ctx context.Context) (string, error) { return debianMirror(ctx) }
 
 // InstallTools installs the Debian packages of programs that this machine lacks, by the programs' names.
 func InstallTools(ctx context.Context, tools map[string]string, log *slog.Logger) error {

@@ -16,7 +16,7 @@ import (
 )
 
 // systemFormat changes when the content of the system disk is laid out in another way.
-const systemFormat = "3"
+const systemFormat = "4"
 
 // systemSize is what the machine sees; only what is written takes room, and that is gone with the machine.
 const systemSize = "24G"
@@ -28,7 +28,7 @@ func systemDisk(ctx context.Context, cache string, k kernel, c lab.Cached, log *
 	if err != nil {
 		return "", fmt.Errorf("system disk: %w", err)
 	}
-	key := sha256.Sum256([]byte(strings.Join(append([]string{systemFormat, k.version, c.Root, c.Machine}, c.Layers...), " ")))
+	key := sha256.Sum256([]byte(strings.Join(append([]string{systemFormat, k.version, c.Root, c.Machine, c.OlderCRIU}, c.Layers...), " ")))
 	image := filepath.Join(cache, "system-"+hex.EncodeToString(key[:6])+".img")
 	if _, err := os.Stat(image); err == nil {
 		return image, nil
@@ -68,7 +68,7 @@ func systemTree(ctx context.Context, tree string, k kernel, c lab.Cached, busybo
 		busybox:                      guest.Busybox,
 		filepath.Join(c.Dir, c.Root): filepath.Join(guest.CacheDir, c.Root),
 	}
-	for _, dir := range append(c.Layers, c.Machine) {
+	for _, dir := range append(c.Layers, c.Machine, c.OlderCRIU) {
 		copies[filepath.Join(c.Dir, dir)] = filepath.Join(guest.CacheDir, dir)
 	}
 	for from, to := range copies {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"log/slog"
@@ -43,7 +42,7 @@ func (k kernel) modules() string { return filepath.Join(k.dir, "modules") }
 
 // findKernel returns the cached kernel, or fetches it. Remove it from the cache to get the release's newest. The caller
 // holds the cache's lock.
-func findKernel(ctx context.Context, cache, keyring string, log *slog.Logger) (kernel, error) {
+func findKernel(ctx context.Context, cache, root string, log *slog.Logger) (kernel, error) {
 	dir := filepath.Join(cache, "kernel-"+kernelSuite)
 	if k, err := openKernel(dir); err == nil {
 		return k, nil
@@ -54,11 +53,11 @@ func findKernel(ctx context.Context, cache, keyring string, log *slog.Logger) (k
 		return kernel{}, err
 	}
 	defer os.RemoveAll(tmp)
-	deb, err := download(ctx, tmp, keyring)
+	unpacked, err := download(ctx, tmp, root)
 	if err != nil {
 		return kernel{}, fmt.Errorf("kernel: %w", err)
 	}
-	if err := unpackKernel(ctx, deb, tmp); err != nil {
+	if err := pickKernel(ctx, unpacked, filepath.Join(tmp, "kernel")); err != nil {
 		return kernel{}, fmt.Errorf("kernel: %w", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -107,66 +106,34 @@ func lacks(config string, options []string) []string {
 // kernelDependency is the package of the kernel itself, in what kernelPackage depends on.
 var kernelDependency = regexp.MustCompile(`^\s*Depends: (linux-image-[0-9][a-z0-9.+~-]*-cloud-amd64)\s*$`)
 
-// download gets the kernel's package with the machine's apt, which knows the way to the mirror, and lists of its own.
-func download(ctx context.Context, dir, keyring string) (deb string, err error) {
-	mirror, err := lab.DebianMirror(ctx)
+// download gets the kernel's package, unpacked.
+func download(ctx context.Context, dir, root string) (unpacked string, err error) {
+	a, err := lab.OpenArchive(ctx, dir, kernelSuite, root)
 	if err != nil {
 		return "", err
 	}
-	sources := filepath.Join(dir, "sources.list")
-	line := fmt.Sprintf("deb [signed-by=%s] %s %s main\n", keyring, mirror, kernelSuite)
-	if err := os.WriteFile(sources, []byte(line), 0o644); err != nil {
-		return "", err
-	}
-	for _, d := range []string{"lists/partial", "cache/archives/partial"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			return "", err
-		}
-	}
-	apt := func(program string, args ...string) ([]byte, error) {
-		cmd := exec.CommandContext(ctx, program, append([]string{
-			"-q", "-o", "Dir::Etc::sourcelist=" + sources, "-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::State::Lists=" + dir + "/lists",
-			"-o", "Dir::Cache=" + dir + "/cache", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Check-Valid-Until=false",
-			"-o", "Acquire::Languages=none",
-		}, args...)...)
-		cmd.Dir = dir
-		return output(cmd)
-	}
-	if _, err := apt("apt-get", "update"); err != nil {
-		return "", err
-	}
-	depends, err := apt("apt-cache", "depends", kernelPackage)
+	depends, err := a.Depends(ctx, kernelPackage)
 	if err != nil {
 		return "", err
 	}
 	name := ""
-	for s := bufio.NewScanner(strings.NewReader(string(depends))); s.Scan(); {
-		if m := kernelDependency.FindStringSubmatch(s.Text()); m != nil {
+	for _, line := range depends {
+		if m := kernelDependency.FindStringSubmatch(line); m != nil {
 			name = m[1]
 		}
 	}
 	if name == "" {
 		return "", fmt.Errorf("package %s of %s depends on no kernel", kernelPackage, kernelSuite)
 	}
-	if _, err := apt("apt-get", "download", name); err != nil {
-		return "", err
-	}
-	debs, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
-	if err != nil || len(debs) != 1 {
-		return "", fmt.Errorf("package %s: %d files came", name, len(debs))
-	}
-	return debs[0], nil
+	unpacked = filepath.Join(dir, "unpacked")
+	return unpacked, a.Unpack(ctx, name, unpacked)
 }
 
-// unpackKernel makes the directory kernel in dir.
-func unpackKernel(ctx context.Context, deb, dir string) error {
-	unpacked, to := filepath.Join(dir, "unpacked"), filepath.Join(dir, "kernel")
-	if _, err := output(exec.CommandContext(ctx, "dpkg-deb", "--extract", deb, unpacked)); err != nil {
-		return err
-	}
+// pickKernel makes the directory to, of what is needed of the unpacked package.
+func pickKernel(ctx context.Context, unpacked, to string) error {
 	versions, err := filepath.Glob(filepath.Join(unpacked, "usr/lib/modules/*"))
 	if err != nil || len(versions) != 1 {
-		return fmt.Errorf("package %s has %d kernels", filepath.Base(deb), len(versions))
+		return fmt.Errorf("%s's package has %d kernels", kernelSuite, len(versions))
 	}
 	version := filepath.Base(versions[0])
 	if _, err := output(exec.CommandContext(ctx, "depmod", "-b", filepath.Join(unpacked, "usr"), version)); err != nil {

@@ -81,8 +81,7 @@ func (m *machine) findDisk(ctx context.Context, cached lab.Cached, log *slog.Log
 	}
 	defer release()
 	// The nodes' system is a newer Debian, and has the keys of this one too.
-	keyring := filepath.Join(cached.Dir, cached.Root, "usr/share/keyrings/debian-archive-keyring.gpg")
-	k, err := findKernel(ctx, cache, keyring, log)
+	k, err := findKernel(ctx, cache, filepath.Join(cached.Dir, cached.Root), log)
 	if err != nil {
 		return k, err
 	}
