@@ -20,32 +20,34 @@ type restoreMonitor struct {
 	gorunc.ProcessMonitor
 
 	mu sync.Mutex
-	// supervisors by container id: they are told how a restore ended, nil if well, and
-	// say whether it is to be run again. Guarded by mu.
-	supervisors map[string]func(error) (again bool)
-	// networks are the namespaces that they run in, by container id. Guarded by mu.
-	networks map[string]string
-	copies   map[*exec.Cmd]*commandCopy // of commands at work, guarded by mu
+	// supervisors by container id. Guarded by mu.
+	supervisors map[string]supervisor
+	copies      map[*exec.Cmd]*commandCopy // of commands at work, guarded by mu
+}
+
+// supervisor sees to the restores of a container.
+type supervisor struct {
+	// show changes the command right before it is run; nil: it is run as it is.
+	show func(*exec.Cmd) error
+	// ended is told how a restore ended, nil if well, and says whether it is to be run again.
+	ended func(error) (again bool)
 }
 
 func newRestoreMonitor(m gorunc.ProcessMonitor) *restoreMonitor {
 	return &restoreMonitor{ProcessMonitor: m,
-		supervisors: make(map[string]func(error) bool), networks: make(map[string]string), copies: make(map[*exec.Cmd]*commandCopy)}
+		supervisors: make(map[string]supervisor), copies: make(map[*exec.Cmd]*commandCopy)}
 }
 
-// supervise has ended asked whenever a restore of the container has ended, until forget
-// is called.
-//
-// The restores run in a network namespace, if one is named.
-func (m *restoreMonitor) supervise(id, network string, ended func(error) (again bool)) (forget func()) {
+// supervise has show asked before a restore of the container is run, and ended whenever one
+// has ended, until forget is called.
+func (m *restoreMonitor) supervise(id string, show func(*exec.Cmd) error, ended func(error) (again bool)) (forget func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.supervisors[id], m.networks[id] = ended, network
+	m.supervisors[id] = supervisor{show, ended}
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.supervisors, id)
-		delete(m.networks, id)
 	}
 }
 
@@ -62,19 +64,16 @@ func (m *restoreMonitor) StartLocked(cmd *exec.Cmd) (chan gorunc.Exit, error) {
 type startCommand func(*exec.Cmd) (chan gorunc.Exit, error)
 
 func (m *restoreMonitor) start(cmd *exec.Cmd, start startCommand) (chan gorunc.Exit, error) {
-	ended, network := m.supervisor(cmd)
-	if ended == nil {
+	s, ok := m.supervisor(cmd)
+	if !ok {
 		return start(cmd)
 	}
-	if err := runInNetwork(cmd, network); err != nil {
-		return nil, err
-	}
 	// The stock service closes its files as soon as the command is started.
-	c, err := copyCommand(cmd, start, ended)
+	c, err := copyCommand(cmd, start, s)
 	if err != nil {
 		return nil, err
 	}
-	exits, err := start(cmd)
+	exits, err := c.run(cmd)
 	if err != nil {
 		c.close()
 		return nil, err
@@ -85,18 +84,19 @@ func (m *restoreMonitor) start(cmd *exec.Cmd, start startCommand) (chan gorunc.E
 	return exits, nil
 }
 
-// supervisor finds who supervises a command, if it is a restore, and where that runs.
-func (m *restoreMonitor) supervisor(cmd *exec.Cmd) (ended func(error) bool, network string) {
+// supervisor finds who supervises a command, if it is a restore.
+func (m *restoreMonitor) supervisor(cmd *exec.Cmd) (s supervisor, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(cmd.Args) == 0 {
-		return nil, ""
+		return s, false
 	}
 	id := cmd.Args[len(cmd.Args)-1]
 	if !isRestoreOf(cmd.Args, id) {
-		return nil, ""
+		return s, false
 	}
-	return m.supervisors[id], m.networks[id]
+	s, ok = m.supervisors[id]
+	return s, ok
 }
 
 // Wait implements gorunc.ProcessMonitor: it returns how the last run ended.
@@ -111,9 +111,9 @@ func (m *restoreMonitor) Wait(cmd *exec.Cmd, exits chan gorunc.Exit) (int, error
 		return status, err
 	}
 	defer c.close()
-	for c.ended(failureOf(status, err)) {
+	for c.by.ended(failureOf(status, err)) {
 		next := c.command()
-		if exits, err = c.start(next); err != nil {
+		if exits, err = c.run(next); err != nil {
 			status = -1
 			continue
 		}
@@ -140,12 +140,22 @@ type commandCopy struct {
 	extra, opened []*os.File
 	attr          *unix.SysProcAttr
 	start         startCommand
-	ended         func(error) (again bool)
+	by            supervisor
 }
 
-func copyCommand(cmd *exec.Cmd, start startCommand, ended func(error) bool) (*commandCopy, error) {
+// run runs the command, or one like it, as its supervisor has it shown.
+func (c *commandCopy) run(cmd *exec.Cmd) (chan gorunc.Exit, error) {
+	if c.by.show != nil {
+		if err := c.by.show(cmd); err != nil {
+			return nil, err
+		}
+	}
+	return c.start(cmd)
+}
+
+func copyCommand(cmd *exec.Cmd, start startCommand, by supervisor) (*commandCopy, error) {
 	c := &commandCopy{path: cmd.Path, dir: cmd.Dir, args: slices.Clone(cmd.Args), env: slices.Clone(cmd.Env),
-		stdin: cmd.Stdin, out: [2]io.Writer{cmd.Stdout, cmd.Stderr}, attr: cmd.SysProcAttr, start: start, ended: ended}
+		stdin: cmd.Stdin, out: [2]io.Writer{cmd.Stdout, cmd.Stderr}, attr: cmd.SysProcAttr, start: start, by: by}
 	var err error
 	if f, ok := cmd.Stdin.(*os.File); ok && f != nil {
 		c.stdin, err = c.keep(f)

@@ -3,6 +3,7 @@ package criu
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"godwit.dev/godwit/pagestream/criuversion"
@@ -38,17 +39,34 @@ func commonConfig(v criuversion.Version) []string {
 	return lines
 }
 
-func dumpConfig(script string, v criuversion.Version) []string {
-	return append([]string{
+// External is a mount that CRIU neither dumps nor makes. It is looked up by its path when the container is dumped, and by the
+// name that the images have then when it is restored (criu/mount.c, try_resolve_ext_mount, get_mp_root).
+type External struct {
+	// Key is what it is looked up by.
+	Key string
+	// Value is the name that the images get, or what is bound in its place.
+	Value string
+}
+
+func externalConfig(external []External) []string {
+	var lines []string
+	for _, e := range external {
+		lines = append(lines, "external mnt["+e.Key+"]:"+e.Value)
+	}
+	return lines
+}
+
+func dumpConfig(script string, v criuversion.Version, external []External) []string {
+	return slices.Concat([]string{
 		"action-script " + script,
 		"link-remap",
 		"skip-in-flight", // connections nobody has accepted yet: their peers try again
 		"ghost-limit " + ghostLimit,
-	}, commonConfig(v)...)
+	}, commonConfig(v), externalConfig(external))
 }
 
-func restoreConfig(script string, v criuversion.Version, lazy bool) []string {
-	lines := append([]string{"action-script " + script}, commonConfig(v)...)
+func restoreConfig(script string, v criuversion.Version, lazy bool, external []External) []string {
+	lines := slices.Concat([]string{"action-script " + script}, commonConfig(v), externalConfig(external))
 	if lazy {
 		lines = append(lines, "lazy-pages")
 	}

@@ -18,8 +18,8 @@ func TestACRIUIsToldOnlyWhatItKnows(t *testing.T) {
 		{criuversion.Version{Major: 4, Minor: 2, Patch: 1}, true},
 	} {
 		for side, lines := range map[string][]string{
-			"dump":    dumpConfig("/gate", c.version),
-			"restore": restoreConfig("/gate", c.version, true),
+			"dump":    dumpConfig("/gate", c.version, nil),
+			"restore": restoreConfig("/gate", c.version, true, nil),
 		} {
 			if got := slices.Contains(lines, "network-lock skip"); got != c.skips {
 				t.Errorf("%s with CRIU %v: network-lock skip %v", side, c.version, got)

@@ -46,6 +46,8 @@ type DumpConfig struct {
 	// Showing is a command that calls ShowViews with all arguments before
 	// "--" and executes what comes after it.
 	Showing []string
+	// External are mounts that are not CRIU's, each by its path and with a name for the images.
+	External []External
 	// Network is what Showing is given first, so that CRIU works in a network namespace.
 	Network []string
 	// Run runs a command to its end: a shim may wait for children only through
@@ -97,7 +99,7 @@ func StartDump(ctx context.Context, config DumpConfig) (*Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeConfig(config.Config, dumpConfig(gate.Script(), config.Version)); err != nil {
+	if err := writeConfig(config.Config, dumpConfig(gate.Script(), config.Version, config.External)); err != nil {
 		gate.Close()
 		return nil, err
 	}

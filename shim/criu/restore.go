@@ -32,6 +32,8 @@ type RestoreConfig struct {
 	// Lazy leaves private memory to the fault server, which listens on
 	// lazy.SocketName in Work.
 	Lazy bool
+	// External are mounts that are not CRIU's, each by its name in the images and with the path of what is bound.
+	External []External
 }
 
 // Restore is a restore that somebody else starts, by `runc restore`, and that
@@ -49,7 +51,7 @@ func PrepareRestore(config RestoreConfig) (*Restore, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeConfig(config.Config, restoreConfig(gate.Script(), config.Version, config.Lazy)); err != nil {
+	if err := writeConfig(config.Config, restoreConfig(gate.Script(), config.Version, config.Lazy, config.External)); err != nil {
 		gate.Close()
 		return nil, err
 	}
