@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -124,31 +125,41 @@ func (m *incoming) restoreRequest(i int, container string) *shimv1.RestoreReques
 }
 
 // approach has the shim start all restores, which then wait for their images. Its error is
-// no failure of the migration: the restores are then done at once.
-func (m *incoming) approach(ctx context.Context, descriptors []string) error {
-	if len(descriptors) != len(m.made.Containers) {
-		return fmt.Errorf("%d descriptors of %d containers", len(descriptors), len(m.made.Containers))
+// no failure of the migration: the restores are then done at once. It says whether the shim
+// fills in the file systems in memory of all containers.
+func (m *incoming) approach(ctx context.Context, r *peerv1.ApproachRequest) (fills bool, err error) {
+	if len(r.Descriptors) != len(m.made.Containers) {
+		return false, fmt.Errorf("%d descriptors of %d containers", len(r.Descriptors), len(m.made.Containers))
+	}
+	mounts := make([]string, len(m.made.Containers))
+	if len(r.Tmpfs) == len(mounts) {
+		mounts = r.Tmpfs
 	}
 	shim, err := m.d.dialShim(ctx, m.made.Sandbox)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer shim.close()
 	ctx, cancel := context.WithTimeout(ctx, approachLimit)
 	defer cancel()
+	var unfilled atomic.Int32
 	var all errgroup.Group // one that fails is no reason to do without the others
 	for i, container := range m.made.Containers {
 		all.Go(func() error {
-			_, err := shim.Approach(ctx, &shimv1.ApproachRequest{
-				Restore: m.restoreRequest(i, container), Descriptors: descriptors[i],
+			got, err := shim.Approach(ctx, &shimv1.ApproachRequest{
+				Restore: m.restoreRequest(i, container), Descriptors: r.Descriptors[i], Tmpfs: mounts[i],
 			})
 			if err != nil {
 				return fmt.Errorf("container %s: %w", m.description.Containers[i].Name(), plain(err))
 			}
+			if !got.FillsTmpfs {
+				unfilled.Add(1)
+			}
 			return nil
 		})
 	}
-	return all.Wait()
+	err = all.Wait()
+	return err == nil && unfilled.Load() == 0, err
 }
 
 // commit carries the decision out: the pod runs, or will when it has come; then the

@@ -63,6 +63,7 @@ type outgoing struct {
 	cut         *shimv1.CutOverResponse
 	held        *peerv1.RestoreResponse
 	descriptors []string // of the containers, as the shim has them
+	tmpfs       []string // their own file systems in memory, the same
 	downtime    *nodev1.Downtime
 	placed      bool      // it has one of the node's places
 	use         *linkUser // its part of the node's link; nil before the shim begins

@@ -81,7 +81,7 @@ func (m *outgoing) begin(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	m.engine, m.engineReason = begun.Engine, begun.EngineReason
-	m.descriptors = begun.Descriptors
+	m.descriptors, m.tmpfs = begun.Descriptors, begun.Tmpfs
 	m.mu.Unlock()
 	// The watch outlives the time before the decision: it ends with the shim's
 	// connection.
@@ -194,10 +194,10 @@ func (m *outgoing) cutOver() error {
 	if err != nil {
 		return m.fail(err)
 	}
-	ahead := m.approach(ctx)
+	cutOver := m.approach(ctx)
 	m.tell("freezing", "freezing the pod and sending the rest")
 	m.times.CutOver = time.Now()
-	cut, err := m.shim.CutOver(ctx, &shimv1.CutOverRequest{Migration: m.id, InNetwork: ahead})
+	cut, err := m.shim.CutOver(ctx, cutOver)
 	if err != nil {
 		return m.fail(fmt.Errorf("cut over: %w", plain(err)))
 	}
@@ -225,20 +225,23 @@ func (m *outgoing) cutOver() error {
 const approachLimit = 5 * time.Second
 
 // approach has the destination start its restores, so that they only need the images. It
-// says whether all of them have been started.
-func (m *outgoing) approach(ctx context.Context) bool {
+// returns how the cutover is to be, by whether all of them have been started.
+func (m *outgoing) approach(ctx context.Context) *shimv1.CutOverRequest {
+	cut := &shimv1.CutOverRequest{Migration: m.id}
 	if m.request.LatePod {
-		return false // there is no pod to restore yet
+		return cut // there is no pod to restore yet
 	}
 	m.times.Ahead = time.Now()
-	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{Migration: m.id, Descriptors: m.descriptors})
+	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{Migration: m.id, Descriptors: m.descriptors, Tmpfs: m.tmpfs})
 	if err == nil && r.Trouble != "" {
 		err = errors.New(r.Trouble)
 	}
 	if err != nil {
 		m.log.Warn("restores are not started ahead of the freeze, which takes longer", "error", plain(err))
 	}
-	return err == nil
+	cut.InNetwork = err == nil
+	cut.FillsTmpfs = err == nil && r.FillsTmpfs
+	return cut
 }
 
 func progressOf(p *shimv1.Progress) *nodev1.Progress {

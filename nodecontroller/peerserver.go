@@ -206,7 +206,8 @@ func (p *peerServer) Approach(ctx context.Context, req *peerv1.ApproachRequest) 
 	}
 	r := &peerv1.ApproachResponse{}
 	err = m.step(ctx, destinationParked, func(ctx context.Context) error {
-		if err := m.approach(ctx, req.Descriptors); err != nil {
+		var err error
+		if r.FillsTmpfs, err = m.approach(ctx, req); err != nil {
 			r.Trouble = err.Error()
 		}
 		return nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
+	"godwit.dev/godwit/shim/tmpfs"
 )
 
 // arrivalState is where one container of a destination stands.
@@ -64,6 +65,9 @@ type arrival struct {
 	// ahead has it run before that.
 	order, ahead chan struct{}
 	request      *shimv1.RestoreRequest
+	// own are its own tmpfs mounts, which fillsTmpfs says are filled in here; set before ahead is closed.
+	own        []tmpfs.Mount
+	fillsTmpfs bool
 	// names are those that a restore removes, set before order is closed.
 	names []keptName
 	// ended is done, with a cause, when there will be no running container.

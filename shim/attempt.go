@@ -38,10 +38,13 @@ type attempt struct {
 	end  context.CancelCauseFunc
 	// seen is done when nobody sees it through any more.
 	seen sync.WaitGroup
+	// tmpfs are the container's own mounts, until releasing is done.
+	tmpfs     []arrivingTmpfs
+	releasing sync.Once
 }
 
-func newAttempt(number int, restore *criu.Restore, fill *fill) *attempt {
-	t := &attempt{number: number, restore: restore, fill: fill}
+func newAttempt(number int, fill *fill) *attempt {
+	t := &attempt{number: number, fill: fill}
 	t.over, t.end = context.WithCancelCause(context.Background())
 	return t
 }
@@ -182,9 +185,10 @@ func (d *destination) restoreEnded(a *arrival, failure error) bool {
 	case attemptParked:
 		return d.parkAgain(a, t, failure)
 	case attemptRuns, attemptLost:
+		t.release()
 		return false
 	}
-	t.seen.Wait()
+	t.release()
 	why := context.Cause(t.over)
 	if t.ended() {
 		why = failure
@@ -262,6 +266,7 @@ func (d *destination) tryAgain(a *arrival, last *attempt, number int, delay time
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.moveLocked(a, arrivalCommitted); err != nil {
+		t.release()
 		return err
 	}
 	t.again = true

@@ -58,7 +58,8 @@ func withAttempt(t *testing.T, s arrivalState) (*destination, *arrival) {
 		t.Fatal(err)
 	}
 	t.Cleanup(restore.Close)
-	a.container, a.state, a.attempt = &container{id: "c1"}, s, newAttempt(1, restore, nil)
+	a.container, a.state, a.attempt = &container{id: "c1"}, s, newAttempt(1, nil)
+	a.attempt.restore = restore
 	return d, a
 }
 

@@ -13,9 +13,8 @@ import (
 )
 
 // cutOver freezes the pod and brings everything that is left to the
-// destination. After an error the pod runs on. inNetwork: the destination restores in the
-// pod's network namespace.
-func (s *source) cutOver(ctx context.Context, inNetwork bool) (*shimv1.CutOverResponse, error) {
+// destination, of which the request tells. After an error the pod runs on.
+func (s *source) cutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv1.CutOverResponse, error) {
 	if err := s.beginCutOver(); err != nil {
 		return nil, err
 	}
@@ -24,7 +23,7 @@ func (s *source) cutOver(ctx context.Context, inNetwork bool) (*shimv1.CutOverRe
 	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
 	defer stop()
 	for _, c := range s.containers {
-		c.inNetwork = inNetwork
+		c.inNetwork, c.carriesTmpfs = r.GetInNetwork(), r.GetFillsTmpfs()
 	}
 	resp, err := s.cut(both)
 	s.running.Done()
@@ -105,7 +104,10 @@ func (s *source) approach(ctx context.Context) error {
 	}
 	var work errgroup.Group
 	for _, c := range s.containers {
-		work.Go(func() error { return c.startDump(ctx) })
+		work.Go(func() error {
+			s.openTmpfs(c)
+			return c.startDump(ctx)
+		})
 	}
 	if !s.cold() || s.isLeaving() {
 		work.Go(func() error { return s.syncFiles(ctx) })

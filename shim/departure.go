@@ -9,11 +9,13 @@ import (
 	"time"
 
 	gorunc "github.com/containerd/go-runc"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/pagemap"
 	"godwit.dev/godwit/shim/criu"
+	"godwit.dev/godwit/shim/tmpfs"
 )
 
 // letGoLimit is how long CRIU may take to let go of a container before it is
@@ -37,6 +39,11 @@ type departure struct {
 	inNetwork bool
 	images    string
 	views     []*criu.View
+	// own are the container's own tmpfs mounts, as the destination was told of them; carriesTmpfs: it fills them
+	// in. tmpfs are those that CRIU then leaves out, open.
+	own          []tmpfs.Mount
+	carriesTmpfs bool
+	tmpfs        []*tmpfs.Source
 }
 
 // newDeparture checks that a container runs and can be frozen.
@@ -96,7 +103,7 @@ func (d *departure) startDump(ctx context.Context) error {
 	}
 	d.dump, err = criu.StartDump(ctx, criu.DumpConfig{
 		Runtime: d.runc, ID: d.id, Config: d.criuConfig(), Images: d.images, Work: work,
-		Views: d.views, Showing: []string{self, helperShow}, Network: d.dumpNetwork(), Run: runReaped,
+		Views: d.views, Showing: []string{self, helperShow}, Network: d.dumpNetwork(), External: d.external(), Run: runReaped,
 	})
 	if err != nil {
 		return err
@@ -146,8 +153,24 @@ func (d *departure) refreshViews() error {
 	return nil
 }
 
-// dumpFrozen lets CRIU dump the frozen container and completes its images.
+// dumpFrozen has all of the frozen container written that is neither memory nor in its file trees.
 func (d *departure) dumpFrozen(ctx context.Context) error {
+	work, all := errgroup.WithContext(ctx)
+	work.Go(func() error { return d.dumpImages(all) })
+	work.Go(func() error { return d.saveTmpfs(all) })
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	has, err := criu.HasRemaps(d.images)
+	if err == nil && has { // CRIU has made names, maybe there
+		err = d.saveTmpfs(ctx)
+	}
+	d.closeTmpfs()
+	return err
+}
+
+// dumpImages lets CRIU dump the frozen container and completes its images.
+func (d *departure) dumpImages(ctx context.Context) error {
 	if err := d.refreshViews(); err != nil {
 		return err
 	}
@@ -184,6 +207,7 @@ func (d *departure) dumpFrozen(ctx context.Context) error {
 
 // letGo has CRIU release the container and thaws it.
 func (d *departure) letGo() error {
+	d.closeTmpfs()
 	var err error
 	if d.dump != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), letGoLimit)

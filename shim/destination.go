@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -142,11 +142,11 @@ func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error
 func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
 	// Started now, while nobody waits; what fails, prepare says.
 	fill, _ := d.startFill(ctx, a)
-	by := &supervisor{config: a.container.criuConfig(), ended: func(failure error) bool { return d.restoreEnded(a, failure) }}
+	network := ""
 	select {
 	case <-a.order:
 	case <-a.ahead:
-		by.network = a.container.network
+		network = a.container.network
 	case <-a.ended.Done():
 		fill.stop()
 		return nil, context.Cause(a.ended)
@@ -155,13 +155,18 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 		fill.stop()
 		return nil, fmt.Errorf("wait to be restored: %w", ctx.Err())
 	}
-	defer d.monitor.supervise(a.container.id, by)()
+	show := func(cmd *exec.Cmd) error {
+		cmd.Env = criu.RestoreEnvironment(cmd.Environ(), a.container.criuConfig())
+		return runShown(cmd, network, d.latest(a).tmpfs)
+	}
+	defer d.monitor.supervise(a.container.id, show, func(failure error) bool { return d.restoreEnded(a, failure) })()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
 	resp, err := run(context.WithoutCancel(ctx))
 	closeNames(a.names)
 	if err != nil {
 		t := d.latest(a)
 		t.end(err) // if runc was never started
+		t.release()
 		err = t.restore.WithLog(err)
 		d.finish(a, err)
 		a.end(err) // if it was moved to its end without
@@ -278,69 +283,6 @@ func (d *destination) hold(a *arrival, criuPID int) error {
 	defer d.mu.Unlock()
 	a.cgroup, a.made = cgroup, made
 	return d.moveLocked(a, arrivalHeld)
-}
-
-// equipFirst is equip for the restore that is ordered. After an error the parked start
-// stops the fault server.
-func (d *destination) equipFirst(ctx context.Context, a *arrival) (*attempt, error) {
-	fill, err := d.startFill(ctx, a)
-	if err != nil {
-		return nil, err
-	}
-	number := 1
-	if t := d.latest(a); t != nil { // it came to nothing
-		number = t.number + 1
-	}
-	return d.equip(ctx, a, number, fill)
-}
-
-// equip sets everything that an attempt at a container's restore needs: the link to its
-// images, the gate, and what the fault server serves.
-func (d *destination) equip(ctx context.Context, a *arrival, number int, fill *fill) (*attempt, error) {
-	t, err := d.ready(ctx, a, number, fill, nil)
-	if err == nil {
-		fill.serve(orderOf(a.request, number))
-	}
-	return t, err
-}
-
-// ready is equip without what the fault server serves; early is for images that have yet
-// to come.
-func (d *destination) ready(ctx context.Context, a *arrival, number int, fill *fill, early *earlyImages) (*attempt, error) {
-	c, images := a.container, a.request.GetImagesDir()
-	if early != nil {
-		images = early.dir
-	}
-	link := checkpointLink(c)
-	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove old link to images: %w", err)
-	}
-	if err := os.Symlink(images, link); err != nil {
-		return nil, fmt.Errorf("link images: %w", err)
-	}
-	gate, err := workDir(c, "restore")
-	if err != nil {
-		return nil, err
-	}
-	work, err := restoreWorkDir(c)
-	if err != nil {
-		return nil, err
-	}
-	restore, err := criu.PrepareRestore(criu.RestoreConfig{
-		ID: c.id, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true,
-	})
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if a.ended.Err() != nil {
-		restore.Close()
-		return nil, context.Cause(a.ended)
-	}
-	a.attempt, a.fill = newAttempt(number, restore, fill), fill
-	a.attempt.early = early
-	return a.attempt, nil
 }
 
 // committed says whether the pod was let run here.

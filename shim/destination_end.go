@@ -76,6 +76,7 @@ func (d *destination) abandon(a *arrival, cause error) {
 	t.seen.Wait()
 	t.early.close()
 	t = d.latest(a) // a start that was being repeated may have begun another
+	t.release()
 	t.restore.Close()
 	t.restore.ClearRoots()
 	t.fill.stop()

@@ -180,31 +180,32 @@ func (e *earlyImages) close() {
 }
 
 // approach starts the restore of a parked container, and returns when CRIU waits for the
-// images, or with why there is no such restore.
-func (d *destination) approach(ctx context.Context, r *shimv1.RestoreRequest, descriptors string) error {
-	a := d.arrival(r.GetContainer())
-	t, err := d.startEarly(ctx, a, r, descriptors)
+// images, or with why there is no such restore. It says whether the container's file systems
+// in memory are filled in here.
+func (d *destination) approach(ctx context.Context, r *shimv1.ApproachRequest) (fills bool, err error) {
+	a := d.arrival(r.GetRestore().GetContainer())
+	t, err := d.startEarly(ctx, a, r)
 	if err != nil {
-		return err
+		return false, err
 	}
 	select {
 	case <-t.early.opened:
 	case <-ctx.Done():
-		return fmt.Errorf("wait for CRIU to be ready: %w", ctx.Err())
+		return false, fmt.Errorf("wait for CRIU to be ready: %w", ctx.Err())
 	}
 	if t.over.Err() != nil {
-		return context.Cause(t.over)
+		return false, context.Cause(t.over)
 	}
-	return nil
+	return a.fillsTmpfs, nil
 }
 
 // startEarly has the stock start run for a container whose images have yet to come.
-func (d *destination) startEarly(ctx context.Context, a *arrival, r *shimv1.RestoreRequest, descriptors string) (*attempt, error) {
+func (d *destination) startEarly(ctx context.Context, a *arrival, r *shimv1.ApproachRequest) (*attempt, error) {
 	fill, err := d.startFill(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	early, err := makeEarlyImages(r, descriptors)
+	early, err := makeEarlyImages(r.GetRestore(), r.GetDescriptors())
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +214,8 @@ func (d *destination) startEarly(ctx context.Context, a *arrival, r *shimv1.Rest
 		early.remove()
 		return nil, err
 	}
-	a.request = r
+	a.request = r.GetRestore()
+	a.fillsTmpfs = d.expectTmpfs(a, r.GetTmpfs())
 	t, err := d.ready(ctx, a, 1, fill, early)
 	if err != nil {
 		early.fifo.Close()
@@ -298,6 +300,9 @@ func (d *destination) seeEarly(ctx context.Context, a *arrival, t *attempt, r *s
 		d.log.Warn("a restore of the container cannot be done again", "container", a.container.id, "error", err)
 	}
 	t.fill.serve(orderOf(r, t.number))
+	if err := t.fillTmpfs(r.GetImagesDir()); err != nil {
+		return err
+	}
 	if err := t.early.feed(r.GetImagesDir()); err != nil {
 		return err
 	}
@@ -311,7 +316,7 @@ func (d *destination) seeEarly(ctx context.Context, a *arrival, t *attempt, r *s
 // parkAgain clears away a restore that was started ahead and has ended, and waits for the
 // order to restore: true if that has come.
 func (d *destination) parkAgain(a *arrival, t *attempt, why error) bool {
-	t.seen.Wait()
+	t.release()
 	d.log.Warn("a restore that was started ahead has ended, the container is restored without",
 		"container", a.container.id, "error", t.restore.WithLog(why))
 	err := d.clean(a, t)

@@ -62,12 +62,21 @@ func runShow(args []string) error {
 	if err != nil {
 		return err
 	}
+	mounts, args, err := inheritedTmpfs(args)
+	if err != nil {
+		return err
+	}
 	split := slices.Index(args, "--")
 	if split < 0 || split+1 == len(args) {
 		return errors.New("want pairs of paths, then -- and a command")
 	}
 	if err := criu.ShowViews(args[:split]); err != nil {
 		return err
+	}
+	for _, m := range mounts {
+		if err := m.attach(); err != nil {
+			return err
+		}
 	}
 	// A pod stands still for what is executed. One that may not come first is slower.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, criuNice)

@@ -10,8 +10,6 @@ import (
 
 	gorunc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
-
-	"godwit.dev/godwit/shim/criu"
 )
 
 // restoreMonitor runs the stock service's runc, which knows of one restore of a
@@ -22,31 +20,30 @@ type restoreMonitor struct {
 	gorunc.ProcessMonitor
 
 	mu sync.Mutex
-	// supervisors by container id, guarded by mu.
-	supervisors map[string]*supervisor
+	// supervisors by container id. Guarded by mu.
+	supervisors map[string]supervisor
 	copies      map[*exec.Cmd]*commandCopy // of commands at work, guarded by mu
 }
 
-// supervisor of the restores of one container.
+// supervisor sees to the restores of a container.
 type supervisor struct {
+	// show changes the command right before it is run; nil: it is run as it is.
+	show func(*exec.Cmd) error
 	// ended is told how a restore ended, nil if well, and says whether it is to be run again.
 	ended func(error) (again bool)
-	// network is the namespace that they run in, if it is another than the shim's.
-	network string
-	// config is the file by which CRIU is configured.
-	config string
 }
 
 func newRestoreMonitor(m gorunc.ProcessMonitor) *restoreMonitor {
 	return &restoreMonitor{ProcessMonitor: m,
-		supervisors: make(map[string]*supervisor), copies: make(map[*exec.Cmd]*commandCopy)}
+		supervisors: make(map[string]supervisor), copies: make(map[*exec.Cmd]*commandCopy)}
 }
 
-// supervise has s asked whenever a restore of the container has ended, until forget is called.
-func (m *restoreMonitor) supervise(id string, s *supervisor) (forget func()) {
+// supervise has show asked before a restore of the container is run, and ended whenever one
+// has ended, until forget is called.
+func (m *restoreMonitor) supervise(id string, show func(*exec.Cmd) error, ended func(error) (again bool)) (forget func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.supervisors[id] = s
+	m.supervisors[id] = supervisor{show, ended}
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -67,20 +64,16 @@ func (m *restoreMonitor) StartLocked(cmd *exec.Cmd) (chan gorunc.Exit, error) {
 type startCommand func(*exec.Cmd) (chan gorunc.Exit, error)
 
 func (m *restoreMonitor) start(cmd *exec.Cmd, start startCommand) (chan gorunc.Exit, error) {
-	by := m.supervisor(cmd)
-	if by == nil {
+	s, ok := m.supervisor(cmd)
+	if !ok {
 		return start(cmd)
 	}
-	cmd.Env = criu.RestoreEnvironment(cmd.Environ(), by.config)
-	if err := runInNetwork(cmd, by.network); err != nil {
-		return nil, err
-	}
 	// The stock service closes its files as soon as the command is started.
-	c, err := copyCommand(cmd, start, by.ended)
+	c, err := copyCommand(cmd, start, s)
 	if err != nil {
 		return nil, err
 	}
-	exits, err := start(cmd)
+	exits, err := c.run(cmd)
 	if err != nil {
 		c.close()
 		return nil, err
@@ -91,18 +84,19 @@ func (m *restoreMonitor) start(cmd *exec.Cmd, start startCommand) (chan gorunc.E
 	return exits, nil
 }
 
-// supervisor finds who supervises a command; nil if it is no restore, or nobody does.
-func (m *restoreMonitor) supervisor(cmd *exec.Cmd) *supervisor {
+// supervisor finds who supervises a command, if it is a restore.
+func (m *restoreMonitor) supervisor(cmd *exec.Cmd) (s supervisor, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(cmd.Args) == 0 {
-		return nil
+		return s, false
 	}
 	id := cmd.Args[len(cmd.Args)-1]
 	if !isRestoreOf(cmd.Args, id) {
-		return nil
+		return s, false
 	}
-	return m.supervisors[id]
+	s, ok = m.supervisors[id]
+	return s, ok
 }
 
 // Wait implements gorunc.ProcessMonitor: it returns how the last run ended.
@@ -117,9 +111,9 @@ func (m *restoreMonitor) Wait(cmd *exec.Cmd, exits chan gorunc.Exit) (int, error
 		return status, err
 	}
 	defer c.close()
-	for c.ended(failureOf(status, err)) {
+	for c.by.ended(failureOf(status, err)) {
 		next := c.command()
-		if exits, err = c.start(next); err != nil {
+		if exits, err = c.run(next); err != nil {
 			status = -1
 			continue
 		}
@@ -146,12 +140,22 @@ type commandCopy struct {
 	extra, opened []*os.File
 	attr          *unix.SysProcAttr
 	start         startCommand
-	ended         func(error) (again bool)
+	by            supervisor
 }
 
-func copyCommand(cmd *exec.Cmd, start startCommand, ended func(error) bool) (*commandCopy, error) {
+// run runs the command, or one like it, as its supervisor has it shown.
+func (c *commandCopy) run(cmd *exec.Cmd) (chan gorunc.Exit, error) {
+	if c.by.show != nil {
+		if err := c.by.show(cmd); err != nil {
+			return nil, err
+		}
+	}
+	return c.start(cmd)
+}
+
+func copyCommand(cmd *exec.Cmd, start startCommand, by supervisor) (*commandCopy, error) {
 	c := &commandCopy{path: cmd.Path, dir: cmd.Dir, args: slices.Clone(cmd.Args), env: slices.Clone(cmd.Env),
-		stdin: cmd.Stdin, out: [2]io.Writer{cmd.Stdout, cmd.Stderr}, attr: cmd.SysProcAttr, start: start, ended: ended}
+		stdin: cmd.Stdin, out: [2]io.Writer{cmd.Stdout, cmd.Stderr}, attr: cmd.SysProcAttr, start: start, by: by}
 	var err error
 	if f, ok := cmd.Stdin.(*os.File); ok && f != nil {
 		c.stdin, err = c.keep(f)

@@ -55,10 +55,10 @@ func runFake(t *testing.T, m *restoreMonitor, failures string) (output string, s
 func TestASupervisedRestoreIsRunAgainWithTheSameFiles(t *testing.T) {
 	m := newRestoreMonitor(gorunc.Monitor)
 	var ends []error
-	forget := m.supervise("c1", &supervisor{ended: func(err error) bool {
+	forget := m.supervise("c1", nil, func(err error) bool {
 		ends = append(ends, err)
 		return err != nil
-	}})
+	})
 	out, status, err := runFake(t, m, "2")
 	if status != 0 || err != nil {
 		t.Errorf("it ended with status %d, %v", status, err)
@@ -80,11 +80,11 @@ func TestASupervisedRestoreIsRunAgainWithTheSameFiles(t *testing.T) {
 
 func TestARestoreThatIsNotToBeRunAgainFails(t *testing.T) {
 	m := newRestoreMonitor(gorunc.Monitor)
-	defer m.supervise("c1", &supervisor{ended: func(error) bool { return false }})()
+	defer m.supervise("c1", nil, func(error) bool { return false })()
 	if _, status, err := runFake(t, m, "1"); status != 3 || err != nil {
 		t.Errorf("it ended with status %d, %v", status, err)
 	}
-	defer m.supervise("c2", &supervisor{ended: func(error) bool { return true }})()
+	defer m.supervise("c2", nil, func(error) bool { return true })()
 	if _, status, err := runFake(t, m, "1"); status != 3 || err != nil {
 		t.Errorf("supervised by another container's it ended with status %d, %v", status, err)
 	}
@@ -92,7 +92,7 @@ func TestARestoreThatIsNotToBeRunAgainFails(t *testing.T) {
 
 func TestOnlyRestoresAreSupervised(t *testing.T) {
 	m := newRestoreMonitor(gorunc.Monitor)
-	defer m.supervise("c1", &supervisor{ended: func(error) bool { return true }})()
+	defer m.supervise("c1", nil, func(error) bool { return true })()
 	for args, want := range map[string]bool{
 		"runc --root /r restore --detach c1": true,
 		"runc restore c1":                    true,
@@ -101,8 +101,8 @@ func TestOnlyRestoresAreSupervised(t *testing.T) {
 		"runc exec c1 restore":               false,
 		"restore c1":                         false,
 	} {
-		if by := m.supervisor(&exec.Cmd{Args: strings.Fields(args)}); (by != nil) != want {
-			t.Errorf("%q: supervised is %v", args, by != nil)
+		if _, supervised := m.supervisor(&exec.Cmd{Args: strings.Fields(args)}); supervised != want {
+			t.Errorf("%q: supervised is %v", args, supervised)
 		}
 	}
 	if failureOf(0, nil) != nil || failureOf(1, nil) == nil || !errors.Is(failureOf(-1, io.EOF), io.EOF) {

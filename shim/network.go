@@ -46,16 +46,21 @@ func (d *departure) dumpNetwork() []string {
 	return []string{networkFlag, d.network}
 }
 
-// runInNetwork changes a command so that it runs in a network namespace, if one is named.
-func runInNetwork(cmd *exec.Cmd, network string) error {
-	if network == "" {
+// runShown changes a command so that it runs in a network namespace, if one is named, and sees file systems that are nowhere
+// else.
+func runShown(cmd *exec.Cmd, network string, mounts []arrivingTmpfs) error {
+	if network == "" && len(mounts) == 0 {
 		return nil
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the shim's own binary: %w", err)
 	}
-	cmd.Args = slices.Concat([]string{self, helperShow, networkFlag, network, "--", cmd.Path}, cmd.Args[1:])
+	args := []string{self, helperShow}
+	if network != "" {
+		args = append(args, networkFlag, network)
+	}
+	cmd.Args = slices.Concat(args, showTmpfs(cmd, mounts), []string{"--", cmd.Path}, cmd.Args[1:])
 	cmd.Path = self
 	return nil
 }

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"os"
 	"os/exec"
 	"slices"
 	"testing"
@@ -27,28 +28,50 @@ func TestCRIUWorksInANetworkThatThePodHasMadeBefore(t *testing.T) {
 	}
 }
 
-func TestASupervisedRestoreRunsInItsNetwork(t *testing.T) {
-	m := newRestoreMonitor(gorunc.Monitor)
-	defer m.supervise("c1", &supervisor{network: "/proc/7/ns/net"})()
+func TestARestoreRunsInItsNetworkAndWithItsMounts(t *testing.T) {
 	cmd := &exec.Cmd{Path: "/usr/bin/runc", Args: []string{"runc", "restore", "c1"}}
-	by := m.supervisor(cmd)
-	if by == nil || by.network != "/proc/7/ns/net" {
-		t.Fatalf("it runs as %+v", by)
-	}
-	network := by.network
-	if err := runInNetwork(cmd, network); err != nil {
+	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	cmd.ExtraFiles = files[:1:2] // one more must not get into somebody else's
+	network := "/proc/7/ns/net"
+	if err := runShown(cmd, network, testMounts(t, "/at/0", "/at/1")); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{helperShow, networkFlag, network, "--", "/usr/bin/runc", "restore", "c1"}
+	want := []string{helperShow, networkFlag, network, tmpfsFlag, "4", "/at/0", tmpfsFlag, "5", "/at/1", "--", "/usr/bin/runc", "restore", "c1"}
 	if cmd.Args[0] != cmd.Path || !slices.Equal(cmd.Args[1:], want) {
 		t.Errorf("%s %q, want %q", cmd.Path, cmd.Args, want)
+	}
+	if len(cmd.ExtraFiles) != 3 || files[1] != os.Stdout {
+		t.Errorf("it inherits %d files", len(cmd.ExtraFiles))
 	}
 	if !isRestoreOf(cmd.Args, "c1") {
 		t.Error("nobody who looks for the restore would find it")
 	}
+	mounts, rest, err := inheritedTmpfs(cmd.Args[4:])
+	if err != nil || !slices.Equal(mounts, []inherited{{4, "/at/0"}, {5, "/at/1"}}) || rest[0] != "--" {
+		t.Errorf("the helper takes %v for mounts and %q for the rest, %v", mounts, rest, err)
+	}
 	same := &exec.Cmd{Path: "/usr/bin/runc", Args: []string{"runc", "restore", "c2"}}
-	if err := runInNetwork(same, ""); err != nil || same.Path != "/usr/bin/runc" || len(same.Args) != 3 {
-		t.Errorf("without a network it became %s %q, %v", same.Path, same.Args, err)
+	if err := runShown(same, "", nil); err != nil || same.Path != "/usr/bin/runc" || len(same.Args) != 3 {
+		t.Errorf("without either it became %s %q, %v", same.Path, same.Args, err)
+	}
+}
+
+func TestASupervisedRestoreIsShownEachTimeItIsRun(t *testing.T) {
+	m := newRestoreMonitor(gorunc.Monitor)
+	shown := 0
+	show := func(cmd *exec.Cmd) error {
+		if shown++; len(cmd.Args) != 3 {
+			t.Errorf("what is run the %d. time was %q", shown, cmd.Args)
+		}
+		cmd.Args = append(cmd.Args, "more")
+		return nil
+	}
+	defer m.supervise("c1", show, func(err error) bool { return err != nil })()
+	if _, status, err := runFake(t, m, "2"); status != 0 || err != nil {
+		t.Errorf("it ended with status %d, %v", status, err)
+	}
+	if shown != 3 {
+		t.Errorf("it was shown %d times, and run 3 times", shown)
 	}
 }
 

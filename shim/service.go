@@ -28,7 +28,7 @@ func (s *service) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.Be
 		return nil, refuse(r.GetMigration(), err)
 	}
 	return &shimv1.BeginResponse{
-		Engine: source.engine.String(), EngineReason: source.engineReason, Descriptors: source.descriptors(),
+		Engine: source.engine.String(), EngineReason: source.engineReason, Descriptors: source.descriptors(), Tmpfs: source.ownMounts(),
 	}, nil
 }
 
@@ -85,7 +85,7 @@ func (s *service) CutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv
 	if err != nil {
 		return nil, err
 	}
-	resp, err := source.cutOver(ctx, r.GetInNetwork())
+	resp, err := source.cutOver(ctx, r)
 	if err != nil {
 		return nil, refuse(source.id, err)
 	}
@@ -152,10 +152,11 @@ func (s *service) Approach(ctx context.Context, r *shimv1.ApproachRequest) (*shi
 	if err != nil {
 		return nil, err
 	}
-	if err := d.approach(ctx, r.GetRestore(), r.GetDescriptors()); err != nil {
+	fills, err := d.approach(ctx, r)
+	if err != nil {
 		return nil, refuse(d.id, err)
 	}
-	return &shimv1.ApproachResponse{}, nil
+	return &shimv1.ApproachResponse{FillsTmpfs: fills}, nil
 }
 
 func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.ResumeResponse, error) {

@@ -51,6 +51,15 @@ func restoreConfig(lazy bool) []string {
 	return append([]string{"lazy-pages"}, overruling...)
 }
 
+// External is a mount that CRIU neither dumps nor makes. It is looked up by its path when the container is dumped, and by the
+// name that the images have then when it is restored (criu/mount.c, try_resolve_ext_mount, get_mp_root).
+type External struct {
+	// Key is what it is looked up by.
+	Key string
+	// Value is the name that the images get, or what is bound in its place.
+	Value string
+}
+
 // config are the files that one CRIU is to read.
 type config struct {
 	// path is that of the file which the container's ConfigAnnotation names.
@@ -64,7 +73,7 @@ func (c config) home() string { return c.path + ".home" }
 func (c config) environment(env []string) []string { return append(env, "HOME="+c.home()) }
 
 // write writes the files: what this machine has configured first, which ours hide, then ours. The network is not locked by CRIU.
-func (c config) write(script string, lines []string) error {
+func (c config) write(script string, external []External, lines []string) error {
 	if err := writeConfig(c.path, systemConfig, lines); err != nil {
 		return err
 	}
@@ -76,7 +85,11 @@ func (c config) write(script string, lines []string) error {
 	if home := os.Getenv("HOME"); home != "" {
 		hidden = filepath.Join(home, userConfig)
 	}
-	return writeConfig(path, hidden, []string{"action-script " + script, "network-lock skip"})
+	once := []string{"action-script " + script, "network-lock skip"}
+	for _, e := range external {
+		once = append(once, "external mnt["+e.Key+"]:"+e.Value)
+	}
+	return writeConfig(path, hidden, once)
 }
 
 func (c config) remove() {

@@ -20,7 +20,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 	}
 	for side, lines := range map[string][]string{"dump": dumpConfig(), "restore": restoreConfig(true)} {
 		c := config{filepath.Join(t.TempDir(), "criu.conf")}
-		if err := c.write("/gate", lines); err != nil {
+		if err := c.write("/gate", []External{{"/dev", "own"}}, lines); err != nil {
 			t.Fatal(err)
 		}
 		named, err := os.ReadFile(c.path)
@@ -35,7 +35,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []string{"verbosity 4", "action-script /gate", "network-lock skip"}
+		want := []string{"verbosity 4", "action-script /gate", "network-lock skip", "external mnt[/dev]:own"}
 		if got := strings.Split(strings.TrimSpace(string(users)), "\n"); !slices.Equal(got, want) {
 			t.Errorf("%s, the user's file: %q", side, got)
 		}

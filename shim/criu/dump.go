@@ -42,6 +42,8 @@ type DumpConfig struct {
 	// Showing is a command that calls ShowViews with all arguments before
 	// "--" and executes what comes after it.
 	Showing []string
+	// External are mounts that are not CRIU's, each by its path and with a name for the images.
+	External []External
 	// Network is what Showing is given first, so that CRIU works in a network namespace.
 	Network []string
 	// Run runs a command to its end: a shim may wait for children only through
@@ -95,7 +97,7 @@ func StartDump(ctx context.Context, cfg DumpConfig) (*Dump, error) {
 		return nil, err
 	}
 	files := config{cfg.Config}
-	if err := files.write(gate.Script(), dumpConfig()); err != nil {
+	if err := files.write(gate.Script(), cfg.External, dumpConfig()); err != nil {
 		gate.Close()
 		files.remove()
 		return nil, err

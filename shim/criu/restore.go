@@ -29,6 +29,8 @@ type RestoreConfig struct {
 	// Lazy leaves private memory to the fault server, which listens on
 	// lazy.SocketName in Work.
 	Lazy bool
+	// External are mounts that are not CRIU's, each by its name in the images and with the path of what is bound.
+	External []External
 }
 
 // Restore is a restore that somebody else starts, by `runc restore`, and that
@@ -47,7 +49,7 @@ func PrepareRestore(cfg RestoreConfig) (*Restore, error) {
 		return nil, err
 	}
 	files := config{cfg.Config}
-	if err := files.write(gate.Script(), restoreConfig(cfg.Lazy)); err != nil {
+	if err := files.write(gate.Script(), cfg.External, restoreConfig(cfg.Lazy)); err != nil {
 		gate.Close()
 		files.remove()
 		return nil, err

@@ -33,6 +33,7 @@ const (
 	Printer    = "printer"    // PORT
 	Undumpable = "undumpable" // PORT [WHAT]
 	Rewriter   = "rewriter"   // PORT MIB [RATE [WORK]]
+	Devices    = "devices"    // PORT [ASPECTS TO LEAVE OUT]
 )
 
 // EnvBuilt names a directory that Build has filled before: it is copied, for there is no compiler where the image is wanted.

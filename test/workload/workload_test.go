@@ -77,6 +77,7 @@ func TestProgramsAreRightWhenNobodyMovesThem(t *testing.T) {
 		{Filer, "17103"},
 		{Ticker, "17104", "/lines"},
 		{Printer, "17105"},
+		{Devices, "17106"},
 	} {
 		t.Run(args[0], func(t *testing.T) {
 			address, _ := start(t, args...)

@@ -620,7 +620,9 @@ type BeginResponse struct {
 	EngineReason string `protobuf:"bytes,2,opt,name=engine_reason,json=engineReason,proto3" json:"engine_reason,omitempty"`
 	// For each container, what runc will write of its standard files into descriptors.json;
 	// empty if it cannot be told.
-	Descriptors   []string `protobuf:"bytes,20,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	Descriptors []string `protobuf:"bytes,20,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	// For each container, its own file systems in memory, JSON; empty if they cannot be told.
+	Tmpfs         []string `protobuf:"bytes,21,rep,name=tmpfs,proto3" json:"tmpfs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -672,6 +674,13 @@ func (x *BeginResponse) GetEngineReason() string {
 func (x *BeginResponse) GetDescriptors() []string {
 	if x != nil {
 		return x.Descriptors
+	}
+	return nil
+}
+
+func (x *BeginResponse) GetTmpfs() []string {
+	if x != nil {
+		return x.Tmpfs
 	}
 	return nil
 }
@@ -1349,7 +1358,9 @@ type CutOverRequest struct {
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	// Approach has started all restores, which thus work in the pod's network namespace:
 	// CRIU may here as well, and the images then name none.
-	InNetwork     bool `protobuf:"varint,2,opt,name=in_network,json=inNetwork,proto3" json:"in_network,omitempty"`
+	InNetwork bool `protobuf:"varint,2,opt,name=in_network,json=inNetwork,proto3" json:"in_network,omitempty"`
+	// Approach has answered so for all containers: CRIU need not dump what BeginResponse.tmpfs lists.
+	FillsTmpfs    bool `protobuf:"varint,3,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1394,6 +1405,13 @@ func (x *CutOverRequest) GetMigration() string {
 func (x *CutOverRequest) GetInNetwork() bool {
 	if x != nil {
 		return x.InNetwork
+	}
+	return false
+}
+
+func (x *CutOverRequest) GetFillsTmpfs() bool {
+	if x != nil {
+		return x.FillsTmpfs
 	}
 	return false
 }
@@ -1928,7 +1946,9 @@ type ApproachRequest struct {
 	// As it will be asked for.
 	Restore *RestoreRequest `protobuf:"bytes,1,opt,name=restore,proto3" json:"restore,omitempty"`
 	// What BeginResponse says of the container.
-	Descriptors   string `protobuf:"bytes,2,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	Descriptors string `protobuf:"bytes,2,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	// What BeginResponse says of its file systems in memory.
+	Tmpfs         string `protobuf:"bytes,3,opt,name=tmpfs,proto3" json:"tmpfs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1977,8 +1997,17 @@ func (x *ApproachRequest) GetDescriptors() string {
 	return ""
 }
 
+func (x *ApproachRequest) GetTmpfs() string {
+	if x != nil {
+		return x.Tmpfs
+	}
+	return ""
+}
+
 type ApproachResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that CRIU has not dumped are filled in here.
+	FillsTmpfs    bool `protobuf:"varint,1,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2011,6 +2040,13 @@ func (x *ApproachResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ApproachResponse.ProtoReflect.Descriptor instead.
 func (*ApproachResponse) Descriptor() ([]byte, []int) {
 	return file_migration_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ApproachResponse) GetFillsTmpfs() bool {
+	if x != nil {
+		return x.FillsTmpfs
+	}
+	return false
 }
 
 type ResumeRequest struct {
@@ -2307,11 +2343,12 @@ const file_migration_proto_rawDesc = "" +
 	"\x06mounts\x18\x03 \x03(\v2\x1b.godwit.shim.v1.VolumeMountR\x06mounts\"?\n" +
 	"\vVolumeMount\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"n\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\x84\x01\n" +
 	"\rBeginResponse\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12#\n" +
 	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\x12 \n" +
-	"\vdescriptors\x18\x14 \x03(\tR\vdescriptors\"M\n" +
+	"\vdescriptors\x18\x14 \x03(\tR\vdescriptors\x12\x14\n" +
+	"\x05tmpfs\x18\x15 \x03(\tR\x05tmpfs\"M\n" +
 	"\fWatchRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
@@ -2393,11 +2430,13 @@ const file_migration_proto_rawDesc = "" +
 	"fetchEtaMs\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
-	"\x11SendFilesResponse\"M\n" +
+	"\x11SendFilesResponse\"n\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1d\n" +
 	"\n" +
-	"in_network\x18\x02 \x01(\bR\tinNetwork\"\xae\x02\n" +
+	"in_network\x18\x02 \x01(\bR\tinNetwork\x12\x1f\n" +
+	"\vfills_tmpfs\x18\x03 \x01(\bR\n" +
+	"fillsTmpfs\"\xae\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -2435,11 +2474,14 @@ const file_migration_proto_rawDesc = "" +
 	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMs\"0\n" +
 	"\x0fRestoreResponse\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"m\n" +
+	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"\x83\x01\n" +
 	"\x0fApproachRequest\x128\n" +
 	"\arestore\x18\x01 \x01(\v2\x1e.godwit.shim.v1.RestoreRequestR\arestore\x12 \n" +
-	"\vdescriptors\x18\x02 \x01(\tR\vdescriptors\"\x12\n" +
-	"\x10ApproachResponse\"-\n" +
+	"\vdescriptors\x18\x02 \x01(\tR\vdescriptors\x12\x14\n" +
+	"\x05tmpfs\x18\x03 \x01(\tR\x05tmpfs\"3\n" +
+	"\x10ApproachResponse\x12\x1f\n" +
+	"\vfills_tmpfs\x18\x01 \x01(\bR\n" +
+	"fillsTmpfs\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +

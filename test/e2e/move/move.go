@@ -92,6 +92,14 @@ type Downtime struct {
 	Commit  float64 `json:"commit_ms"`
 	Resume  float64 `json:"resume_ms"`
 	Clocks  float64 `json:"clocks_ms"`
+	Stages  []Stage `json:"stages"`
+}
+
+// Stage is a part of the cutover; it begins so long after the freeze, milliseconds.
+type Stage struct {
+	Name     string  `json:"name"`
+	Begin    float64 `json:"begin_ms"`
+	Duration float64 `json:"duration_ms"`
 }
 
 // Result is the last line. Sizes are in bytes.

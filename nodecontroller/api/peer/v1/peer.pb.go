@@ -1503,7 +1503,9 @@ type ApproachRequest struct {
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	// For each container, in the order of the pod's description: what runc says of its
 	// standard files, JSON.
-	Descriptors   []string `protobuf:"bytes,2,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	Descriptors []string `protobuf:"bytes,2,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	// For each, what the source's shim says of its file systems in memory, JSON.
+	Tmpfs         []string `protobuf:"bytes,3,rep,name=tmpfs,proto3" json:"tmpfs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1552,10 +1554,19 @@ func (x *ApproachRequest) GetDescriptors() []string {
 	return nil
 }
 
+func (x *ApproachRequest) GetTmpfs() []string {
+	if x != nil {
+		return x.Tmpfs
+	}
+	return nil
+}
+
 type ApproachResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Why restores could not be started; empty if all were.
-	Trouble       string `protobuf:"bytes,1,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	Trouble string `protobuf:"bytes,1,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// Those file systems are filled in at this end, for all containers.
+	FillsTmpfs    bool `protobuf:"varint,2,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1595,6 +1606,13 @@ func (x *ApproachResponse) GetTrouble() string {
 		return x.Trouble
 	}
 	return ""
+}
+
+func (x *ApproachResponse) GetFillsTmpfs() bool {
+	if x != nil {
+		return x.FillsTmpfs
+	}
+	return false
 }
 
 var File_peer_proto protoreflect.FileDescriptor
@@ -1690,12 +1708,15 @@ const file_peer_proto_rawDesc = "" +
 	"\x0eOutcomeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"D\n" +
 	"\x0fOutcomeResponse\x121\n" +
-	"\aoutcome\x18\x01 \x01(\x0e2\x17.godwit.peer.v1.OutcomeR\aoutcome\"Q\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x17.godwit.peer.v1.OutcomeR\aoutcome\"g\n" +
 	"\x0fApproachRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12 \n" +
-	"\vdescriptors\x18\x02 \x03(\tR\vdescriptors\",\n" +
+	"\vdescriptors\x18\x02 \x03(\tR\vdescriptors\x12\x14\n" +
+	"\x05tmpfs\x18\x03 \x03(\tR\x05tmpfs\"M\n" +
 	"\x10ApproachResponse\x12\x18\n" +
-	"\atrouble\x18\x01 \x01(\tR\atrouble*T\n" +
+	"\atrouble\x18\x01 \x01(\tR\atrouble\x12\x1f\n" +
+	"\vfills_tmpfs\x18\x02 \x01(\bR\n" +
+	"fillsTmpfs*T\n" +
 	"\x05Stage\x12\x11\n" +
 	"\rSTAGE_UNKNOWN\x10\x00\x12\x13\n" +
 	"\x0fSTAGE_PREPARING\x10\x01\x12\x0e\n" +
