@@ -1,7 +1,6 @@
 package lazy
 
 import (
-	"io"
 	"net"
 	"testing"
 	"time"
@@ -9,12 +8,12 @@ import (
 	"godwit.dev/godwit/pagestream/demand"
 )
 
-// missingAll is a fetcher of processes that lack all of so many pages each; it has a connection, on which nobody answers.
+// missingAll is a fetcher of processes that lack all of so many pages each; it has a connection, on which
+// nobody answers.
 func missingAll(t *testing.T, processes int, pages uint64) *fetcher {
 	t.Helper()
 	here, there := net.Pipe()
-	t.Cleanup(func() { here.Close(); there.Close() })
-	go io.Copy(io.Discard, there)
+	t.Cleanup(func() { here.Close(); there.Close() }) // nothing is written: that is Run's
 	f := newFetcher(Remote{}, 0, nil, -1)
 	f.asking = demand.NewAsking(here)
 	f.traffic.restart(time.Now())
