@@ -54,8 +54,8 @@
 // # Pages at the source
 //
 // Pages that were left at the source (store.Leave) come over a connection that the source
-// makes, see package demand: those that a process waits for first, with their neighbours, the
-// rest in the background. They land in the store and are filled in from there, so that
+// makes, see package demand: those that a process waits for first, with their neighbours; in
+// the background what is near these, then the rest. They land in the store and are filled in from there, so that
 // children, and a server that follows one which died, find them; what the store has of
 // them from before is never used. A connection that ends is waited for until a deadline, while
 // those who touch a missing page wait; then the memory is lost (ErrSourceLost).

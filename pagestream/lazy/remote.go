@@ -30,18 +30,9 @@ type Remote struct {
 // away for too long, or cannot give what is missing: the memory is lost.
 var ErrSourceLost = errors.New("pages are missing and their source is lost")
 
-const (
-	// around is how many pages are asked for with one that a process waits for, itself
-	// among them.
-	around = 16
-	// minWindow and maxWindow bound the background's pages under way.
-	minWindow = 4 * demand.MaxPages
-	maxWindow = 6144
-	// queued is how long what a process waits for may stand behind what is under way already.
-	queued = 40 * time.Millisecond
-	// rateEvery is how often the rate is looked at.
-	rateEvery = 50 * time.Millisecond
-)
+// around is how many pages are asked for with one that a process waits for, itself
+// among them.
+const around = 16
 
 // fetcher gets the missing pages of all processes of a container, over one connection
 // at a time, in goroutines of its own.
@@ -52,28 +43,25 @@ type fetcher struct {
 	arrived   int // eventfd that is written when pages have come
 	over      sync.WaitGroup
 
-	mu        sync.Mutex // guards what follows
-	sources   map[uint32]*remotePages
-	order     []*remotePages
-	asking    *demand.Asking
-	missing   uint64 // pages that are not here, and wanted
-	faults    uint64
-	begun     bool   // the background may go on
-	finished  bool   // nothing more is needed
-	underWay  uint64 // pages of the background
-	window    uint64
-	lastRate  time.Time
-	since     uint64        // pages that have come since lastRate
-	asked     time.Time     // when the first pages of a connection were asked for; zero when they have come
-	roundTrip time.Duration // the least known
-	lost      error         // why there is no hope
-	parted    chan struct{} // closed when the source knows that it is not needed, or never will
+	mu       sync.Mutex // guards what follows
+	sources  map[uint32]*remotePages
+	order    []*remotePages
+	asking   *demand.Asking
+	missing  uint64 // pages that are not here, and wanted
+	faults   uint64
+	longest  time.Duration // that a process has waited for one
+	begun    bool          // the background may go on
+	finished bool          // nothing more is needed
+	traffic  traffic
+	near     vicinities
+	lost     error         // why there is no hope
+	parted   chan struct{} // closed when the source knows that it is not needed, or never will
 }
 
 func newFetcher(cfg Remote, container uint16, log *slog.Logger, arrived int) *fetcher {
 	return &fetcher{
 		cfg: cfg, container: container, log: log, arrived: arrived,
-		sources: make(map[uint32]*remotePages), window: minWindow, parted: make(chan struct{}),
+		sources: make(map[uint32]*remotePages), parted: make(chan struct{}),
 	}
 }
 
@@ -83,7 +71,7 @@ func (f *fetcher) add(r *store.Reader, sp *store.SealedSpace, src *source) error
 	if err != nil {
 		return err
 	}
-	p := &remotePages{presence: newPresence(src.pages), fetcher: f, source: src, landing: landing, gone: newBitmap(src.pages), wanted: make(map[uint64]bool)}
+	p := &remotePages{presence: newPresence(src.pages), fetcher: f, source: src, landing: landing, gone: newBitmap(src.pages), wanted: make(map[uint64]waiting)}
 	for _, left := range sp.Left() {
 		src.each(left.Start, left.End(), func(first, n uint64) {
 			for i := first; i < first+n; i++ {
@@ -191,7 +179,8 @@ func (f *fetcher) welcome(conn net.Conn) error {
 func (f *fetcher) converse(ctx context.Context, conn net.Conn) error {
 	a := demand.NewAsking(conn)
 	f.mu.Lock()
-	f.asking, f.underWay, f.since, f.lastRate, f.asked = a, 0, 0, time.Now(), time.Time{}
+	f.asking, f.near = a, nil
+	f.traffic.restart(time.Now())
 	for _, p := range f.order {
 		p.restart()
 	}
@@ -240,57 +229,51 @@ func (f *fetcher) land(pid uint32, start uint64, content [][]byte) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	now := time.Now()
 	for _, i := range numbers {
 		p.settled.set(i, 1)
-		delete(p.wanted, i)
+		if w, waited := p.wanted[i]; waited {
+			f.longest = max(f.longest, now.Sub(w.since))
+			delete(p.wanted, i)
+		}
 		if !p.gone.has(i) {
 			f.missing--
 		}
 	}
-	f.came(uint64(len(content)))
+	f.traffic.answered(request{pid, start, uint64(len(content))}, now)
+	f.pump()
 	f.signal()
 	return nil
 }
 
-// came counts pages that have come, and asks for more; mu is held.
-func (f *fetcher) came(n uint64) {
-	f.since += n
-	f.underWay -= min(n, f.underWay)
-	now := time.Now()
-	if !f.asked.IsZero() {
-		if took := now.Sub(f.asked); f.roundTrip == 0 || took < f.roundTrip {
-			f.roundTrip = took
-		}
-		f.asked = time.Time{}
-	}
-	if took := now.Sub(f.lastRate); took >= rateEvery {
-		rate := float64(f.since) / took.Seconds()
-		f.window = min(max(minWindow, uint64(rate*(queued+f.roundTrip).Seconds())), maxWindow)
-		f.lastRate, f.since = now, 0
-	}
-	f.pump()
-}
-
-// pump asks for pages in the background, as many as may be under way; mu is held.
+// pump asks for pages in the background, as many as may be under way: near those that
+// processes waited for first, and all others when it may go on. mu is held.
 func (f *fetcher) pump() {
-	if !f.begun || f.asking == nil {
+	if f.asking == nil {
 		return
 	}
-	for f.underWay+demand.MaxPages <= f.window {
-		n := uint64(0)
-		for _, p := range f.order {
-			if n = p.askNext(); n > 0 {
-				break
-			}
-		}
-		if n == 0 {
+	for now := time.Now(); ; {
+		room := f.traffic.room(now)
+		if room == 0 || f.askNext(room) == 0 {
 			return
 		}
-		if f.underWay == 0 && f.roundTrip == 0 {
-			f.asked = time.Now()
-		}
-		f.underWay += n
 	}
+}
+
+// askNext asks for up to so many pages in the background, and returns how many; mu is held.
+func (f *fetcher) askNext(most uint64) uint64 {
+	if p, i, end := f.near.next(); p != nil {
+		return p.ask(i, min(end, i+most), false)
+	}
+	if !f.begun {
+		return 0
+	}
+	for _, p := range f.order {
+		if n := p.askNext(most); n > 0 {
+			return n
+		}
+	}
+	return 0
 }
 
 // begin lets the background go on.
@@ -311,6 +294,7 @@ func (f *fetcher) finish() {
 		return
 	}
 	f.finished = true
+	f.log.Info("fault server: nothing is missing any more", "faults", f.faults, "longest wait", f.longest, "round trip", f.traffic.roundTrip)
 	if f.asking != nil {
 		f.asking.Status(0, f.faults)
 		f.asking.Done()

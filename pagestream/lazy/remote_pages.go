@@ -1,8 +1,9 @@
 package lazy
 
 import (
+	"time"
+
 	"godwit.dev/godwit/pagestream"
-	"godwit.dev/godwit/pagestream/demand"
 	"godwit.dev/godwit/pagestream/store"
 )
 
@@ -16,9 +17,13 @@ type remotePages struct {
 	settled bitmap // asked for on this connection, here, or not wanted
 	gone    bitmap // not wanted
 	cursor  uint64
-	// wanted are the missing pages that processes wait for, and whether they were asked for
-	// on this connection.
-	wanted map[uint64]bool
+	wanted  map[uint64]waiting
+}
+
+// waiting is a missing page that processes wait for.
+type waiting struct {
+	since time.Time
+	asked bool // on this connection
 }
 
 // restart counts nothing as asked for; mu is held, or nobody else has it.
@@ -29,19 +34,19 @@ func (p *remotePages) restart() {
 		p.settled.set(i, n)
 		i = p.find(i+n, p.source.pages, true)
 	}
-	for i := range p.wanted {
-		p.wanted[i] = false
+	for i, w := range p.wanted {
+		p.wanted[i] = waiting{since: w.since}
 	}
 }
 
-// askNext asks for the next pages that are not settled, and returns how many; the fetcher's
-// mu is held.
-func (p *remotePages) askNext() uint64 {
+// askNext asks for up to so many of the next pages that are not settled, and returns how many; the
+// fetcher's mu is held.
+func (p *remotePages) askNext(most uint64) uint64 {
 	i := p.settled.next(p.cursor, p.source.pages)
 	if i == p.source.pages {
 		return 0
 	}
-	n := p.ask(i, min(p.source.pages, i+demand.MaxPages), false)
+	n := p.ask(i, min(p.source.pages, i+most), false)
 	p.cursor = i + n
 	return n
 }
@@ -63,7 +68,9 @@ func (p *remotePages) ask(i, end uint64, waits bool) uint64 {
 
 // send sends a request; the fetcher's mu is held.
 func (p *remotePages) send(i, n uint64, waits bool) {
-	p.fetcher.asking.Want(uint32(p.source.pid), pagestream.Range{Start: p.source.address(i), Pages: n}, waits)
+	pid, r := uint32(p.source.pid), pagestream.Range{Start: p.source.address(i), Pages: n}
+	p.fetcher.traffic.asked(request{pid, r.Start, n}, waits, time.Now())
+	p.fetcher.asking.Want(pid, r, waits)
 }
 
 // want asks for a page that a process waits for, and for what is missing right behind
@@ -72,12 +79,13 @@ func (p *remotePages) want(i uint64) {
 	f := p.fetcher
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	asked, known := p.wanted[i]
+	w, known := p.wanted[i]
 	if !known {
+		w.since = time.Now()
 		f.faults++
 	}
-	p.wanted[i] = asked || f.asking != nil
-	if asked || f.asking == nil {
+	p.wanted[i] = waiting{w.since, w.asked || f.asking != nil}
+	if w.asked || f.asking == nil {
 		return // without a connection: whoever waits asks again when there is one
 	}
 	// Also if it is under way in the background: then it comes twice, and the first time sooner.
@@ -89,6 +97,8 @@ func (p *remotePages) want(i uint64) {
 			j += p.ask(j, part[1], true)
 		}
 	}
+	f.near.add(p, i)
+	f.pump()
 }
 
 // forget counts pages as not wanted: no process has them any more.
