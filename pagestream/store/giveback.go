@@ -23,10 +23,10 @@ import (
 // UFFDIO_MOVE, which would take the pages themselves, takes only private anonymous
 // memory, and a tmpfs has none.
 
-// GiveUnit is how much of a data file is given back at once, in pages: two of the folios
-// of 128 KiB that a store mostly consists of. Larger units wait longer for their last
-// page; smaller ones split folios.
-const GiveUnit = 64
+// GiveUnit is the least of a data file that is given back, in pages: what the fault server
+// fills in around a fault. Larger units would wait longer for their last page. The
+// background has more at once, whole folios; to give a part back splits a folio.
+const GiveUnit = 16
 
 // Giving gives the memory of one sealed space back. All its methods but Given are for one
 // goroutine.
