@@ -1,6 +1,7 @@
 package lazy
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"godwit.dev/godwit/pagestream/images"
 )
 
 // held is the memory that the pages of a store take, in pages.
@@ -76,6 +79,36 @@ func TestNothingIsGivenBackBeforeTheContainerRuns(t *testing.T) {
 	again := newLab(t, dir, false)
 	again.journal = filepath.Join(dir, "journal-2")
 	must(t, again.run(t, 1, 2000, 4, 0, 1))
+}
+
+// CRIU has read what it restores by itself before the container runs: that goes then, and what
+// pages are still filled in from stays.
+func TestPagesFilesThatNobodyNeedsGoWhenTheContainerRuns(t *testing.T) {
+	for _, unreleased := range []bool{true, false} {
+		dir := sealedStore(t, 1, 8000, false)
+		img := filepath.Join(dir, "images", "0")
+		var b bytes.Buffer
+		must(t, images.WritePagemap(&b, 77, []images.Entry{{Pages: 100, Flags: images.Present}}))
+		must(t, os.WriteFile(images.SharedPagemapPath(img, 42), b.Bytes(), 0o600))
+		must(t, os.WriteFile(images.PagesPath(img, 77), make([]byte, 100*pageSize), 0o600))
+		l := newLab(t, dir, true)
+		l.unreleased, l.breakOff = unreleased, unreleased
+		threads := 0
+		if unreleased {
+			threads = 1
+		}
+		_ = l.run(t, 1, 8000, threads, 0, 1)
+		shared, err := os.Stat(images.PagesPath(img, 77))
+		must(t, err)
+		own, err := os.Stat(images.PagesPath(img, 1))
+		must(t, err)
+		if there := shared.Size() > 0; there != unreleased {
+			t.Errorf("not released: %v, the pages of shared memory are there: %v", unreleased, there)
+		}
+		if own.Size() == 0 {
+			t.Error("a pages file is gone that pages were filled in from")
+		}
+	}
 }
 
 // Where pages were given back, a restore from the beginning would find holes: it is refused.

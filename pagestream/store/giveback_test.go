@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/images"
 	"golang.org/x/sys/unix"
 )
 
@@ -93,6 +95,34 @@ func TestPopulatingNeverFillsWhatIsGivenBack(t *testing.T) {
 	r.Populate(t.Context())
 	if n := blocks(t, r); n != 0 || g.Held() != 0 {
 		t.Errorf("%d pages are there again, %d are said to be held", n, g.Held())
+	}
+}
+
+// CRIU makes shared memory from a pages file: what has gone into that leaves the store.
+func TestSharedMemoryIsInThePagesFileOrTheStoreAndNotInBoth(t *testing.T) {
+	s := newStore(t, 64<<20)
+	dir := s.ImagesDir(0)
+	shm := pagestream.Space{Kind: pagestream.Shared, ID: 42}
+	all := content(1, 1000)
+	must(t, s.Pages(shm, 0, all))
+	writePagemap(t, images.SharedPagemapPath(dir, 42), 8, nil, images.Entry{Pages: 1000, Flags: images.Present})
+	must(t, s.MaterializeShared(0))
+	var st unix.Stat_t
+	must(t, unix.Stat(dataPath(s.Dir(), shm), &st))
+	got, err := os.ReadFile(images.PagesPath(dir, 8))
+	must(t, err)
+	if st.Blocks != 0 || !bytes.Equal(got, all) {
+		t.Errorf("the store has %d blocks of it, the pages file is right: %v", st.Blocks, bytes.Equal(got, all))
+	}
+	must(t, s.MaterializeShared(0)) // it is there
+	// What an attempt that fails has left of the store is not to be restored from.
+	must(t, s.Pages(pagestream.Space{Kind: pagestream.Shared, ID: 43}, 0, all))
+	writePagemap(t, images.SharedPagemapPath(dir, 43), 9, nil, images.Entry{Pages: 1001, Flags: images.Present})
+	if err := s.MaterializeShared(0); !errors.Is(err, ErrMissing) {
+		t.Errorf("shared memory that is not there: %v", err)
+	}
+	if err := s.Seal(); !errors.Is(err, ErrMissing) {
+		t.Errorf("the store is sealed: %v", err)
 	}
 }
 
