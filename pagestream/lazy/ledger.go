@@ -12,9 +12,9 @@ import (
 //
 // A page is needed as long as one memory of the source has it not done. Children share
 // their parent's source, and one that is born has done what its parent had: so a page that
-// nobody needs is needed by nobody later. What cannot be told from a mapping is told in
-// time: while a fork, a move or an unmapping is unread, the kernel refuses to fill in
-// (EAGAIN), so that nothing becomes done between a fork and its event.
+// nobody needs is needed by nobody later. Nothing becomes done between a fork and the reading
+// of its event: until then the kernel refuses to fill in (EAGAIN; fs/userfaultfd.c,
+// mmap_changing), as it does for a move and an unmapping.
 type ledger struct {
 	free    bitmap    // pages that nobody needs, by number
 	slots   []slotRun // where pages are in the store's data file, ascending by first

@@ -112,6 +112,30 @@ func TestAUnitIsSpareWhenTheLastMemoryHasItsPages(t *testing.T) {
 	}
 }
 
+// What is filled in around a fault makes units spare, wherever the store has them.
+func TestWhatIsFilledInAroundAFaultIsWholeUnits(t *testing.T) {
+	const pages, first = 100 * store.GiveUnit, 5
+	src := &source{}
+	src.add(0x7000, pages, make([]byte, pages*pageSize))
+	src.pieces[0].stored, src.pieces[0].slot = true, first
+	src.add(0x7000+pages*pageSize, 64, nil)
+	for _, page := range []uint64{20, 50, pages - 3} {
+		start := src.around(0x7000+page*pageSize, nearBytes)
+		if slot := first + (start-0x7000)/pageSize; slot%store.GiveUnit != 0 || slot/store.GiveUnit != (first+page)/store.GiveUnit {
+			t.Errorf("around page %d it begins in the middle of a unit, at slot %d", page, slot)
+		}
+	}
+	if start := src.around(0x7000, nearBytes); start != 0x2000 {
+		t.Errorf("around the first page of a store's piece it begins at %#x", start)
+	}
+	if start := src.around(0x7000+(pages+20)*pageSize, nearBytes); start%nearBytes != 0 {
+		t.Errorf("around a page of zeros it begins at %#x", start)
+	}
+	if start := (&source{}).around(0x3000, aroundBytes); start != 0 {
+		t.Errorf("around the lowest pages it begins at %#x", start)
+	}
+}
+
 // A server that follows another finds in place what the note says, whichever memory it takes
 // over, and fills in nothing of it.
 func TestWhatWasGivenBackIsDoneInEveryMemoryThatIsTakenOver(t *testing.T) {

@@ -183,7 +183,7 @@ func (m *memory) heat(img uint64) {
 	if len(m.hots) == maxHot {
 		m.hots = append(m.hots[:0], m.hots[maxHot/2:]...)
 	}
-	start := img &^ (nearBytes - 1)
+	start := m.source.around(img, nearBytes)
 	m.hots = append(m.hots, hot{img: start, end: start + nearBytes, fault: img})
 }
 
@@ -200,7 +200,7 @@ func (m *memory) fillStep() (result, error) {
 		m.hots = m.hots[:len(m.hots)-1]
 		if !done.wide {
 			// The widest circle goes behind all narrow ones.
-			start := done.fault &^ (aroundBytes - 1)
+			start := m.source.around(done.fault, aroundBytes)
 			m.hots = append([]hot{{img: start, end: start + aroundBytes, fault: done.fault, wide: true}}, m.hots...)
 		}
 	}

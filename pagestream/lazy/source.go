@@ -184,6 +184,16 @@ func (s *source) number(img uint64) (uint64, bool) {
 	return s.pieces[i].first + (img-s.pieces[i].img)/pageSize, true
 }
 
+// around is where a stretch of so many bytes begins that a page of the images is in: one
+// that is whole units of the store, which can be given back when it is in place.
+func (s *source) around(img, size uint64) uint64 {
+	at := img
+	if i := s.behind(img); i < len(s.pieces) && s.pieces[i].img <= img && s.pieces[i].stored {
+		at = s.pieces[i].slot*pageSize + img - s.pieces[i].img
+	}
+	return img - min(at%size, img)
+}
+
 // pieceOf returns the piece that a page is in.
 func (s *source) pieceOf(number uint64) int {
 	i, _ := slices.BinarySearchFunc(s.pieces, number, func(p piece, n uint64) int {
