@@ -39,6 +39,7 @@ type incoming struct {
 	description *cri.Description
 	images      []cri.Image
 	volumes     []string // names, in the order of the wire
+	pod         uint64   // what the pod takes at its source, bytes; 0 if it is not known
 	memory      uint64   // what is reserved for the store, bytes
 	storeDir    string
 	kubelet     bool // it makes the pod, and has it removed

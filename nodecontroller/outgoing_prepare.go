@@ -12,6 +12,7 @@ import (
 	"godwit.dev/godwit/cri"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
+	"godwit.dev/godwit/nodecontroller/processcheck"
 )
 
 // How the two daemons know that the other lives, until the commit.
@@ -78,7 +79,21 @@ func (m *outgoing) describe(ctx context.Context, pod cri.Pod) error {
 		m.log.Warn("the pod's memory is not known, the destination cannot reserve room", "error", err)
 	}
 	m.memory = memory[m.pod.ID]
+	shared, err := m.sharedMemory(ctx)
+	if err != nil {
+		m.log.Warn("the pod's shared memory is not known, the destination does not count it twice", "error", err)
+	}
+	m.memory += shared
 	return nil
+}
+
+// sharedMemory is what the destination has twice until the pod runs there.
+func (m *outgoing) sharedMemory(ctx context.Context) (uint64, error) {
+	containers, err := m.d.containers(ctx, m.pod)
+	if err != nil {
+		return 0, err
+	}
+	return processcheck.SharedMemory(containers)
 }
 
 // connect dials the destination and keeps the connection alive. The record is

@@ -175,6 +175,10 @@ func (d *Daemon) admitMigration(ctx context.Context, req *peerv1.PrepareRequest,
 	if err != nil {
 		return nil, err
 	}
+	group, err := ownGroup(cgroupRoot)
+	if err != nil {
+		d.log.Warn("whether a cgroup limits the store is not known", "error", err)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -187,6 +191,8 @@ func (d *Daemon) admitMigration(ctx context.Context, req *peerv1.PrepareRequest,
 		node:      d.config.NodeName,
 		memory:    req.Memory,
 		available: available,
+		coming:    d.coming(),
+		group:     group,
 		limit:     uint64(d.config.StoreLimit),
 		reserved:  d.reserved(),
 		others:    len(d.incoming),
@@ -195,7 +201,7 @@ func (d *Daemon) admitMigration(ctx context.Context, req *peerv1.PrepareRequest,
 	if err != nil {
 		return nil, err
 	}
-	m.memory, m.record.Memory = limit, limit
+	m.pod, m.memory, m.record.Memory = req.Memory, limit, limit
 	if err := d.journal.save(m.record, throughReboot); err != nil {
 		return nil, err
 	}

@@ -162,8 +162,16 @@ var errRuncEnded = errors.New("runc has ended")
 func (t *attempt) ended() bool { return errors.Is(context.Cause(t.over), errRuncEnded) }
 
 // run makes a committed container a running one, unless the attempt has come to nothing
-// just now.
+// just now. What it is restored from is then needed no more.
 func (d *destination) run(a *arrival, t *attempt) error {
+	err := d.noteRunning(a, t)
+	if err == nil {
+		t.fill.release()
+	}
+	return err
+}
+
+func (d *destination) noteRunning(a *arrival, t *attempt) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if t.over.Err() != nil {
@@ -184,7 +192,13 @@ func (d *destination) restoreEnded(a *arrival, failure error) bool {
 	switch end {
 	case attemptParked:
 		return d.parkAgain(a, t, failure)
-	case attemptRuns, attemptLost:
+	case attemptRuns:
+		t.release()
+		if d.running(a) { // also if CRIU asked nobody
+			t.fill.release()
+		}
+		return false
+	case attemptLost:
 		t.release()
 		return false
 	}
@@ -194,6 +208,12 @@ func (d *destination) restoreEnded(a *arrival, failure error) bool {
 		why = failure
 	}
 	return d.repeat(a, t, t.restore.WithLog(why))
+}
+
+func (d *destination) running(a *arrival) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return a.state == arrivalRunning
 }
 
 // takeEnd decides what becomes of a container, and moves it there, in one step.

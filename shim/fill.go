@@ -113,6 +113,9 @@ func startFill(ctx context.Context, log *slog.Logger, c fillConfig) (*fill, erro
 		f.mu.Lock()
 		f.err = err
 		f.mu.Unlock()
+		if p := f.keeper.Progress(); err == nil {
+			log.Info("memory is filled in", "pages", p.Total, "took", p.Fill, "store_and_pod_at_most", p.Peak, "left_in_store", p.Held)
+		}
 		if err != nil && ctx.Err() == nil {
 			log.Error("memory cannot be filled in", "error", err)
 			c.lost(err)
@@ -126,6 +129,14 @@ func startFill(ctx context.Context, log *slog.Logger, c fillConfig) (*fill, erro
 func (f *fill) serve(order fillOrder) {
 	f.order = order
 	close(f.ordered)
+}
+
+// release says, of a fill if there is one, that the container runs and is never restored
+// again: from then on the store gives its memory back.
+func (f *fill) release() {
+	if f != nil {
+		f.keeper.Release()
+	}
 }
 
 // startServer starts a fault server, and tells it what it serves as soon as that is known.

@@ -9,12 +9,11 @@ import (
 // BenchmarkFill fills in 1 GiB of a process that sleeps.
 func BenchmarkFill(b *testing.B) {
 	const pages = 1 << 18
-	dir := sealedStore(b, 1, pages, true)
 	for _, inside := range []bool{false, true} {
 		b.Run(fmt.Sprint("inside=", inside), func(b *testing.B) {
 			var took, cpu time.Duration
 			for range b.N {
-				l := newLab(b, dir, inside)
+				l := newLab(b, sealedStore(b, 1, pages, true), inside)
 				must(b, l.run(b, 1, pages, 0, 0, 0))
 				took += l.keeper.Progress().Fill
 				if !inside {
@@ -35,7 +34,6 @@ func BenchmarkFill(b *testing.B) {
 // and from four threads.
 func BenchmarkFault(b *testing.B) {
 	const pages = 1 << 17
-	dir := sealedStore(b, 1, pages, true)
 	for _, c := range []struct {
 		name    string
 		rate    uint64
@@ -44,7 +42,7 @@ func BenchmarkFault(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			var p50, p99, worst float64
 			for range b.N {
-				l := newLab(b, dir, false)
+				l := newLab(b, sealedStore(b, 1, pages, true), false)
 				l.rate, l.breakOff = c.rate, true
 				_ = l.run(b, 1, pages, c.threads, -5000, 1)
 				var n int

@@ -231,6 +231,7 @@ func TestCRIURestoresLazilyFromTheStore(t *testing.T) {
 			must(t, err)
 			l.keeper.cfg.Listener = l.listener
 			kept := make(chan error, 1)
+			l.keeper.Release()
 			go func() { kept <- l.keeper.Run(t.Context()) }()
 			start := time.Now()
 			out, err := n.run("criu", "restore", "--lazy-pages", "-d", "-D", "/shared/images/0", "-W", "/shared/work", "-o", "restore.log", "-v4")

@@ -47,6 +47,9 @@
 // waiting threads, and they fault again. Which pages are filled in need not be
 // known: filling a page that is there fails with EEXIST and changes nothing.
 //
+// Pages that the store has given back are the exception: a note beside the store says
+// which they are, and the next server takes them as filled in (giveback.go).
+//
 // If keeper and server are both gone, so is every userfaultfd, and memory that was
 // not yet filled in reads as zero, silently; nothing in the kernel prevents that.
 // A server whose keeper has died goes on alone and finishes.
@@ -84,6 +87,9 @@ type Progress struct {
 	// Missing counts pages that are still at the source, Remote the faults that waited for
 	// one of those.
 	Missing, Remote uint64
+	// Held counts pages that the store holds, once it gives them back (Keeper.Release); Peak is
+	// the most that they and the pages put in place were together, as far as one server saw.
+	Held, Peak uint64
 	// Restarts counts how often the server has died and was started anew.
 	Restarts int
 	// Finished says that CRIU has restored all processes.

@@ -8,20 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// Process is a server process that was started.
-type Process interface {
-	// Kill ends it at once.
-	Kill() error
-	// Wait returns when it has ended. It is called once.
-	Wait() error
-}
 
 // KeeperConfig says what a Keeper needs.
 type KeeperConfig struct {
@@ -51,6 +42,7 @@ type Keeper struct {
 	sock     int    // of the server at work; -1 if there is none
 	servers  []serverEnd
 	finished time.Time // when CRIU was; zero before that
+	released bool      // the container runs
 	progress Progress
 }
 
@@ -172,6 +164,18 @@ func (k *Keeper) restore(ctx context.Context) error {
 	return nil
 }
 
+// Release says that the container runs and is never restored again: the rest of its memory
+// is filled in from then on, and the store gives back what is in place. What is said of it
+// again is not heard.
+func (k *Keeper) Release() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.released {
+		k.released = true
+		k.say(message{kind: releasedMsg}, -1)
+	}
+}
+
 // hold keeps a memory and hands it to the server at work.
 func (k *Keeper) hold(m message, fd int) {
 	k.mu.Lock()
@@ -285,6 +289,9 @@ func (k *Keeper) handOver(sock int) {
 	if !k.finished.IsZero() {
 		k.say(message{kind: finishedMsg}, -1)
 	}
+	if k.released {
+		k.say(message{kind: releasedMsg}, -1)
+	}
 	k.say(message{kind: readyMsg, id: k.number}, -1)
 }
 
@@ -344,43 +351,10 @@ func (k *Keeper) note(m message) {
 	p.Filled, p.Total, p.Faults = m.filled, m.total, max(p.Faults, m.faults)
 	p.Memories, p.Lost = int(m.memories), max(p.Lost, int(m.lost))
 	p.Missing, p.Remote = m.missing, max(p.Remote, m.remote)
+	p.Held, p.Peak = m.held, max(p.Peak, m.peak)
 	now := *p
 	k.mu.Unlock()
 	if k.cfg.Progress != nil {
 		k.cfg.Progress(now)
 	}
-}
-
-// StartCommand starts cmd with conn as the last of its extra files, for a start
-// function. In the process, ServerConn makes a connection of it.
-func StartCommand(cmd *exec.Cmd, conn *os.File) (Process, error) {
-	cmd.ExtraFiles = append(cmd.ExtraFiles, conn)
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return command{cmd}, nil
-}
-
-type command struct{ *exec.Cmd }
-
-func (c command) Kill() error { return c.Process.Kill() }
-
-// ServerConn makes the connection to the keeper of a descriptor, which is 3 if
-// StartCommand passed no other file. The descriptor is used up.
-func ServerConn(fd int) (*net.UnixConn, error) {
-	f := os.NewFile(uintptr(fd), "keeper")
-	if f == nil {
-		return nil, fmt.Errorf("connection of the keeper: %d is no descriptor", fd)
-	}
-	defer f.Close()
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, fmt.Errorf("connection of the keeper: %w", err)
-	}
-	conn, ok := c.(*net.UnixConn)
-	if !ok {
-		c.Close()
-		return nil, fmt.Errorf("connection of the keeper: descriptor %d is no unix socket", fd)
-	}
-	return conn, nil
 }

@@ -212,6 +212,7 @@ type lab struct {
 	fetch                string       // where the source is awaited; empty if it has no pages
 	out                  bytes.Buffer // what the processes print
 	breakOff             bool         // when the processes have ended
+	unreleased           bool         // nobody says that the container runs
 
 	// mu guards server and cmd.
 	mu     sync.Mutex
@@ -306,6 +307,9 @@ func (l *lab) run(t testing.TB, processes, pages, threads, operations int, seed 
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
+	if !l.unreleased {
+		l.keeper.Release()
+	}
 	kept := make(chan error, 1)
 	go func() { kept <- l.keeper.Run(ctx) }()
 	cmd := exec.CommandContext(ctx, path, l.socket, strconv.Itoa(processes), strconv.Itoa(pages), strconv.Itoa(threads),

@@ -43,7 +43,7 @@ type memory struct {
 	journal *journal
 
 	cursor  uint64 // number of the page that the background has come to
-	piece   int    // the piece it is in
+	piece   int    // the piece it is in; by the store's order, if that is the background's
 	hots    []hot  // the last goes first
 	calm    int    // steps of the background since the last fault
 	waiting []uint64
@@ -69,7 +69,8 @@ const (
 	elsewhere
 )
 
-// resetDone counts as done what no window shows.
+// resetDone counts as done what no window shows, and what the store has given back: that was
+// in place, or not wanted, in every memory of the source.
 func (m *memory) resetDone() {
 	m.done = newBitmap(m.source.pages)
 	at := uint64(0)
@@ -78,11 +79,14 @@ func (m *memory) resetDone() {
 		at = w.imgEnd()
 	}
 	m.forget(at, ^uint64(0))
+	if g := m.source.giver; g != nil {
+		m.done.add(g.ledger.free)
+	}
 }
 
 // forget counts pages between two addresses of the images as done.
 func (m *memory) forget(start, end uint64) {
-	m.source.each(start, end, m.done.set)
+	m.source.each(start, end, m.mark)
 }
 
 // apply changes the memory as an event says that is neither fault nor fork.
@@ -129,7 +133,12 @@ func (m *memory) serve(addr uint64) (result, error) {
 				m.source.from.want(n)
 				return elsewhere, nil
 			}
-			if p.data != nil {
+			given, err := m.given(p.first + (img-p.img)/pageSize)
+			if err != nil {
+				return filled, err
+			}
+			// It is in place, or has been discarded without an event and reads as zero.
+			if p.data != nil && !given {
 				data, zero = p.data[img-p.img:][:pageSize], false
 			}
 			m.heat(img)
@@ -160,6 +169,9 @@ func (m *memory) serve(addr uint64) (result, error) {
 	default:
 		return filled, m.failed("serve fault", addr, errno)
 	}
+	if !zero && errno == 0 {
+		m.source.placed++
+	}
 	if ok {
 		m.forget(img, img+pageSize)
 	}
@@ -171,7 +183,7 @@ func (m *memory) heat(img uint64) {
 	if len(m.hots) == maxHot {
 		m.hots = append(m.hots[:0], m.hots[maxHot/2:]...)
 	}
-	start := img &^ (nearBytes - 1)
+	start := m.source.around(img, nearBytes)
 	m.hots = append(m.hots, hot{img: start, end: start + nearBytes, fault: img})
 }
 
@@ -188,28 +200,11 @@ func (m *memory) fillStep() (result, error) {
 		m.hots = m.hots[:len(m.hots)-1]
 		if !done.wide {
 			// The widest circle goes behind all narrow ones.
-			start := done.fault &^ (aroundBytes - 1)
+			start := m.source.around(done.fault, aroundBytes)
 			m.hots = append([]hot{{img: start, end: start + aroundBytes, fault: done.fault, wide: true}}, m.hots...)
 		}
 	}
-	page := m.fillable(m.cursor, m.source.pages)
-	if page == m.source.pages {
-		if m.cursor == 0 {
-			return elsewhere, nil
-		}
-		m.cursor = 0 // pages behind may have been put off
-		return filled, nil
-	}
-	for m.source.pieces[m.piece].first > page {
-		m.piece = 0
-	}
-	for p := m.source.pieces[m.piece]; page >= p.first+p.pages; p = m.source.pieces[m.piece] {
-		m.piece++
-	}
-	p := m.source.pieces[m.piece]
-	n, res, err := m.fillPiece(p, page, p.first+p.pages)
-	m.cursor = page + n
-	return res, err
+	return m.fillOn()
 }
 
 // fillable is the first page from i on that is here and not done, end if there is none
@@ -263,8 +258,11 @@ func (m *memory) fillPiece(p piece, from, to uint64) (uint64, result, error) {
 	addr, size, ok := m.where.current(img)
 	n = min(n, size/pageSize)
 	if !ok {
-		m.done.set(from, n)
+		m.mark(from, n)
 		return n, filled, nil
+	}
+	if _, err := m.given(from); err != nil {
+		return 0, filled, err
 	}
 	var data []byte
 	if p.data != nil {
@@ -278,7 +276,7 @@ func (m *memory) fillPiece(p piece, from, to uint64) (uint64, result, error) {
 		switch errno {
 		case 0, unix.EAGAIN:
 			if k == 0 && errno == unix.EAGAIN {
-				m.done.set(from, put)
+				m.mark(from, put)
 				return put, again, nil
 			}
 		case unix.EEXIST:
@@ -292,9 +290,13 @@ func (m *memory) fillPiece(p piece, from, to uint64) (uint64, result, error) {
 			if errno == unix.EFAULT {
 				return put, filled, m.failed("fill", addr+put*pageSize, errno)
 			}
+			if m.changing(addr+put*pageSize, data, put) {
+				m.mark(from, put)
+				return put, again, nil
+			}
 			put++
 		case unix.ENOMEM:
-			m.done.set(from, put)
+			m.mark(from, put)
 			return put, short, nil
 		case unix.ESRCH, unix.ENOSPC:
 			return put, gone, nil
@@ -303,8 +305,16 @@ func (m *memory) fillPiece(p piece, from, to uint64) (uint64, result, error) {
 		}
 		size = n
 	}
-	m.done.set(from, put)
+	m.mark(from, put)
 	return put, filled, nil
+}
+
+// changing says whether a page that is not to be filled in has moved, or gone, by an event
+// that is still to be read. The kernel may look for the area before it looks for such an
+// event, but not if it is asked again: the event was there before the area went.
+func (m *memory) changing(addr uint64, data []byte, at uint64) bool {
+	_, errno := m.put(addr, 1, data, at)
+	return errno == unix.EAGAIN
 }
 
 // put makes one call to fill in n pages at addr, with data from page at on or, if it
@@ -315,5 +325,6 @@ func (m *memory) put(addr, n uint64, data []byte, at uint64) (uint64, unix.Errno
 		return k / pageSize, errno
 	}
 	k, errno := uffdCopy(m.fd, addr, data[at*pageSize:(at+n)*pageSize])
+	m.source.placed += k / pageSize
 	return k / pageSize, errno
 }

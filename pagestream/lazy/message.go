@@ -18,13 +18,14 @@ const (
 	// needs nothing more, heldMsg hands over the pidfd of the holder of an earlier
 	// server, finishedMsg says that CRIU has restored all, readyMsg that everything
 	// known at the start has been said and which number the server has, closedMsg
-	// that the keeper has closed its duplicate.
+	// that the keeper has closed its duplicate, releasedMsg that the container runs.
 	memoryMsg kind = iota + 1
 	endedMsg
 	heldMsg
 	finishedMsg
 	readyMsg
 	closedMsg
+	releasedMsg
 	// Server to keeper. holderMsg hands over the pidfd of its holder, adoptedMsg
 	// says that it needs those of earlier servers no more, forkedMsg hands over a
 	// child's userfaultfd, doneMsg says that a memory needs nothing more,
@@ -50,15 +51,15 @@ type message struct {
 	parent uint64 // its parent's id; 0 if CRIU made it
 	fork   uint64 // which of its parent's forks made it
 
-	filled, total, faults, memories, lost, missing, remote uint64
+	filled, total, faults, memories, lost, missing, remote, held, peak uint64
 }
 
-const messageSize = 88
+const messageSize = 104
 
 func (m message) encode() []byte {
 	b := binary.NativeEndian.AppendUint32(make([]byte, 0, messageSize), uint32(m.kind))
 	b = binary.NativeEndian.AppendUint32(b, uint32(m.pid))
-	for _, v := range []uint64{m.id, m.parent, m.fork, m.filled, m.total, m.faults, m.memories, m.lost, m.missing, m.remote} {
+	for _, v := range []uint64{m.id, m.parent, m.fork, m.filled, m.total, m.faults, m.memories, m.lost, m.missing, m.remote, m.held, m.peak} {
 		b = binary.NativeEndian.AppendUint64(b, v)
 	}
 	return b
@@ -74,7 +75,7 @@ func decodeMessage(b []byte) (message, error) {
 	if m.kind < memoryMsg || m.kind > sourceLostMsg {
 		return message{}, fmt.Errorf("kind %d: %w", m.kind, errMessage)
 	}
-	for i, p := range []*uint64{&m.id, &m.parent, &m.fork, &m.filled, &m.total, &m.faults, &m.memories, &m.lost, &m.missing, &m.remote} {
+	for i, p := range []*uint64{&m.id, &m.parent, &m.fork, &m.filled, &m.total, &m.faults, &m.memories, &m.lost, &m.missing, &m.remote, &m.held, &m.peak} {
 		*p = binary.NativeEndian.Uint64(b[8+8*i:])
 	}
 	return m, nil

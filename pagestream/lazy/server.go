@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -122,6 +121,8 @@ type server struct {
 	ready    bool
 	finished bool
 	restored chan struct{} // closed when finished is set
+	released bool          // the container runs, see giveBack
+	trimmed  bool          // CRIU's pages files are freed
 	nextID   uint64
 
 	progress Progress
@@ -241,6 +242,7 @@ func (s *server) close() {
 		}
 	}
 	s.closeHeld()
+	s.closeGivers()
 	for _, src := range s.sources {
 		src.close()
 	}
@@ -280,7 +282,7 @@ func (s *server) run() error {
 		if err != nil {
 			return err
 		}
-		if err := s.settle(); err != nil {
+		if err := errors.Join(s.giveBack(), s.settle()); err != nil {
 			return err
 		}
 		if s.finished && s.ready && len(s.memories) == 0 && s.partedFromSource() {
@@ -445,9 +447,10 @@ func (s *server) begin(m *memory) error {
 const childTurn = 16
 
 // fill fills in a batch of one memory, if CRIU has restored all of them: before that
-// some areas are not registered, and what is filled in there is lost.
+// some areas are not registered, and what is filled in there is lost. It does so when the
+// container runs, as the store gives nothing back before; without a keeper nobody would say.
 func (s *server) fill() (res result, worked bool, err error) {
-	if !s.finished || !s.ready || len(s.order) == 0 {
+	if !s.finished || !s.ready || !s.released && s.sock >= 0 || len(s.order) == 0 {
 		return filled, false, nil
 	}
 	if time.Now().Before(s.pause) {
@@ -516,133 +519,13 @@ func (s *server) settle() error {
 func (s *server) end(m *memory) error {
 	delete(s.memories, m.id)
 	s.unwanted(m.source)
+	if g := m.source.giver; g != nil && m.done.left > 0 {
+		g.ledger.touch(0, m.source.pages) // others may have been waited for by it alone
+	}
 	s.done += m.source.pages
 	// The keeper's duplicate may still be open, and epoll watches as long.
 	err := unix.EpollCtl(s.poll, unix.EPOLL_CTL_DEL, m.fd, nil)
 	return errors.Join(err, unix.Close(m.fd), m.journal.remove())
-}
-
-// tell sends the keeper a message. A keeper that has gone is no error here: the server
-// goes on alone, if it can.
-func (s *server) tell(m message, fd int) {
-	if s.sock < 0 {
-		return
-	}
-	if err := send(s.sock, m, fd, 0); err != nil {
-		s.abandon(err)
-	}
-}
-
-// abandon lets go of a keeper that has gone.
-func (s *server) abandon(cause error) {
-	unix.Close(s.sock)
-	s.sock = -1
-	if s.alone() {
-		s.log.Warn("fault server: the keeper is gone; going on alone", "error", cause)
-	}
-}
-
-// alone says whether the server has all that a keeper would give it: else nothing more
-// would come, and it would wait for ever.
-func (s *server) alone() bool { return s.ready && s.finished }
-
-// reportEvery is how often the keeper hears of progress.
-const reportEvery = 20 * time.Millisecond
-
-func (s *server) report(now bool) {
-	if s.sock < 0 || !s.ready {
-		return
-	}
-	if t := time.Now(); !now && t.Sub(s.reported) < reportEvery {
-		return
-	} else {
-		s.reported = t
-	}
-	p := &s.progress
-	p.Filled, p.Memories = s.done, 0
-	for _, m := range s.memories {
-		p.Filled += m.source.pages - m.done.left
-		if m.done.left > 0 {
-			p.Memories++
-		}
-	}
-	if s.fetcher != nil {
-		p.Missing, p.Remote, _ = s.fetcher.state()
-	}
-	// If the keeper does not read, it hears of it the next time.
-	_ = send(s.sock, message{kind: progressMsg, filled: p.Filled, total: p.Total, faults: p.Faults,
-		memories: uint64(p.Memories), lost: uint64(p.Lost), missing: p.Missing, remote: p.Remote}, -1, unix.MSG_DONTWAIT)
-}
-
-// listen takes what the keeper has said.
-func (s *server) listen() error {
-	for s.sock >= 0 {
-		m, fd, err := receive(s.sock, unix.MSG_DONTWAIT)
-		switch {
-		case errors.Is(err, unix.EAGAIN):
-			return nil
-		case errors.Is(err, io.EOF):
-			s.abandon(io.EOF)
-			return s.endAsked()
-		case err != nil:
-			return fmt.Errorf("listen to the keeper: %w", err)
-		}
-		if err := s.heard(m, fd); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// endAsked closes memories that wait for a keeper which is gone.
-func (s *server) endAsked() error {
-	for _, m := range s.memories {
-		if m.asked {
-			if err := s.end(m); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (s *server) heard(m message, fd int) error {
-	switch m.kind {
-	case memoryMsg, endedMsg:
-		if s.ready && m.kind == memoryMsg {
-			return s.fresh(handed{m, fd})
-		}
-		s.handed = append(s.handed, handed{m, fd})
-	case heldMsg:
-		s.held[m.id] = fd
-	case readyMsg:
-		s.ready, s.number = true, m.id
-		if err := s.adopt(); err != nil {
-			return err
-		}
-		s.closeHeld()
-		s.tell(message{kind: adoptedMsg}, -1)
-	case finishedMsg:
-		if !s.finished {
-			s.finished = true
-			s.pause = time.Now().Add(s.cfg.Calm)
-			close(s.restored)
-		}
-	case closedMsg:
-		if x := s.memories[m.id]; x != nil && x.asked {
-			return s.end(x)
-		}
-	default:
-		return fmt.Errorf("message of kind %d from the keeper: %w", m.kind, errMessage)
-	}
-	return nil
-}
-
-func (s *server) closeHeld() {
-	for number, fd := range s.held {
-		unix.Close(fd)
-		delete(s.held, number)
-	}
 }
 
 // source is what the images have of a process.
@@ -659,6 +542,16 @@ func (s *server) fresh(h handed) error {
 	if err != nil {
 		unix.Close(h.fd)
 		return err
+	}
+	if src.space != nil {
+		gave, err := s.cfg.Reader.GaveBack(src.space)
+		if gave {
+			err = fmt.Errorf("process %d is restored anew: %w", h.pid, ErrGivenBack)
+		}
+		if err != nil {
+			unix.Close(h.fd)
+			return err
+		}
 	}
 	m := &memory{id: h.id, fd: h.fd, source: src, where: newTranslation(src.hull())}
 	m.resetDone()

@@ -17,6 +17,9 @@ type piece struct {
 	pages uint64
 	data  []byte // nil: all zero
 	first uint64 // number of the first page among all pages of the source
+	// stored says that data is in the store, from the page with this number of its file on.
+	stored bool
+	slot   uint64
 }
 
 func (p piece) end() uint64 { return p.img + p.pages*pageSize }
@@ -30,6 +33,11 @@ type source struct {
 	wiped  []images.VMA // areas in which a forked child finds zeros
 	files  [][]byte     // mapped pages files
 	from   pageSource   // which pages are here
+	bySlot []int32      // the pieces in the order in which the store has them, then the others
+
+	space  *store.SealedSpace // nil if the store has none of the process
+	giver  *giver             // nil as long as nothing is given back
+	placed uint64             // pages with content that were put in place, in all memories
 }
 
 // loadSource reads which pages of a process are lazy, and where their content is:
@@ -41,7 +49,7 @@ func loadSource(dir string, pid uint64, sp *store.SealedSpace) (*source, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &source{pid: int32(pid), from: local{}}
+	s := &source{pid: int32(pid), from: local{}, space: sp}
 	var offset uint64 // in the pages file
 	for _, e := range entries {
 		switch {
@@ -65,11 +73,12 @@ func loadSource(dir string, pid uint64, sp *store.SealedSpace) (*source, error) 
 		return nil, err
 	}
 	s.wiped = slices.DeleteFunc(vmas, func(v images.VMA) bool { return !v.WipedOnFork() })
+	s.sort()
 	return s, nil
 }
 
 func (s *source) add(img, pages uint64, data []byte) {
-	s.pieces = append(s.pieces, piece{img, pages, data, s.pages})
+	s.pieces = append(s.pieces, piece{img: img, pages: pages, data: data, first: s.pages})
 	s.pages += pages
 }
 
@@ -85,6 +94,8 @@ func (s *source) addStored(e images.Entry, sp *store.SealedSpace) error {
 			data = x.Data[at-x.Vaddr : end-x.Vaddr : end-x.Vaddr]
 		}
 		s.add(at, (end-at)/pageSize, data)
+		p := &s.pieces[len(s.pieces)-1]
+		p.stored, p.slot = data != nil, x.Slot+(at-x.Vaddr)/pageSize
 		if at = end; at == e.End() {
 			return nil
 		}
@@ -132,6 +143,21 @@ func (s *source) close() {
 	s.files = nil
 }
 
+// sort finds the order by slots.
+func (s *source) sort() {
+	s.bySlot = make([]int32, len(s.pieces))
+	for i := range s.bySlot {
+		s.bySlot[i] = int32(i)
+	}
+	key := func(i int32) uint64 {
+		if p := s.pieces[i]; p.stored {
+			return p.slot
+		}
+		return ^uint64(0)
+	}
+	slices.SortStableFunc(s.bySlot, func(a, b int32) int { return compare(key(a), key(b)) })
+}
+
 // behind returns the first piece that ends behind an address of the images.
 func (s *source) behind(img uint64) int {
 	i, _ := slices.BinarySearchFunc(s.pieces, img, func(p piece, a uint64) int {
@@ -156,6 +182,16 @@ func (s *source) number(img uint64) (uint64, bool) {
 		return 0, false
 	}
 	return s.pieces[i].first + (img-s.pieces[i].img)/pageSize, true
+}
+
+// around is where a stretch of so many bytes begins that a page of the images is in: one
+// that is whole units of the store, which can be given back when it is in place.
+func (s *source) around(img, size uint64) uint64 {
+	at := img
+	if i := s.behind(img); i < len(s.pieces) && s.pieces[i].img <= img && s.pieces[i].stored {
+		at = s.pieces[i].slot*pageSize + img - s.pieces[i].img
+	}
+	return img - min(at%size, img)
 }
 
 // pieceOf returns the piece that a page is in.
@@ -220,6 +256,14 @@ func (b *bitmap) set(first, n uint64) {
 		b.left -= uint64(bits.OnesCount64(mask &^ *w))
 		*w |= mask
 		first += k
+	}
+}
+
+// add sets the bits that another bitmap of the same size has.
+func (b *bitmap) add(other bitmap) {
+	for i, w := range other.words {
+		b.left -= uint64(bits.OnesCount64(w &^ b.words[i]))
+		b.words[i] |= w
 	}
 }
 

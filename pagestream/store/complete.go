@@ -97,7 +97,9 @@ var ErrMissing = errors.New("page missing")
 // MaterializeShared writes the pages file of each shared memory of a container
 // whose pagemap is there and whose pages file is not: the source does not send
 // what it has sent ahead. Every page that the pagemap lists has to be held, else
-// the error wraps ErrMissing.
+// the error wraps ErrMissing. The store gives each page up as it is written, so that
+// shared memory is not held twice here before CRIU makes it once more: after an error
+// the store is broken.
 func (s *Store) MaterializeShared(container uint16) error {
 	if err := s.enter("write shared memory", open, sealed); err != nil {
 		return err
@@ -127,8 +129,8 @@ func (s *Store) MaterializeShared(container uint16) error {
 			entries[i].Flags = images.Lazy
 		}
 		name := pagestream.Space{Container: container, Kind: pagestream.Shared, ID: l.ID}
-		if err := s.writeLayer(name, dir, l.Path, id, entries, false); err != nil {
-			return fmt.Errorf("write shared memory %s: %w", name, err)
+		if err := s.writeLayer(name, dir, l.Path, id, entries, true); err != nil {
+			return s.breakOff(fmt.Errorf("write shared memory %s: %w", name, err))
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"godwit.dev/godwit/pagestream"
 	"golang.org/x/sys/unix"
@@ -30,6 +30,9 @@ type SealedSpace struct {
 	runs []sealedRun
 	data mapping
 	left []pagestream.Range // see Left
+
+	giving atomic.Pointer[Giving] // nil as long as nothing can be given back
+	window atomic.Uint64          // what is being populated; 0 for nothing
 }
 
 // Extent is a maximal run of pages that lie one behind the other.
@@ -39,6 +42,8 @@ type Extent struct {
 	// Data is their content, in memory shared with the store; nil if all of
 	// them are zero. It is valid until the Reader is closed.
 	Data []byte
+	// Slot is the place of the first of them in the data file, in pages, if Data is not nil.
+	Slot uint64
 }
 
 // End is the address of the first byte after the extent.
@@ -134,22 +139,6 @@ func openData(path string, pages uint64) (mapping, error) {
 	return mapFile(f, int64(pages)*pagestream.PageSize)
 }
 
-// Populate maps all pages ahead of their use: whoever copies from a page that is
-// mapped takes no fault. It takes 0.1 s for each GiB, and returns early when ctx
-// is done.
-func (r *Reader) Populate(ctx context.Context) {
-	const step = 32 << 20
-	for _, sp := range r.spaces {
-		if len(sp.left) > 0 {
-			continue // it would give memory to pages that may never come
-		}
-		for b := sp.data; len(b) > 0 && ctx.Err() == nil; b = b[min(step, len(b)):] {
-			// Of no consequence if it fails but time.
-			_ = unix.Madvise(b[:min(step, len(b))], unix.MADV_POPULATE_READ)
-		}
-	}
-}
-
 // Close gives up the store's memory. Data of extents must not be touched after
 // it.
 func (r *Reader) Close() error {
@@ -225,6 +214,7 @@ func (sp *SealedSpace) extent(i int) Extent {
 	e := Extent{Vaddr: r.vaddr, Pages: uint64(r.pages)}
 	if r.slot != zeroSlot {
 		at := uint64(r.slot) * pagestream.PageSize
+		e.Slot = uint64(r.slot)
 		e.Data = sp.data[at : at+e.Pages*pagestream.PageSize : at+e.Pages*pagestream.PageSize]
 	}
 	return e

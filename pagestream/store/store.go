@@ -3,7 +3,7 @@
 // earlier ones; CRIU's other images lie beside them. At the end the store is
 // complete by CRIU's pagemaps or says what it lacks, writes CRIU's pages files
 // where a restore wants them, and is sealed: files that another process, the
-// fault server of package lazy, opens read-only.
+// fault server of package lazy, reads, and gives back as it needs them no more.
 //
 // How pages travel is package wire's subject, the format of pagemaps package
 // images', and who may write at all is decided by who holds the Store.
@@ -13,6 +13,7 @@
 //	images/CONTAINER/               CRIU's images of the container with this number
 //	pages/CONTAINER-KIND-ID.data    pages in the order of their arrival
 //	pages/CONTAINER-KIND-ID.index   where each of them is, written by Seal
+//	pages/CONTAINER-KIND-ID.given   what of the data is given back already, see Giving
 //	sealed                          written last by Seal
 package store
 

@@ -43,6 +43,7 @@ var all = []steps.Step[*bench]{
 	{Name: "downtime", Run: (*bench).small},
 	{Name: "stall", Run: (*bench).ticking},
 	{Name: "growth", Run: (*bench).big},
+	{Name: "peak", Run: (*bench).destinationPeaks},
 	{Name: "eleven", Run: (*bench).eleven},
 	{Name: "throttle", Run: (*bench).throttle},
 	{Name: "hybrid", Run: (*bench).fetched},

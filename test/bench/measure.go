@@ -47,6 +47,7 @@ type bench struct {
 	unchanged    *unchanged          // nil: not measured
 	compared     []traces.Comparison // the rules, by replay; none: not compared
 	crowds       []crowd             // pods that move at once; none: not measured
+	peaks        []float64           // of a destination's memory, as multiples of the pod's there
 }
 
 // errDamaged ends the bench at once.

@@ -14,6 +14,8 @@ type report struct {
 	Live []float64 `json:"live_downtime_ms"`
 	Cold []float64 `json:"cold_downtime_ms"`
 	Big  []float64 `json:"live_4gib_downtime_ms"`
+	// What a destination took at most while a pod came in, as a multiple of what it takes there in the end.
+	Peaks []float64 `json:"destination_peaks,omitempty"`
 	// By how much memory redis was filled with.
 	ByMemory []byMemory `json:"by_memory,omitempty"`
 	// The rules that end the rounds, by replay of traces.
@@ -38,6 +40,9 @@ func (b *bench) report() report {
 	if len(b.copyRates) > 0 {
 		promise(true, figure.Figure{Name: "first copy, incompressible, over TLS", Value: median(b.copyRates) / 1e9, Unit: "GB/s", Limit: 0.7, AtLeast: true})
 		promise(true, figure.Figure{Name: "growth of the source's shim", Value: float64(b.agentGrowth) / (1 << 20), Unit: "MiB", Limit: 64})
+	}
+	if len(b.peaks) > 0 {
+		promise(true, figure.Figure{Name: "peak of store and pod at the destination / pod, 1 GiB under load, worst", Value: slices.Max(b.peaks), Limit: peakShare})
 	}
 	if b.survived != nil {
 		lost := 1.0
@@ -77,7 +82,7 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "share of the traces with 30 % less downtime over a link", Value: float64(v.Lower) / float64(v.Traces), Limit: 0.5, AtLeast: true})
 	}
 	promise(true, figure.Figure{Name: "lost writes and wrong values", Value: float64(b.lost + b.wrong), Limit: 0})
-	r.ByMemory = rowsOf(b.byMemory)
+	r.ByMemory, r.Peaks = rowsOf(b.byMemory), b.peaks
 	for _, d := range b.live {
 		r.Live = append(r.Live, ms(d))
 	}
