@@ -116,6 +116,7 @@ func describe(w io.Writer, m *v1alpha1.PodMigration) {
 	if s.Total != nil || s.Downtime != nil {
 		line("Took", fmt.Sprintf("%s, downtime %s", took(s.Total), took(s.Downtime)))
 	}
+	printStages(w, s.Stages)
 	if s.MemoryBytes > 0 {
 		line("Memory", fmt.Sprintf("%s, sent %s, last at %s/s, dirtied at %s/s", size(s.MemoryBytes), size(s.BytesSent), size(s.Rate), size(s.DirtyRate)))
 	}

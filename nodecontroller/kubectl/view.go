@@ -187,6 +187,12 @@ func printFigures(w io.Writer, m *v1alpha1.PodMigration) {
 	fmt.Fprintf(w, "  total %s, downtime %s\n", took(s.Total), took(s.Downtime))
 }
 
+func printStages(w io.Writer, stages []v1alpha1.Stage) {
+	for _, s := range stages {
+		fmt.Fprintf(w, "  stage %-8s at %12s, took %12s\n", s.Name, s.Begin.Round(100*time.Microsecond), s.Duration.Round(100*time.Microsecond))
+	}
+}
+
 func printRounds(w io.Writer, rounds []v1alpha1.Round) {
 	for _, r := range rounds {
 		fmt.Fprintf(w, "  round %-3d %10d pages %12s %12s\n", r.Number, r.DirtyPages, size(r.Bytes), r.Duration.Round(100*time.Microsecond))

@@ -126,6 +126,7 @@ func applyResult(s *v1alpha1.PodMigrationStatus, r *nodev1.Result, at time.Time)
 	if d := r.GetDowntime(); d != nil {
 		downtime := microseconds(d.GetMeasuredUs())
 		s.Downtime = &downtime
+		s.Stages = stagesOf(d)
 	}
 	s.MemoryBytes = int64(events.Memory(r))
 	switch {
@@ -134,6 +135,16 @@ func applyResult(s *v1alpha1.PodMigrationStatus, r *nodev1.Result, at time.Time)
 	case r.GetSucceeded():
 		s.Message = events.Summary(r)
 	}
+}
+
+// stagesOf are the stages of a cutover.
+func stagesOf(d *nodev1.Downtime) []v1alpha1.Stage {
+	var stages []v1alpha1.Stage
+	for _, s := range d.GetStages() {
+		begin := metav1.Duration{Duration: time.Duration(s.GetBeginUs()) * time.Microsecond}
+		stages = append(stages, v1alpha1.Stage{Name: s.GetName(), Begin: begin, Duration: microseconds(s.GetDurationUs())})
+	}
+	return stages
 }
 
 func microseconds(us uint64) metav1.Duration {

@@ -53,12 +53,15 @@ func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
 	last := event(nodev1.Phase_PHASE_SUCCEEDED, "ended")
 	last.Result = &nodev1.Result{
 		Succeeded: true, Pod: "shop/cache", From: "a", Destination: &nodev1.Destination{Node: "b"}, Engine: "WriteProtect", TotalUs: 2e6,
-		Downtime: &nodev1.Downtime{MeasuredUs: 120e3}, FinalBytes: 6 << 20,
+		Downtime: &nodev1.Downtime{MeasuredUs: 120e3, Stages: []*nodev1.Stage{{Name: "prepare", BeginUs: -40e3, DurationUs: 40e3}, {Name: "freeze", DurationUs: 500}}}, FinalBytes: 6 << 20,
 	}
 	last.Destination = &nodev1.Destination{PodIp: "10.1.2.3"}
 	feed(last, v1alpha1.PhaseSucceeded, v1alpha1.ContainerMoved)
 	if s.Downtime.Duration != 120*time.Millisecond || s.Total.Duration != 2*time.Second || s.CompletionTime == nil || s.Engine != "WriteProtect" || s.DestinationPod.IP != "10.1.2.3" {
 		t.Errorf("result: %+v", s)
+	}
+	if len(s.Stages) != 2 || s.Stages[0].Name != "prepare" || s.Stages[0].Begin.Duration != -40*time.Millisecond || s.Stages[1].Duration.Duration != 500*time.Microsecond {
+		t.Errorf("stages: %+v", s.Stages)
 	}
 	if want := "pod cache moved from a to b in 2s, downtime 120ms, memory 6MiB, sent 0B"; s.Message != want || s.MemoryBytes != 6<<20 {
 		t.Errorf("%q, memory %d bytes; want %q", s.Message, s.MemoryBytes, want)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/cutover"
 )
 
 // A bare pod goes to the other node and back, by objects alone.
@@ -74,6 +76,11 @@ func checkStatus(t *testing.T, m *v1alpha1.PodMigration, source, destination *co
 		t.Errorf("downtime %v, total %v", s.Downtime, s.Total)
 	} else {
 		t.Logf("downtime %v, total %v", s.Downtime.Duration, s.Total.Duration)
+	}
+	if len(s.Stages) < 5 || !slices.ContainsFunc(s.Stages, func(stage v1alpha1.Stage) bool {
+		return stage.Name == string(cutover.Restore) && stage.Duration.Duration > 0
+	}) {
+		t.Errorf("stages of the cutover: %+v", s.Stages)
 	}
 	if s.StartTime == nil || s.CommitTime == nil || s.CompletionTime == nil || s.BytesSent == 0 || s.MemoryBytes == 0 {
 		t.Errorf("started %v, committed %v, completed %v, %d bytes of memory, %d sent", s.StartTime, s.CommitTime, s.CompletionTime, s.MemoryBytes, s.BytesSent)

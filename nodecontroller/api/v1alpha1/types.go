@@ -449,6 +449,11 @@ type PodMigrationStatus struct {
 	// +optional
 	Downtime *metav1.Duration `json:"downtime,omitempty"`
 
+	// Stages are those of the cutover, in the order in which they began; they are known at the end.
+	//
+	// +optional
+	Stages []Stage `json:"stages,omitempty"`
+
 	// Message says what it does, waits for, or died of.
 	//
 	// +optional
@@ -523,20 +528,4 @@ type ContainerStatus struct {
 	//
 	// +optional
 	State ContainerState `json:"state,omitempty"`
-}
-
-// Round is one round of memory.
-type Round struct {
-	// Number; 0 is the full copy.
-	Number int32 `json:"number"`
-	// DirtyPages that it found, of 4 KiB.
-	DirtyPages int64 `json:"dirtyPages"`
-	// Bytes of pages that it sent.
-	Bytes int64 `json:"bytes"`
-	// WireBytes is what they took on the link.
-	WireBytes int64 `json:"wireBytes"`
-	// Duration of it.
-	Duration metav1.Duration `json:"duration"`
-	// Stood is how long processes stood still for it.
-	Stood metav1.Duration `json:"stood"`
 }
