@@ -253,7 +253,7 @@ func (k *kube) nothingLeft() {
 func (k *kube) left() []string {
 	var left []string
 	for _, n := range []*lab.Node{k.a, k.b} {
-		for _, dir := range []string{"migrations", "store", "images"} {
+		for _, dir := range []string{"migrations", "store", "images", "spool"} {
 			entries, _ := os.ReadDir(n.Path("/run/godwit/" + dir))
 			for _, e := range entries {
 				left = append(left, n.Name+": "+dir+"/"+e.Name())
