@@ -87,7 +87,7 @@ func newCluster(t *testing.T) *cluster {
 	}
 	env := &envtest.Environment{
 		Scheme: scheme, BinaryAssetsDirectory: bin, CRDDirectoryPaths: []string{definition}, ErrorIfCRDPathMissing: true,
-		ControlPlaneStartTimeout: pace.Stretch(time.Minute),
+		ControlPlaneStartTimeout: pace.Stretch(3 * time.Minute), ControlPlaneStopTimeout: pace.Stretch(2 * time.Minute),
 	}
 	config, err := env.Start()
 	if err != nil {
@@ -213,7 +213,7 @@ func (c *cluster) run(t *testing.T, config *rest.Config, port int) {
 func eventually(t *testing.T, what string, f func(context.Context) error) {
 	t.Helper()
 	last := errors.New("never tried")
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, pace.Stretch(30*time.Second), true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, pace.Stretch(2*time.Minute), true, func(ctx context.Context) (bool, error) {
 		last = f(ctx)
 		return last == nil, nil
 	})
