@@ -21,7 +21,6 @@ import (
 	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"godwit.dev/godwit/cri"
-	"godwit.dev/godwit/filetree"
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/nodecontroller/obstacle"
@@ -52,6 +51,7 @@ type testPod struct {
 	watchers  int
 	changed   chan struct{}
 	session   *wire.Session
+	syncs     uint64            // of its root file system, that were sent
 	share     *shimv1.LinkShare // as told last
 	server    *ttrpc.Server
 	parked    chan struct{} // closed when the start must end
@@ -128,7 +128,7 @@ func (p *testPod) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.Be
 		}
 		p.set(state, true)
 		space := pagestream.Space{Container: 0, Kind: pagestream.Process, ID: 1}
-		return p.session.Stream(0).Pages(space, 0x10000, make([]byte, pagestream.PageSize))
+		return errors.Join(p.session.Stream(0).Pages(space, 0x10000, make([]byte, pagestream.PageSize)), p.sendAhead(ctx, r))
 	})
 }
 
@@ -162,7 +162,7 @@ func (p *testPod) Watch(ctx context.Context, r *shimv1.WatchRequest, stream shim
 		if dead {
 			return errors.New("killed") // ttrpc's Close leaves a stream that is under way
 		}
-		if err := stream.Send(&shimv1.Progress{State: state, AwaitsFiles: state == shimv1.State_STATE_ROUNDS}); err != nil {
+		if err := stream.Send(&shimv1.Progress{State: state, PlacePod: state == shimv1.State_STATE_ROUNDS}); err != nil {
 			return err
 		}
 		if state == shimv1.State_STATE_COMMITTED || state == shimv1.State_STATE_ABORTED || state == shimv1.State_STATE_FILLED {
@@ -205,30 +205,8 @@ func (p *testPod) CutOver(ctx context.Context, _ *shimv1.CutOverRequest) (*shimv
 			return errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "state %s", p.state)
 		}
 		p.set(shimv1.State_STATE_CUT_OVER, false)
-		files, err := lastFiles()
-		if err != nil {
-			return err
-		}
-		return errors.Join(p.session.Stream(0).Blob(shimv1.Channel(0, shimv1.TreeRootfs), files), p.session.Flush(ctx), p.session.Close())
+		return errors.Join(p.sendFiles(movedDir, true), p.session.Flush(ctx), p.session.Close())
 	})
-}
-
-// movedDir is in the root file system of a pod that has moved.
-const movedDir = "moved"
-
-// lastFiles are what a shim sends of the root file system.
-func lastFiles() ([]byte, error) {
-	var b []byte
-	for _, r := range []filetree.Record{
-		{Type: filetree.TypeDir, Path: movedDir, Meta: filetree.Meta{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Mode: 0o700}},
-		{Type: filetree.TypeEnd, Sync: 1, Count: 1, Frozen: true},
-	} {
-		var err error
-		if b, err = filetree.AppendRecord(b, r); err != nil {
-			return nil, err
-		}
-	}
-	return b, nil
 }
 
 func (p *testPod) Commit(context.Context, *shimv1.CommitRequest) (*shimv1.CommitResponse, error) {

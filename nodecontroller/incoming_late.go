@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -14,7 +12,6 @@ import (
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/nodecontroller/spool"
 	"godwit.dev/godwit/pagestream/store"
-	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
 // A late pod is made when the source's is gone, so after the commit: its name, or a
@@ -22,9 +19,6 @@ import (
 // it will be restored from: memory and images in the store, files in a spool. After
 // the commit there is no other copy, so nothing of that goes before the pod runs, and
 // whatever fails is tried again with the next pod that kubelet makes.
-
-// spoolDir has, below the state directory, the spools by migration.
-const spoolDir = "spool"
 
 // Between two attempts at restoring a late pod: kubelet makes it again meanwhile.
 const (
@@ -37,34 +31,6 @@ var errGivenUp = errors.New("an operator gave the pod up before it was restored"
 
 // errStoreLost: what a late pod was to be restored from is gone.
 var errStoreLost = errors.New("what the pod was to be restored from is lost: this node was started again")
-
-func (m *incoming) spoolPath() string {
-	return filepath.Join(m.d.config.StateDir, spoolDir, m.id)
-}
-
-// newSpool makes the place for the files of a pod that comes late.
-func (m *incoming) newSpool() (*spool.Spool, error) {
-	return spool.Create(m.spoolPath(), append(m.requiredTrees(), shimv1.Channel(0, shimv1.TreeShm)))
-}
-
-// requiredTrees are the channels of the file trees that every source sends.
-func (m *incoming) requiredTrees() []uint32 {
-	var channels []uint32
-	for i := range m.description.Containers {
-		channels = append(channels, shimv1.Channel(uint16(i), shimv1.TreeRootfs))
-	}
-	for i := range m.volumes {
-		channels = append(channels, shimv1.Channel(uint16(i), shimv1.TreeVolume))
-	}
-	return channels
-}
-
-func (m *incoming) removeSpool() error {
-	if err := os.RemoveAll(m.spoolPath()); err != nil {
-		return fmt.Errorf("spool of files: %w", err)
-	}
-	return nil
-}
 
 // keepAll is this node's vote where the pod comes late: it returns when everything
 // that it will be restored from is here.

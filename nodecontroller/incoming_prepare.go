@@ -28,7 +28,7 @@ func (m *incoming) prepare(ctx context.Context) ([]string, error) {
 	}
 	m.store = s
 	m.receiver = newReceiver(s, len(m.description.Containers), int64(m.memory))
-	if m.late {
+	if m.kubelet {
 		if m.receiver.spool, err = m.newSpool(); err != nil {
 			return nil, err
 		}
@@ -94,6 +94,11 @@ func (m *incoming) create(ctx context.Context) (*peerv1.CreateResponse, error) {
 	}
 	if err := getPod(ctx); err != nil {
 		return nil, err
+	}
+	if m.kubelet {
+		if err := m.drainSpool(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := m.advance(destinationParked, throughCrash); err != nil {
 		return nil, err

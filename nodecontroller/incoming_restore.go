@@ -49,8 +49,8 @@ func (m *incoming) seal() error {
 	if err := m.receiver.close(); err != nil {
 		return fmt.Errorf("files of the pod: %w", err)
 	}
-	if s := m.receiver.spool; s != nil {
-		if err := s.Complete(m.requiredTrees()...); err != nil {
+	if m.late {
+		if err := m.receiver.spool.Complete(m.requiredTrees()...); err != nil {
 			return fmt.Errorf("files of the pod: %w", err)
 		}
 	}

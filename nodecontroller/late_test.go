@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -73,23 +72,7 @@ func TestPodThatComesLateMoves(t *testing.T) {
 	}
 	c.settled()
 	c.check(true)
-	c.checkLate(t, true)
-}
-
-// checkLate sees that a late pod has its files, and that no node keeps any.
-func (c *testCluster) checkLate(t *testing.T, committed bool) {
-	t.Helper()
-	for _, n := range []*testNode{c.a, c.b} {
-		if left, _ := filepath.Glob(filepath.Join(n.state, spoolDir, "*")); len(left) > 0 {
-			t.Errorf("node %s keeps %v", n.name, left)
-		}
-	}
-	if !committed {
-		return
-	}
-	if _, err := os.Stat(filepath.Join(c.rootfs(c.b.only().id), movedDir)); err != nil {
-		t.Errorf("its files: %v", err)
-	}
+	c.checkFiles(t, true, movedDir)
 }
 
 // As TestWhateverBreaksThePodRunsOnceWhereTheDecisionSays, where the pod comes late.
@@ -135,7 +118,7 @@ func breakLate(t *testing.T, f fault) {
 	committed := source.state == shimv1.State_STATE_COMMITTED
 	source.mu.Unlock()
 	c.check(committed)
-	c.checkLate(t, committed)
+	c.checkFiles(t, committed, movedDir)
 	if !committed && c.b.only() != nil {
 		t.Error("a pod was made on the destination, and the source runs on")
 	}
@@ -159,7 +142,7 @@ func TestShimOfALatePodsSourceDiesInTheDecision(t *testing.T) {
 	if !o.Migration().Result.GetSucceeded() {
 		t.Errorf("ended with %v", o.Migration().Result)
 	}
-	c.checkLate(t, true)
+	c.checkFiles(t, true, movedDir)
 }
 
 // A StatefulSet's pod that is deleted before it was restored is made again: the
@@ -195,7 +178,7 @@ func TestADeletedLatePodIsRestoredInTheNext(t *testing.T) {
 	<-o.Done()
 	c.settled()
 	c.check(true)
-	c.checkLate(t, true)
+	c.checkFiles(t, true, movedDir)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if asked != 3 || c.b.only().id == first {
@@ -223,7 +206,7 @@ func TestALatePodIsGivenUpByAnOperator(t *testing.T) {
 	if m := o.Migration(); !m.Result.GetLost() || !strings.Contains(m.Result.GetError(), errGivenUp.Error()) {
 		t.Errorf("ended with %v", m)
 	}
-	c.checkLate(t, false)
+	c.checkFiles(t, false)
 }
 
 // podless is a cluster that removes the source's pod and makes none.
@@ -281,7 +264,7 @@ func TestALatePodWhoseDestinationIsLostIsGivenUp(t *testing.T) {
 	if m.Phase != nodev1.Phase_PHASE_FAILED || !m.Result.GetLost() || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {
 		t.Errorf("ended with %v", m)
 	}
-	c.checkLate(t, false)
+	c.checkFiles(t, false)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.running["a"] || c.running["b"] {

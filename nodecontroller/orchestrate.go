@@ -18,7 +18,7 @@ import (
 type Orchestrator interface {
 	// MakePod has the cluster make the destination's pod, annotated with the
 	// migration's id; it returns when that is asked for. Called once the destination
-	// is prepared and the first copy is nearly done, or, if the request says that the
+	// is prepared and the first copy, files included, is nearly done, or, if the request says that the
 	// pod comes late, after the commit and before RemoveSource.
 	MakePod(ctx context.Context, migration string) error
 	// Await returns when the cluster is there to agree, with an error if it would not:
@@ -35,11 +35,6 @@ type Orchestrator interface {
 
 // agreeDeadline is what the cluster may take to agree. The pod is frozen, and its probes fail meanwhile.
 const agreeDeadline = 3 * time.Second
-
-// nearlyDone is how much of the first copy may be to come when the destination's
-// pod is asked for: no more than that, as kubelet gives a start two minutes and the
-// last of the starts lasts until the commit, and no less, as pods take seconds.
-const nearlyDone = 15 * time.Second
 
 // Orchestrated is a migration that Orchestrate began.
 type Orchestrated struct{ m *outgoing }
@@ -185,10 +180,10 @@ func (p callersPod) RemoveSource(ctx context.Context, _ string) error {
 }
 
 // place has the cluster make the destination's pod when it is time to, waits for it
-// there, and lets the shim send the files.
+// there, and lets the shim send the rest of the files.
 func (m *outgoing) place(ctx context.Context) error {
 	select {
-	case <-m.nearlyCopied:
+	case <-m.toPlace:
 	case <-ctx.Done():
 	}
 	if ctx.Err() != nil {
@@ -207,18 +202,9 @@ func (m *outgoing) place(ctx context.Context) error {
 	return nil
 }
 
-// nearlyCopied says whether the first copy is so far that the destination's pod is
-// to be made.
-func nearlyCopied(p *shimv1.Progress) bool {
-	switch {
-	case p.State == shimv1.State_STATE_CONVERGED:
-		return true
-	case p.State != shimv1.State_STATE_ROUNDS:
-		return false
-	case p.Round > 0, len(p.Rounds) > 0, p.AwaitsFiles:
-		return true
-	}
-	return p.EtaMs > 0 && time.Duration(p.EtaMs)*time.Millisecond < nearlyDone
+// toPlace says whether the destination's pod is to be made.
+func toPlace(p *shimv1.Progress) bool {
+	return p.PlacePod && p.State == shimv1.State_STATE_ROUNDS || p.State == shimv1.State_STATE_CONVERGED
 }
 
 // agree has the cluster agree to the commit. Nothing is decided by it: an error, or

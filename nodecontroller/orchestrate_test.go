@@ -112,6 +112,7 @@ func TestPodThatKubeletMakesMoves(t *testing.T) {
 	}
 	c.settled()
 	c.check(true)
+	c.checkFiles(t, true, aheadDir, movedDir)
 	for _, d := range []*Daemon{c.a.daemon, c.b.daemon} {
 		if m, ok := d.Migration("m-test"); !ok || m.EndedUnixNano == 0 || m.Phase != nodev1.Phase_PHASE_SUCCEEDED {
 			t.Errorf("node %s: %v", d.NodeName(), m)
@@ -168,6 +169,7 @@ func breakKubelet(t *testing.T, f fault) {
 		c.removePodOfB(t)
 	}
 	c.check(committed)
+	c.checkFiles(t, committed, aheadDir, movedDir)
 	if m, ok := c.a.daemon.Migration("m-broken"); ok && m.Result.GetSucceeded() != committed {
 		t.Errorf("committed %v, the daemon says %v", committed, m)
 	}
@@ -240,25 +242,21 @@ func TestRecoveredMigrationWaitsForItsOrchestrator(t *testing.T) {
 	c.check(true)
 }
 
-func TestAPodIsPlacedWhenTheFirstCopyIsNearlyDone(t *testing.T) {
+func TestAPodIsPlacedWhenTheShimSaysSo(t *testing.T) {
 	rounds := shimv1.State_STATE_ROUNDS
 	for _, k := range []struct {
 		name string
 		p    *shimv1.Progress
 		want bool
 	}{
-		{"nothing is known", &shimv1.Progress{State: rounds}, false},
-		{"much is to come", &shimv1.Progress{State: rounds, EtaMs: 15_000}, false},
-		{"little is to come", &shimv1.Progress{State: rounds, EtaMs: 14_999}, true},
-		{"the second round", &shimv1.Progress{State: rounds, Round: 1, EtaMs: 60_000}, true},
-		{"the first round has ended", &shimv1.Progress{State: rounds, Rounds: []*shimv1.Round{{}}}, true},
-		{"memory waits for files", &shimv1.Progress{State: rounds, AwaitsFiles: true}, true},
+		{"not yet", &shimv1.Progress{State: rounds, Round: 1, AwaitsFiles: true}, false},
+		{"little is to come", &shimv1.Progress{State: rounds, PlacePod: true}, true},
 		{"converged", &shimv1.Progress{State: shimv1.State_STATE_CONVERGED}, true},
-		{"broken off", &shimv1.Progress{State: shimv1.State_STATE_ABORTED, Round: 2}, false},
-		{"failed", &shimv1.Progress{State: shimv1.State_STATE_FAILED, AwaitsFiles: true}, false},
+		{"broken off", &shimv1.Progress{State: shimv1.State_STATE_ABORTED, PlacePod: true}, false},
+		{"failed", &shimv1.Progress{State: shimv1.State_STATE_FAILED, PlacePod: true}, false},
 		{"not begun", &shimv1.Progress{}, false},
 	} {
-		if got := nearlyCopied(k.p); got != k.want {
+		if got := toPlace(k.p); got != k.want {
 			t.Errorf("%s: %v", k.name, got)
 		}
 	}

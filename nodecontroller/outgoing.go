@@ -71,8 +71,8 @@ type outgoing struct {
 	owned       bool           // the destination has acknowledged that the pod is its own
 	goroutines  sync.WaitGroup // heartbeat and watch
 	converged   chan struct{}  // closed by watch when the rounds have ended
-	// nearlyCopied is closed by watch when the destination's pod is to be made.
-	nearlyCopied chan struct{}
+	// toPlace is closed by watch when the destination's pod is to be made.
+	toPlace chan struct{}
 
 	mu     sync.Mutex
 	record record       // guarded by mu

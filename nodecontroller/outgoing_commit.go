@@ -53,7 +53,7 @@ func (m *outgoing) commit(ctx context.Context) error {
 	}
 	m.move(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed", m.request.To+" owns the pod")
 	if err != nil {
-		m.tell("note", "the destination did not acknowledge yet: "+plain(err).Error())
+		m.tell("note", fmt.Sprintf("%s owns the pod and does not answer, it is told again: %v%s", m.request.To, plain(err), m.ifItNeverAnswers()))
 	}
 	return nil
 }
@@ -114,6 +114,14 @@ func (m *outgoing) measure(r *peerv1.CommitResponse) {
 	}
 }
 
+// ifItNeverAnswers says what helps if the destination's machine is gone for good.
+func (m *outgoing) ifItNeverAnswers() string {
+	if m.orchestrator == nil {
+		return ""
+	}
+	return fmt.Sprintf(". If its machine is gone for good, delete its Node object, or taint it %s: the pod counts as lost then", OutOfServiceTaint)
+}
+
 // finish carries the decision through: the destination acknowledges it, and
 // nothing of the pod is left here.
 func (m *outgoing) finish(ctx context.Context) {
@@ -126,7 +134,9 @@ func (m *outgoing) finish(ctx context.Context) {
 		r, err := m.d.tellCommit(ctx, m.current(), m.log)
 		switch {
 		case errors.Is(err, errDestinationLost):
-			m.close(errors.Join(err, m.d.removeSource(ctx, m.current(), m.orchestrator, m.log)))
+			err = errors.Join(err, m.d.removeSource(ctx, m.current(), m.orchestrator, m.log))
+			m.move(nodev1.Phase_PHASE_FAILED, "lost", err.Error())
+			m.close(err)
 			return
 		case err != nil:
 			m.close(fmt.Errorf("committed, not finished: %w", err))

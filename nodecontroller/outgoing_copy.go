@@ -146,7 +146,7 @@ func volumesForShim(volumes []cri.Volume) []*shimv1.Volume {
 // watch takes in what the shim tells. Until the decision, the shim's failure or
 // its end breaks the migration off.
 func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
-	converged, nearly := false, false
+	converged, placing := false, false
 	for {
 		p, err := stream.Recv()
 		if err != nil {
@@ -164,9 +164,9 @@ func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
 		case shimCommitted:
 			return
 		}
-		if nearlyCopied(p) && !nearly {
-			nearly = true
-			close(m.nearlyCopied)
+		if toPlace(p) && !placing {
+			placing = true
+			close(m.toPlace)
 		}
 		if p.State == shimv1.State_STATE_CONVERGED && !converged {
 			converged = true

@@ -16,6 +16,13 @@ import (
 // ErrUnknownPeer is returned for a node that the configuration does not name.
 var ErrUnknownPeer = errors.New("unknown peer")
 
+// OutOfServiceTaint is what an operator puts on the Node object of a machine that is off.
+const OutOfServiceTaint = "node.kubernetes.io/out-of-service"
+
+// ErrOutOfService is returned for a node of which an operator has said that its
+// machine is off, and nothing of what it ran does.
+var ErrOutOfService = errors.New("the node is marked as out of service")
+
 // PeerResolver knows peers that the configuration file does not name. An error
 // wraps ErrUnknownPeer if it knows none of that name.
 type PeerResolver interface {
@@ -81,6 +88,21 @@ func (t *peerTable) lookup(name string) (string, error) {
 		return "", fmt.Errorf("%q is in [peers] of %s not among %s: %w", name, t.path, strings.Join(known, ", "), ErrUnknownPeer)
 	}
 	return address, nil
+}
+
+// standing is the error by which the cluster says that it has no such node, or that it
+// is off, whatever the file has of its address; without a cluster, the file's word.
+func (t *peerTable) standing(name string) error {
+	t.mu.Lock()
+	resolver := t.resolver
+	t.mu.Unlock()
+	var err error
+	if resolver != nil {
+		_, err = resolver.Address(name)
+	} else {
+		_, err = t.lookup(name)
+	}
+	return err
 }
 
 // list returns all peers by name.

@@ -1,6 +1,7 @@
 package nodecontroller
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -29,7 +30,8 @@ type receiver struct {
 	store      *store.Store
 	containers int
 	memory     int64 // that the pod's /dev/shm may take, bytes
-	// spool takes the records of trees that are not open; nil if there is none.
+	// spool takes the records of trees that are not there yet, until it is drained; nil
+	// if there is none.
 	spool *spool.Spool
 
 	mu     sync.Mutex
@@ -116,16 +118,40 @@ func (r *receiver) Blob(channel uint32, payload []byte) error {
 	if _, tree := shimv1.SplitChannel(channel); tree == shimv1.TreeLeft {
 		return r.keep(r.leave(payload))
 	}
+	if r.spool != nil && r.spool.Has(channel) {
+		if err := r.spool.Append(channel, payload); !errors.Is(err, spool.ErrDrained) {
+			return r.keep(err)
+		}
+	}
+	return r.keep(r.fill(channel, payload))
+}
+
+// fill brings a tree that is open further.
+func (r *receiver) fill(channel uint32, records []byte) error {
 	r.mu.Lock()
 	tree := r.trees[channel]
 	r.mu.Unlock()
-	switch {
-	case tree != nil:
-		return r.keep(tree.apply(payload))
-	case r.spool != nil:
-		return r.keep(r.spool.Append(channel, payload))
+	if tree == nil {
+		return fmt.Errorf("channel %d: %w", channel, errChannel)
 	}
-	return r.keep(fmt.Errorf("channel %d: %w", channel, errChannel))
+	return tree.apply(records)
+}
+
+// drain brings the trees, which are open, to where the records are that have come for
+// them, and has them take further ones.
+func (r *receiver) drain(ctx context.Context, channels []uint32) error {
+	for _, channel := range channels {
+		err := r.spool.Drain(channel, func(records []byte) error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return r.fill(channel, records)
+		})
+		if err != nil {
+			return r.keep(fmt.Errorf("files of the pod: %w", err))
+		}
+	}
+	return nil
 }
 
 // leave notes pages that are left at the source.

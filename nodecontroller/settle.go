@@ -165,8 +165,8 @@ func (d *Daemon) tellCommitWaiting(ctx context.Context, r record, wait time.Dura
 				return nil, fmt.Errorf("node %s: %w: %w", r.Peer, errDestinationLost, plain(err))
 			}
 		}
-		if missing.lasts(r.Kubelet && d.unknown(r.Peer), time.Now()) {
-			return nil, fmt.Errorf("node %s: %w: the node is gone from the cluster: %w", r.Peer, errDestinationLost, plain(err))
+		if why := d.lostNode(r, &missing); why != nil {
+			return nil, fmt.Errorf("node %s: %w: %w: %w", r.Peer, errDestinationLost, why, plain(err))
 		}
 		log.Warn("the destination has not acknowledged the commit, telling it again", "error", plain(err))
 		if err := pause(ctx, askAgain); err != nil {
@@ -175,11 +175,23 @@ func (d *Daemon) tellCommitWaiting(ctx context.Context, r record, wait time.Dura
 	}
 }
 
-// unknown says whether the cluster has no node of that name: one that does not
-// answer says nothing.
-func (d *Daemon) unknown(peer string) bool {
-	_, err := d.peers.lookup(peer)
-	return errors.Is(err, ErrUnknownPeer)
+// errNodeGone: nobody has seen the node in the cluster for lostAfter.
+var errNodeGone = errors.New("the node is gone from the cluster")
+
+// lostNode says why a record's peer, which does not answer, will never again; nil if it
+// may. One that merely does not answer says nothing.
+func (d *Daemon) lostNode(r record, missing *absence) error {
+	if !r.Kubelet {
+		return nil
+	}
+	err := d.peers.standing(r.Peer)
+	switch {
+	case errors.Is(err, ErrOutOfService):
+		return ErrOutOfService
+	case missing.lasts(errors.Is(err, ErrUnknownPeer), time.Now()):
+		return errNodeGone
+	}
+	return nil
 }
 
 // absence is since when a node has been out of the cluster.

@@ -109,7 +109,7 @@ func (d *Daemon) newOutgoing(req *nodev1.MigrateRequest, pod cri.Pod, address st
 		phase:     nodev1.Phase_PHASE_PENDING,
 
 		orchestrator: o,
-		nearlyCopied: make(chan struct{}),
+		toPlace:      make(chan struct{}),
 	}
 	m.record = record{
 		Migration: id,

@@ -32,7 +32,7 @@ func TestALatePodRunsThoughItsSourceDiesAfterTheDecision(t *testing.T) {
 	c.a.start()
 	c.settled()
 	c.check(true)
-	c.checkLate(t, true)
+	c.checkFiles(t, true, movedDir)
 }
 
 // until waits for what no event tells.

@@ -7,20 +7,17 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A destination whose pod kubelet makes has no file trees at first. Memory goes
-// ahead; the files follow when the trees are there, beside whatever the memory does
-// then, and are synced twice before the rounds count as ended, as they are where the
-// trees come first.
-
-// lastRounds is what the rounds may still take when the destination has its trees:
-// kubelet gives the start that lasts until the commit two minutes.
-const lastRounds = time.Minute
+// A destination whose pod kubelet makes has no file trees at first. Memory goes into its
+// store, files into its spool, until little of both is left (headstart.go): then the pod
+// is to be made. What has changed since goes when the trees are there, beside whatever
+// the memory does then, and is synced twice before the rounds count as ended, as it is
+// where the trees come first.
 
 // noRounds is why the rounds of a pod have ended that is frozen first.
 const noRounds = "stop-and-copy has none"
 
-// roundsThenFiles is rounds where files go later: memory is copied and then kept up
-// with until keep ends.
+// roundsThenFiles is rounds where the trees come later: memory is copied and then kept
+// up with until keep ends.
 func (s *source) roundsThenFiles(ctx, keep context.Context) error {
 	work, all := errgroup.WithContext(ctx)
 	copied := make(chan string, 1) // why the rounds ended
@@ -38,6 +35,9 @@ func (s *source) roundsThenFiles(ctx, keep context.Context) error {
 		return s.link.rounds.Keep(all, keep.Done())
 	})
 	work.Go(func() error {
+		if err := s.goAhead(all, s.syncFiles); err != nil {
+			return err
+		}
 		if err := s.awaitTrees(all); err != nil {
 			return err
 		}
@@ -58,9 +58,13 @@ func (s *source) roundsThenFiles(ctx, keep context.Context) error {
 	return work.Wait()
 }
 
-// waitForTrees is roundsThenFiles of a pod that is frozen first and copied then.
-func (s *source) waitForTrees(ctx context.Context) error {
+// waitForTrees is roundsThenFiles of a pod whose memory is not copied before it is
+// frozen. Its files are, by sync.
+func (s *source) waitForTrees(ctx context.Context, sync func(context.Context) error) error {
 	s.noteCopied()
+	if err := s.goAhead(ctx, sync); err != nil {
+		return ended(ctx, err)
+	}
 	if err := s.awaitTrees(ctx); err != nil {
 		return ended(ctx, err)
 	}

@@ -9,12 +9,19 @@ import (
 
 func TestColdMigrationWaitsForTheDestinationsTrees(t *testing.T) {
 	s := testSource(shimv1.State_STATE_ROUNDS)
-	done := make(chan error, 1)
-	noted := s.changed.wait()
-	go func() { done <- s.waitForTrees(s.work) }()
-	<-noted
-	if p, _ := s.report(); p.GetState() != shimv1.State_STATE_ROUNDS || !p.GetAwaitsFiles() {
-		t.Fatalf("before its trees: %v", p)
+	done, synced := make(chan error, 1), 0
+	go func() {
+		done <- s.waitForTrees(s.work, func(context.Context) error {
+			if p, _ := s.report(); p.GetPlacePod() {
+				t.Error("its pod is asked for before its files have gone ahead")
+			}
+			synced++
+			return nil
+		})
+	}()
+	s.awaitPlacing()
+	if p, _ := s.report(); p.GetState() != shimv1.State_STATE_ROUNDS || !p.GetAwaitsFiles() || synced != 1 {
+		t.Fatalf("before its trees, after %d syncs: %v", synced, p)
 	}
 	s.sendFiles()
 	s.sendFiles() // asking again is harmless
@@ -28,13 +35,12 @@ func TestColdMigrationWaitsForTheDestinationsTrees(t *testing.T) {
 
 func TestAbortEndsTheWaitForTrees(t *testing.T) {
 	s := testSource(shimv1.State_STATE_ROUNDS)
-	noted := s.changed.wait()
 	s.running.Go(func() {
-		if err := s.waitForTrees(s.work); err != nil {
+		if err := s.waitForTrees(s.work, func(context.Context) error { return nil }); err != nil {
 			t.Error(err)
 		}
 	})
-	<-noted
+	s.awaitPlacing()
 	if err := s.abort("enough"); err != nil { // returns when nothing runs any more
 		t.Fatal(err)
 	}
@@ -50,6 +56,17 @@ func TestTreeAwaitedOnlyWhileMemoryIsDone(t *testing.T) {
 	}
 	if err := s.awaitTrees(cancelled()); err == nil {
 		t.Error("a wait that was called off found trees")
+	}
+}
+
+// awaitPlacing returns when the destination's pod is asked for.
+func (s *source) awaitPlacing() {
+	for {
+		changed := s.changed.wait()
+		if p, _ := s.report(); p.GetPlacePod() {
+			return
+		}
+		<-changed
 	}
 }
 

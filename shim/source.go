@@ -52,7 +52,7 @@ type source struct {
 	engineReason string
 	// canProtect: the kernel has what WriteProtect needs, whatever was chosen.
 	canProtect bool
-	// files may be sent once filesWanted is closed, by sendFiles.
+	// filesWanted is closed, by sendFiles, when the destination has its file trees.
 	filesWanted chan struct{}
 	wantFiles   sync.Once
 
@@ -72,6 +72,7 @@ type source struct {
 	dumped   int              // containers that CRIU has dumped, guarded by mu
 	progress *shimv1.Progress // what the rounds last said, guarded by mu
 	copied   bool             // the rounds have ended; guarded by mu
+	placing  bool             // the destination's pod is to be made; guarded by mu
 	use      linkUse          // guarded by mu
 	// roundsWire is what had been sent when the last round known ended, bytes,
 	// guarded by mu.
@@ -164,7 +165,7 @@ func (s *source) begin(ctx context.Context) error {
 	if s.cold() {
 		s.link.stopKeeping = func() {}
 		close(s.link.kept)
-		copying = s.waitForTrees
+		copying = func(ctx context.Context) error { return s.waitForTrees(ctx, s.syncFiles) }
 		if !s.request.GetFilesLater() {
 			return s.move(shimv1.State_STATE_CONVERGED)
 		}
@@ -322,6 +323,7 @@ func (s *source) report() (*shimv1.Progress, bool) {
 	p := cloneProgress(s.progress)
 	p.State = s.state
 	s.use.report(p)
+	p.PlacePod = s.placing
 	p.AwaitsFiles = s.state == shimv1.State_STATE_ROUNDS && s.copied && !s.treesReady()
 	switch s.state {
 	case shimv1.State_STATE_ABORTED, shimv1.State_STATE_FAILED:

@@ -87,7 +87,7 @@ func newCluster(t *testing.T) *cluster {
 	}
 	env := &envtest.Environment{
 		Scheme: scheme, BinaryAssetsDirectory: bin, CRDDirectoryPaths: []string{definition}, ErrorIfCRDPathMissing: true,
-		ControlPlaneStartTimeout: pace.Stretch(time.Minute),
+		ControlPlaneStartTimeout: pace.Stretch(3 * time.Minute), ControlPlaneStopTimeout: pace.Stretch(2 * time.Minute),
 	}
 	config, err := env.Start()
 	if err != nil {
@@ -131,6 +131,7 @@ func (c *cluster) install(t *testing.T, scheme *runtime.Scheme, port int32) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	patience := int32(30) // the most that an API server has; what a busy machine takes is not tried
 	decoder := serializer.NewCodecFactory(scheme).UniversalDeserializer()
 	for documents := yaml.NewYAMLReader(bufio.NewReader(f)); ; {
 		text, err := documents.Read()
@@ -150,9 +151,9 @@ func (c *cluster) install(t *testing.T, scheme *runtime.Scheme, port int32) {
 		switch o := object.(type) {
 		case *corev1.Namespace, *nodev1.RuntimeClass, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *rbacv1.Role, *rbacv1.RoleBinding:
 		case *admissionv1.MutatingWebhookConfiguration:
-			o.Webhooks[0].ClientConfig.Service.Port = &port
+			o.Webhooks[0].ClientConfig.Service.Port, o.Webhooks[0].TimeoutSeconds = &port, &patience
 		case *admissionv1.ValidatingWebhookConfiguration:
-			o.Webhooks[0].ClientConfig.Service.Port = &port
+			o.Webhooks[0].ClientConfig.Service.Port, o.Webhooks[0].TimeoutSeconds = &port, &patience
 		default:
 			continue
 		}
@@ -213,7 +214,7 @@ func (c *cluster) run(t *testing.T, config *rest.Config, port int) {
 func eventually(t *testing.T, what string, f func(context.Context) error) {
 	t.Helper()
 	last := errors.New("never tried")
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, pace.Stretch(30*time.Second), true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, pace.Stretch(2*time.Minute), true, func(ctx context.Context) (bool, error) {
 		last = f(ctx)
 		return last == nil, nil
 	})

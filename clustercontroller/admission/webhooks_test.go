@@ -95,6 +95,7 @@ func (c *cluster) testClaims(t *testing.T, offers int) {
 					t.Error(err)
 					return
 				}
+				time.Sleep(100 * time.Millisecond) // as it does: all at once would keep a slow machine from answering any
 			}
 		})
 	}
@@ -215,6 +216,7 @@ func (c *cluster) testClaimConflict(t *testing.T) {
 			t.Error(err)
 			break
 		}
+		time.Sleep(100 * time.Millisecond)
 	}
 	cancel()
 	writing.Wait()

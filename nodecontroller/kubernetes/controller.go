@@ -183,6 +183,9 @@ func (c *Controller) lost(ctx context.Context, m *v1alpha1.PodMigration) (string
 	if apierrors.IsNotFound(err) {
 		return "the node is gone from the cluster", nil
 	}
+	if err == nil && outOfService(node) {
+		return nodecontroller.ErrOutOfService.Error(), nil
+	}
 	is := m.Status.DestinationPod
 	if err != nil || is == nil || is.UID == "" {
 		return "", err

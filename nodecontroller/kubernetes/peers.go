@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,7 +26,8 @@ func (cl *Cluster) Peers(port int) *Peers {
 }
 
 // Address is where a node's daemon listens, host:port. The error wraps
-// nodecontroller.ErrUnknownPeer if the cluster has no such node.
+// nodecontroller.ErrUnknownPeer if the cluster has no such node, and
+// nodecontroller.ErrOutOfService if it is off.
 func (p *Peers) Address(node string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
@@ -37,12 +39,20 @@ func (p *Peers) Address(node string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("node %s: %w", node, err)
 	}
+	if outOfService(n) {
+		return "", fmt.Errorf("node %s: %w", node, nodecontroller.ErrOutOfService)
+	}
 	for _, a := range n.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP {
 			return net.JoinHostPort(a.Address, strconv.Itoa(p.port)), nil
 		}
 	}
 	return "", fmt.Errorf("node %s has no InternalIP in its status", node)
+}
+
+// outOfService says whether an operator has said of a node that its machine is off.
+func outOfService(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == nodecontroller.OutOfServiceTaint })
 }
 
 // LookUpPod is the cluster's nodecontroller.PodLookup.

@@ -14,9 +14,21 @@ import (
 	"godwit.dev/godwit/nodecontroller"
 )
 
+func TestANodeThatIsOffIsOutOfService(t *testing.T) {
+	b := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{
+		{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute}, {Key: corev1.TaintNodeOutOfService, Effect: corev1.TaintEffectNoExecute},
+	}}}
+	b.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.2"}}
+	peers := &Peers{reader: fake.NewClientBuilder().WithObjects(b).Build(), port: 7440}
+	if _, err := peers.Address("b"); !errors.Is(err, nodecontroller.ErrOutOfService) || errors.Is(err, nodecontroller.ErrUnknownPeer) {
+		t.Error(err)
+	}
+}
+
 func TestOnlyANodeThatIsNotInTheClusterIsUnknown(t *testing.T) {
 	b := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}}
 	b.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.2"}}
+	b.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute}} // it may come back
 	api := fake.NewClientBuilder().WithObjects(b).Build()
 	peers := &Peers{reader: api, port: 7440}
 	if address, err := peers.Address("b"); err != nil || address != "10.0.0.2:7440" {

@@ -1,7 +1,7 @@
 // Package spool keeps the records of a pod's file trees at its destination until
 // the trees exist: as they come over the wire, on disk, in order, a file for each
 // tree. What it holds can be applied any number of times, by whichever daemon there
-// is then.
+// is then (Replay), or once, while more comes in (Drain).
 //
 // It leaves to package filetree what a record does, and to its caller which trees
 // there are and when they are filled.
@@ -31,6 +31,8 @@ var (
 	ErrChannel = errors.New("no such tree")
 	// ErrRoom is wrapped when the disk has too little left.
 	ErrRoom = errors.New("not enough room on the disk")
+	// ErrDrained is wrapped by the error for records of a tree that was filled.
+	ErrDrained = errors.New("its tree is filled already")
 	// ErrIncomplete is wrapped when a tree has not been sent to its end.
 	ErrIncomplete = errors.New("the tree is not complete")
 	// ErrDamaged is wrapped when a spool is not what was written.
@@ -63,7 +65,10 @@ type Spool struct {
 type channel struct {
 	mu       sync.Mutex
 	file     *os.File // guarded by mu
+	size     int64    // of the file, bytes; guarded by mu
+	written  uint64   // of that, records, bytes; guarded by mu
 	complete bool     // the last record ended a sync of the frozen pod; guarded by mu
+	drained  bool     // its tree takes what comes; guarded by mu
 }
 
 // Create makes a spool for the trees of those channels in a directory that must not
@@ -99,8 +104,12 @@ func freeOn(dir string) (uint64, error) {
 	return s.Bavail * uint64(s.Bsize), nil
 }
 
+// Has says whether the spool is for that channel too.
+func (s *Spool) Has(number uint32) bool { return s.channels[number] != nil }
+
 // Append checks records, and keeps them. They are whole records of one tree; those
-// of one tree come in order. An error, once, makes the spool useless.
+// of one tree come in order. An error, once, makes the spool useless; one that wraps
+// ErrDrained only says that they are the tree's to take.
 func (s *Spool) Append(number uint32, records []byte) error {
 	c := s.channels[number]
 	if c == nil {
@@ -111,6 +120,9 @@ func (s *Spool) Append(number uint32, records []byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.drained {
+		return fmt.Errorf("channel %d: %w", number, ErrDrained)
+	}
 	complete := c.complete
 	for rest := records; len(rest) > 0; {
 		r, n, err := filetree.DecodeRecord(rest)
@@ -134,6 +146,8 @@ func (s *Spool) Append(number uint32, records []byte) error {
 	if _, err := c.file.Write(records); err != nil {
 		return fmt.Errorf("spool of files: %w", err)
 	}
+	c.size += headerSize + int64(len(records))
+	c.written += uint64(len(records))
 	c.complete = complete
 	return nil
 }
@@ -212,9 +226,15 @@ func replay(file string, apply func([]byte) error) error {
 		return fmt.Errorf("spool of files: %w", err)
 	}
 	defer f.Close()
-	in := bufio.NewReaderSize(f, 1<<20)
+	return readAll(f, file, apply)
+}
+
+// readAll hands over the batches of a part of a file.
+func readAll(part io.Reader, file string, apply func([]byte) error) error {
+	in := bufio.NewReaderSize(part, 1<<20)
 	var batch []byte
 	for {
+		var err error
 		if batch, err = next(in, batch); errors.Is(err, io.EOF) {
 			return nil
 		}

@@ -78,7 +78,7 @@ func logSince(path string, offset int64) string {
 
 // clusterDeadline is how long a test on the cluster may take between the beginnings and ends of its subtests: several times what
 // the longest does on a busy machine. Each of its steps has a deadline of its own.
-const clusterDeadline = 10 * time.Minute
+const clusterDeadline = 15 * time.Minute
 
 // explain prints what the cluster has and what the nodes' services wrote during the test, if it fails, or if it has not ended
 // when its time is over: then all tests end.

@@ -81,10 +81,7 @@ func TestKubernetesFailures(t *testing.T) {
 
 // over reads until the migration has ended, or its daemon.
 func (m *migration) over() {
-	for {
-		if _, err := m.stream.Recv(); err != nil {
-			return
-		}
+	for range m.queue { // what it says is of no interest
 	}
 }
 

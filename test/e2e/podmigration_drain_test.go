@@ -132,7 +132,7 @@ func TestKubernetesDrainOfStatefulSets(t *testing.T) {
 func (v *traveller) drainedBy(uid string) *v1alpha1.PodMigration {
 	v.t.Helper()
 	all := new(v1alpha1.PodMigrationList)
-	if err := v.user.List(within(v.t, 30*time.Second), all, client.MatchingLabels{v1alpha1.LabelDrain: uid}); err != nil {
+	if err := v.user.List(within(v.t, time.Minute), all, client.MatchingLabels{v1alpha1.LabelDrain: uid}); err != nil {
 		v.t.Fatal(err)
 	}
 	if len(all.Items) != 1 {

@@ -52,8 +52,11 @@ func TestKubernetesPodMigrationsBreak(t *testing.T) {
 			t.Run(c.name+" when it is "+at.name, func(t *testing.T) {
 				v.in(t).k.nodesUp()
 				slow := slowMove
-				if i >= convergedAt { // the rounds only take time
+				switch {
+				case i >= convergedAt: // the rounds only take time
 					slow = briskMove
+				case c.ends != "": // it must not be too late
+					slow = crawl
 				}
 				m := v.await(v.ask(slow), "the migration "+at.name, at.is)
 				if m == nil || m.Status.Phase.Over() && at.name != "committed" {
@@ -73,7 +76,7 @@ func TestKubernetesPodMigrationsBreak(t *testing.T) {
 	}
 	t.Run("the destination's pod deleted when it is parked", func(t *testing.T) {
 		v.in(t).k.nodesUp()
-		m := v.await(v.ask(slowMove), "the pod parked", hasCondition(v1alpha1.ConditionParked))
+		m := v.await(v.ask(crawl), "the pod parked", hasCondition(v1alpha1.ConditionParked))
 		k.kubectl("", "delete", "pod", m.Status.DestinationPod.Name, "--wait=false")
 		if end := v.settled(m); end.Status.Phase != v1alpha1.PhaseFailed {
 			t.Errorf("it is %s: %s", end.Status.Phase, end.Status.Message)
@@ -135,7 +138,7 @@ func TestKubernetesPodMigrationsWithoutAnAPIServer(t *testing.T) {
 	v := k.traveller("waits", k.a, smallLoad)
 	t.Run("for 20 s during the rounds", func(t *testing.T) {
 		v.in(t).k.nodesUp()
-		m := v.await(v.ask(slowMove), "the rounds", inRounds)
+		m := v.await(v.ask(crawl), "the rounds", inRounds)
 		goOn := v.stopAPI()
 		time.Sleep(20 * time.Second) // this is what is tried
 		goOn()
@@ -169,7 +172,7 @@ func TestKubernetesPodMigrationsWithoutAnAPIServer(t *testing.T) {
 	}
 	t.Run("and the source's daemon dies meanwhile", func(t *testing.T) {
 		v.in(t).k.nodesUp()
-		m := v.await(v.ask(slowMove), "the rounds", inRounds)
+		m := v.await(v.ask(crawl), "the rounds", inRounds)
 		goOn := v.stopAPI()
 		v.killDaemon(v.node)
 		time.Sleep(5 * time.Second)

@@ -109,7 +109,7 @@ func TestKubernetesPodMigrationsOfAStatefulSet(t *testing.T) {
 		})
 	}
 	t.Run("cancelled in the rounds", func(t *testing.T) {
-		m := v.in(t).await(v.ask(slowMove), "the rounds", inRounds)
+		m := v.in(t).await(v.ask(crawl), "the rounds", inRounds)
 		v.cancel(m)
 		if end := v.settled(m); end.Status.Phase != v1alpha1.PhaseCancelled {
 			t.Errorf("it is %s: %s", end.Status.Phase, end.Status.Message)
@@ -142,12 +142,14 @@ func TestKubernetesPodMigrationsOfAStatefulSet(t *testing.T) {
 		v.in(t).k.nodesUp()
 		was := string(v.get().UID)
 		daemon := pidOf(t, v.elsewhere(), "godwit-node", "")
+		letGo := v.k.keep("late-0") // until then there is no new one
 		m := v.await(v.ask(briskMove), "the commit", hasCondition(v1alpha1.ConditionCommitted))
 		if err := unix.Kill(daemon, unix.SIGSTOP); err != nil { // it restores nothing meanwhile
 			t.Fatal(err)
 		}
 		goOn := sync.OnceFunc(func() { _ = unix.Kill(daemon, unix.SIGCONT) })
 		t.Cleanup(goOn)
+		letGo()
 		v.k.until("its new pod", func() bool {
 			uid, err := v.k.Kubectl(t.Context(), "", "get", "pod", "late-0", "-o=jsonpath={.metadata.uid}")
 			return err == nil && string(uid) != was

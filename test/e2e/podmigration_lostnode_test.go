@@ -4,12 +4,15 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 
+	"godwit.dev/godwit/nodecontroller"
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/pace"
@@ -120,4 +123,92 @@ func (k *kube) away(name string) bool {
 		}
 	}
 	return true
+}
+
+// replica is a Deployment of one pod.
+func (k *kube) replica(app string) *traveller {
+	k.t.Helper()
+	manifest := "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: " + app + "}\nspec:\n  selector: {matchLabels: {app: " + app + "}}\n" +
+		"  template:\n    metadata: {labels: {app: " + app + "}}\n    spec:\n" + counter{app: app}.spec("      ")
+	v := &traveller{k: k, t: k.t, user: k.user(), app: app}
+	k.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
+		defer cancel()
+		if _, err := k.Kubectl(ctx, "", "delete", "deployment", app); err != nil {
+			k.t.Error(err)
+		}
+		v.remove()
+	})
+	k.kubectl(manifest, "apply", "-f", "-")
+	v.findReplica(func(*corev1.Pod) bool { return true })
+	return v
+}
+
+// findReplica waits until the Deployment has one pod, which is ready and is meant.
+func (v *traveller) findReplica(is func(*corev1.Pod) bool) {
+	v.t.Helper()
+	v.k.until("one pod "+v.app+" that is ready", func() bool {
+		pods := slices.DeleteFunc(v.pods(), func(pod corev1.Pod) bool { return !pod.DeletionTimestamp.IsZero() })
+		if len(pods) != 1 || !isReady(&pods[0]) || v.k.away(pods[0].Spec.NodeName) || !is(&pods[0]) {
+			return false
+		}
+		v.pod, v.node = pods[0].Name, v.k.b
+		if pods[0].Spec.NodeName == v.k.a.Name {
+			v.node = v.k.a
+		}
+		return true
+	})
+}
+
+// offTaint is what an operator puts on the node of a machine that is off.
+const offTaint = nodecontroller.OutOfServiceTaint + "=off:NoExecute"
+
+// The destination's machine loses its power around the commit of a Deployment's pod. Whatever was decided by then holds: nothing
+// of the pod runs on the source if it was given away, the PodMigration ends, and the owner has a pod again.
+func TestKubernetesDestinationNodeDiesAfterTheCommit(t *testing.T) {
+	newKube(t).controller()
+	for _, at := range []moment{
+		{"agreed to", reached(v1alpha1.PhaseMigrationComplete)}, // the source is about to decide
+		{"committed", hasCondition(v1alpha1.ConditionCommitted)},
+	} {
+		t.Run(at.name, func(t *testing.T) {
+			k := newKube(t) // its nodes are others when one was built again
+			k.nodesUp()
+			v := k.replica("strays")
+			was, from, to := v.get(), v.node, v.elsewhere()
+			letGo := k.keep(v.pod) // so that the migration does not end before the machine does
+			m := v.await(v.ask(), "the migration "+at.name, at.is)
+			if err := to.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { // before anything is removed
+				if k.away(to.Name) {
+					k.rebuild()
+				}
+			})
+			k.kubectl("", "taint", "node", to.Name, offTaint)
+			t.Cleanup(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+				defer cancel()
+				if _, err := k.Kubectl(ctx, "", "taint", "node", to.Name, offTaint+"-"); err != nil {
+					t.Error(err)
+				}
+			})
+			letGo()
+			m = v.await(m, "the end", isSettled)
+			t.Logf("%s: %s", m.Status.Phase, m.Status.Message)
+			given := m.Status.Phase == v1alpha1.PhaseSucceeded || strings.Contains(m.Status.Message, nodecontroller.ErrOutOfService.Error())
+			if at.name == "committed" && m.Status.Phase != v1alpha1.PhaseSucceeded {
+				t.Errorf("the destination had said that it has the pod, and the PodMigration is %s", m.Status.Phase)
+			}
+			// The taint has the owner make a pod before its own is given back to it: which of the two it keeps is its choice.
+			v.findReplica(func(pod *corev1.Pod) bool { return pod.UID != was.UID || !given })
+			if v.node != from {
+				t.Errorf("given away: %t; pod %s was on node %s and is on node %s", given, v.app, from.Name, v.node.Name)
+			}
+			k.until("one copy of the pod on node "+from.Name, func() bool { return v.copies(from) == 1 })
+			k.rebuild()
+			k.nothingLeft()
+		})
+	}
 }

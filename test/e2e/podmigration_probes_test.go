@@ -16,6 +16,7 @@ import (
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 	"godwit.dev/godwit/test/lab"
+	"godwit.dev/godwit/test/pace"
 )
 
 // shop is a pod with everything that kubelet does for one but once, and with what it asks all the time; a Service leads to it. Its
@@ -216,7 +217,7 @@ func (c *calls) follow(v *traveller) {
 
 // ping asks a redis on a connection of its own.
 func ping(ctx context.Context, from *lab.Node, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, pace.Stretch(10*time.Second)) // an address that nobody has any more says nothing
 	defer cancel()
 	conn, err := from.Dial(ctx, "tcp", address)
 	if err != nil {

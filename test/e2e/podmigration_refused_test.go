@@ -141,7 +141,7 @@ func (v *traveller) refusedByNode(t *testing.T) {
 
 func (v *traveller) refusedWhileMoving(t *testing.T) {
 	v.in(t)
-	first := v.await(v.ask(slowMove), "the rounds", inRounds)
+	first := v.await(v.ask(crawl), "the rounds", inRounds)
 	second := v.await(v.ask(), "the second's refusal", isSettled)
 	if want := "is being moved by PodMigration " + first.Name + " already"; second.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(second.Status.Message, want) {
 		t.Errorf("the second is %s: %q, want %q", second.Status.Phase, second.Status.Message, want)

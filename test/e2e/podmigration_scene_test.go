@@ -113,11 +113,11 @@ func (v *traveller) get() *corev1.Pod {
 
 // remove deletes everything of it.
 func (v *traveller) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(3*time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(6*time.Minute))
 	defer cancel()
 	for _, args := range [][]string{
-		{"delete", "podmigration", "-l", "app=" + v.app, "--timeout=80s"},
-		{"delete", "pod", "-l", "app=" + v.app, "--force", "--grace-period=0", "--timeout=80s"},
+		{"delete", "podmigration", "-l", "app=" + v.app, "--timeout=170s"},
+		{"delete", "pod", "-l", "app=" + v.app, "--force", "--grace-period=0", "--timeout=170s"},
 	} {
 		if _, err := v.k.Kubectl(ctx, "", args...); err != nil {
 			v.t.Error(err)
@@ -142,8 +142,9 @@ func (v *traveller) elsewhere() *lab.Node {
 	return v.k.a
 }
 
-// slowMove gives a test some seconds before the commit, briskMove one or two.
-var slowMove, briskMove = atMost("3Mi"), atMost("10Mi")
+// slowMove gives a test some seconds before the commit, briskMove one or two. crawl is of moves that are broken off, or held up,
+// before it: a test that is late must not find it done.
+var slowMove, briskMove, crawl = atMost("3Mi"), atMost("10Mi"), atMost("1Mi")
 
 func atMost(bandwidth string) func(*v1alpha1.PodMigration) {
 	b := resource.MustParse(bandwidth)

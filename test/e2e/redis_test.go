@@ -69,11 +69,11 @@ func (w *writer) writeAt(rate int) {
 // awaitWrites waits until more writes are acknowledged: the server answers, and the client has found it.
 func (w *writer) awaitWrites(more int) {
 	w.t.Helper()
-	ctx, from := within(w.t, time.Minute), w.redis.Acked()
+	ctx, from := within(w.t, 3*time.Minute), w.redis.Acked()
 	for w.redis.Acked() < from+uint64(more) {
 		select {
 		case <-ctx.Done():
-			w.t.Fatalf("the client's writes are not acknowledged any more: %d of %d within a minute", w.redis.Acked()-from, more)
+			w.t.Fatalf("the client's writes are not acknowledged any more: %d of %d in time", w.redis.Acked()-from, more)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
@@ -83,7 +83,7 @@ func (w *writer) awaitWrites(more int) {
 func (w *writer) verify() {
 	w.t.Helper()
 	w.stop()
-	v, err := w.redis.Verify(within(w.t, time.Minute))
+	v, err := w.redis.Verify(within(w.t, 3*time.Minute))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ const apiServerPort = 6443
 // defaults, 10 and 50 s, are for clusters that nobody waits for. Shorter, and a busy machine loses nodes that are well.
 const (
 	nodeLease   = 4 * time.Second // kubelet renews a lease after a quarter of its duration
-	gracePeriod = 8 * time.Second
+	gracePeriod = 16 * time.Second
 )
 
 func (l layout) apiServer() netip.AddrPort {

@@ -108,7 +108,7 @@ spec:
 ` + webPod("      ",
 	"affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [",
 	"  {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: pair}}}]}}",
-	"tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 2}]") + `---
+	"tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 600}]") + `---
 apiVersion: v1
 kind: Service
 metadata: {name: pair}
@@ -179,7 +179,7 @@ func TestKubernetes(t *testing.T) {
 		if got := kubectl(t, c, "", "get", "nodes", "-o=jsonpath={.items[*].metadata.name}"); got != "a b" {
 			t.Errorf("nodes %q", got)
 		}
-		kubectl(t, c, "", "wait", "--for=condition=Ready", "node", "--all", "--timeout=0")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "node", "--all", "--timeout=170s")
 		if names := nodeNames(l); !slices.Equal(names, []string{"a", "b"}) {
 			t.Errorf("nodes of the lab: %v", names)
 		}
@@ -210,7 +210,7 @@ func TestKubernetes(t *testing.T) {
 		more := o
 		more.Nodes = 3
 		l, c := upCluster(t, more)
-		kubectl(t, c, "", "wait", "--for=condition=Ready", "node/c", "--timeout=0")
+		kubectl(t, c, "", "wait", "--for=condition=Ready", "node/c", "--timeout=170s")
 		service := kubectl(t, c, "", "get", "service", "pair", "-o=jsonpath={.spec.clusterIP}")
 		wantAnswers(t, l.Node("c").Dial, service+":80", pairNames(t, c))
 	})
@@ -371,9 +371,9 @@ func testNodeDies(t *testing.T, o Options, n *Node) {
 	}
 	kubectl(t, c, "", "wait", "--for=condition=Ready=Unknown", "node", n.Name, "--timeout=170s")
 	t.Logf("NotReady after %s", time.Since(start).Round(10*time.Millisecond))
-	kubectl(t, c, "", "wait", "--for=condition=Ready", "node", "a", "--timeout=0")
+	kubectl(t, c, "", "wait", "--for=condition=Ready", "node", "a", "--timeout=170s")
 	l, c := upCluster(t, o)
-	kubectl(t, c, "", "wait", "--for=condition=Ready", "node", n.Name, "--timeout=0")
+	kubectl(t, c, "", "wait", "--for=condition=Ready", "node", n.Name, "--timeout=170s")
 	kubectl(t, c, "", "rollout", "status", "deployment", "pair", "--timeout=170s")
 	service := kubectl(t, c, "", "get", "service", "pair", "-o=jsonpath={.spec.clusterIP}")
 	wantAnswers(t, l.Node(n.Name).Dial, service+":80", pairNames(t, c))
@@ -418,7 +418,7 @@ func TestUpOfAClusterCanBeKilledAtAnyMoment(t *testing.T) {
 		timer.Stop()
 		if i%2 == 0 { // down at once is as good as up first
 			_, c := upCluster(t, o)
-			kubectl(t, c, "", "wait", "--for=condition=Ready", "node", "--all", "--timeout=0")
+			kubectl(t, c, "", "wait", "--for=condition=Ready", "node", "--all", "--timeout=170s")
 		}
 	}
 }

@@ -355,8 +355,8 @@ type BeginRequest struct {
 	Containers []string `protobuf:"bytes,10,rep,name=containers,proto3" json:"containers,omitempty"`
 	// The sandbox's /dev/shm on this node, empty if the pod has the node's.
 	ShmDir string `protobuf:"bytes,11,opt,name=shm_dir,json=shmDir,proto3" json:"shm_dir,omitempty"`
-	// The destination has no trees for files yet: memory goes first, no file is
-	// sent before SendFiles, and the rounds do not end before that either.
+	// The destination has no trees for files yet, and keeps what is sent: the rounds do
+	// not end before SendFiles.
 	FilesLater bool `protobuf:"varint,12,opt,name=files_later,json=filesLater,proto3" json:"files_later,omitempty"`
 	// Directories of this node that belong to the pod and move with it: the index
 	// here is the volume's number on the wire.
@@ -956,6 +956,9 @@ type Progress struct {
 	Faults      uint64 `protobuf:"varint,19,opt,name=faults,proto3" json:"faults,omitempty"`
 	// Source: memory is as far as it can be, SendFiles is awaited.
 	AwaitsFiles bool `protobuf:"varint,20,opt,name=awaits_files,json=awaitsFiles,proto3" json:"awaits_files,omitempty"`
+	// Source, begun with files_later: what is still to be sent is so little that kubelet's
+	// time for a start is enough for it: the destination's pod is to be made.
+	PlacePod bool `protobuf:"varint,22,opt,name=place_pod,json=placePod,proto3" json:"place_pod,omitempty"`
 	// Destination: why containers are being, or were, restored again since the commit.
 	Trouble string `protobuf:"bytes,21,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	// Source: the rule that ends the rounds, the downtime that is predicted if the freeze comes
@@ -1157,6 +1160,13 @@ func (x *Progress) GetFaults() uint64 {
 func (x *Progress) GetAwaitsFiles() bool {
 	if x != nil {
 		return x.AwaitsFiles
+	}
+	return false
+}
+
+func (x *Progress) GetPlacePod() bool {
+	if x != nil {
+		return x.PlacePod
 	}
 	return false
 }
@@ -2379,7 +2389,7 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xd0\t\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xed\t\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -2408,7 +2418,8 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"fill_pages\x18\x12 \x01(\x04R\tfillPages\x12\x16\n" +
 	"\x06faults\x18\x13 \x01(\x04R\x06faults\x12!\n" +
-	"\fawaits_files\x18\x14 \x01(\bR\vawaitsFiles\x12\x18\n" +
+	"\fawaits_files\x18\x14 \x01(\bR\vawaitsFiles\x12\x1b\n" +
+	"\tplace_pod\x18\x16 \x01(\bR\bplacePod\x12\x18\n" +
 	"\atrouble\x18\x15 \x01(\tR\atrouble\x12\x12\n" +
 	"\x04rule\x18\x1e \x01(\tR\x04rule\x122\n" +
 	"\x15predicted_downtime_us\x18\x1f \x01(\x04R\x13predictedDowntimeUs\x12*\n" +

@@ -434,7 +434,7 @@ type PrepareRequest struct {
 	// What the pod's memory takes now, bytes.
 	Memory uint64 `protobuf:"varint,6,opt,name=memory,proto3" json:"memory,omitempty"`
 	// The node's kubelet makes the pod, in the same namespace, and names this
-	// migration in its annotation. Memory comes in before that.
+	// migration in its annotation. Memory and files come in before that.
 	Kubelet bool `protobuf:"varint,7,opt,name=kubelet,proto3" json:"kubelet,omitempty"`
 	// The names of the volumes that come with the pod, in the order of the wire.
 	Volumes []string `protobuf:"bytes,8,rep,name=volumes,proto3" json:"volumes,omitempty"`
