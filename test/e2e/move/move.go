@@ -141,14 +141,14 @@ type Move struct {
 	seen   []Event // by Await and Wait; theirs alone
 }
 
-// EnvTracker names the engine that Start asks for, as godwitctl's --tracker does, unless the flags name one or the move is
-// cold: so that the same tests run with each. Without it, the daemon chooses.
+// EnvTracker names the engine that Start asks for, as godwitctl's --tracker does, unless the flags name one or the move has
+// no rounds: so that the same tests run with each. Without it, the daemon chooses.
 const EnvTracker = "GODWIT_TRACKER"
 
 // engine are the flags for what EnvTracker names.
 func engine(flags []string) []string {
 	name := os.Getenv(EnvTracker)
-	if name == "" || slices.Contains(flags, "--tracker") || slices.Contains(flags, "cold") {
+	if name == "" || slices.Contains(flags, "--tracker") || slices.Contains(flags, "cold") || slices.Contains(flags, "postcopy") {
 		return nil
 	}
 	return []string{"--tracker", name}
