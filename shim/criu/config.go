@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"unicode"
 )
 
 // ConfigAnnotation names, in a container's OCI annotations, the configuration
@@ -72,24 +74,32 @@ func (c config) home() string { return c.path + ".home" }
 // environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here.
 func (c config) environment(env []string) []string { return append(env, "HOME="+c.home()) }
 
-// write writes the files: what this machine has configured first, which ours hide, then ours. The network is not locked by CRIU.
+// write writes the files: what this machine has configured first, which ours hide, then ours. CRIU calls the action script first that it was told
+// of last: ours before the machine's, wherever that is configured. The network is not locked by CRIU.
 func (c config) write(script string, external []External, lines []string) error {
-	if err := writeConfig(c.path, systemConfig, lines); err != nil {
+	named, err := readConfig(systemConfig)
+	if err != nil {
 		return err
+	}
+	scripts, named := actionScripts(named)
+	if err := writeConfig(c.path, named, lines); err != nil {
+		return err
+	}
+	var users []string
+	if home := os.Getenv("HOME"); home != "" {
+		if users, err = readConfig(filepath.Join(home, userConfig)); err != nil {
+			return err
+		}
 	}
 	path := filepath.Join(c.home(), userConfig)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("directory for CRIU's configuration: %w", err)
 	}
-	hidden := ""
-	if home := os.Getenv("HOME"); home != "" {
-		hidden = filepath.Join(home, userConfig)
-	}
 	once := []string{"action-script " + script, "network-lock skip"}
 	for _, e := range external {
 		once = append(once, "external mnt["+e.Key+"]:"+e.Value)
 	}
-	return writeConfig(path, hidden, once)
+	return writeConfig(path, users, scripts, once)
 }
 
 func (c config) remove() {
@@ -97,17 +107,30 @@ func (c config) remove() {
 	os.RemoveAll(c.home())
 }
 
-// writeConfig writes lines after those of another file, if there is one.
-func writeConfig(path, hidden string, lines []string) error {
-	own, err := os.ReadFile(hidden)
+// readConfig gives the lines of a file, none if there is no such file.
+func readConfig(path string) ([]string, error) {
+	text, err := os.ReadFile(path)
 	if err != nil && !os.IsNotExist(err) {
-		return fmt.Errorf("read CRIU's configuration: %w", err)
+		return nil, fmt.Errorf("read CRIU's configuration: %w", err)
 	}
-	text := string(own)
-	if text != "" && !strings.HasSuffix(text, "\n") {
-		text += "\n"
+	return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n"), nil
+}
+
+// actionScripts takes the lines that name action scripts from among others.
+func actionScripts(lines []string) (scripts, others []string) {
+	for _, line := range lines {
+		words := strings.FieldsFunc(line, func(r rune) bool { return unicode.IsSpace(r) || r == '=' })
+		if len(words) > 0 && words[0] == "action-script" {
+			scripts = append(scripts, line)
+		} else {
+			others = append(others, line)
+		}
 	}
-	text += strings.Join(lines, "\n") + "\n"
+	return scripts, others
+}
+
+func writeConfig(path string, parts ...[]string) error {
+	text := strings.Join(slices.Concat(parts...), "\n") + "\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write CRIU configuration: %w", err)
 	}

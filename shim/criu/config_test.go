@@ -45,3 +45,14 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 		}
 	}
 }
+
+// CRIU calls first what it was told of last, and hears of the named file's scripts after the user's.
+func TestTheMachinesActionScriptsAreToldOfWithOurs(t *testing.T) {
+	scripts, others := actionScripts([]string{"tcp-close", "action-script /a", "  action-script=/b c", "action-scripts", "", "action-script"})
+	if want := []string{"action-script /a", "  action-script=/b c", "action-script"}; !slices.Equal(scripts, want) {
+		t.Errorf("scripts %q, want %q", scripts, want)
+	}
+	if want := []string{"tcp-close", "action-scripts", ""}; !slices.Equal(others, want) {
+		t.Errorf("others %q, want %q", others, want)
+	}
+}
