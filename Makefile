@@ -52,7 +52,7 @@ bench-vm: build setup
 
 # Everything that CI asks for.
 .PHONY: test
-test: lint generate-check unit e2e test-vm
+test: lint generate-check unit e2e test-vm e2e-kubernetes
 
 # Timing is the bench's: here a busy machine makes nothing fail.
 .PHONY: unit
