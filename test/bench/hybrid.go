@@ -29,8 +29,7 @@ func (b *bench) fetched(ctx context.Context) error {
 		return err
 	}
 	defer l.Close()
-	fmt.Printf("filling redis with %d MiB\n", hybridMemory>>20)
-	p, err := trial.Start(ctx, l, trial.Spec{Node: "a", Memory: hybridMemory})
+	p, err := fill(ctx, l, hybridMemory, false)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,6 @@ import (
 // What the bench moves.
 const (
 	smallMemory = 1 << 30
-	bigMemory   = 4 << 30
 	// rate is the client's writes a second.
 	rate = 5000
 )
@@ -33,10 +32,12 @@ type bench struct {
 
 	live, cold   []time.Duration // downtimes of the small redis
 	stalls       []time.Duration // longest of each live move's rounds
-	bigLive      []time.Duration // downtimes of the big redis
 	byMemory     map[int64]*moves
-	copyRates    []float64 // first full copies of incompressible memory, bytes a second
-	agentGrowth  uint64    // of the source's shim, bytes
+	gigabit      *moves          // of the small redis over 1 Gbit/s; nil: not measured
+	aftermath    []*trial.Result // live moves of the small redis
+	containers   *containers     // nil: not measured
+	copyRates    []float64       // first full copies of incompressible memory, bytes a second
+	agentGrowth  uint64          // of the source's shim, bytes
 	lost, wrong  uint64
 	survived     *bool // the pod outlived its source node; nil: not tried
 	acked, lines uint64
@@ -69,12 +70,17 @@ func start(ctx context.Context, memory int64, ticker bool) (*lab.Lab, *trial.Pod
 	if err != nil {
 		return nil, nil, err
 	}
-	fmt.Printf("filling redis with %d MiB\n", memory>>20)
-	p, err := trial.Start(ctx, l, trial.Spec{Node: "a", Memory: memory, Ticker: ticker})
+	p, err := fill(ctx, l, memory, ticker)
 	if err != nil {
 		l.Close()
 	}
 	return l, p, err
+}
+
+// fill runs a pod on the first node and fills its redis.
+func fill(ctx context.Context, l *lab.Lab, memory int64, ticker bool) (*trial.Pod, error) {
+	fmt.Printf("filling redis with %d MiB\n", memory>>20)
+	return trial.Start(ctx, l, trial.Spec{Node: "a", Memory: memory, Ticker: ticker})
 }
 
 // other is the node that a pod is not on.
@@ -99,12 +105,37 @@ func (b *bench) small(ctx context.Context) error {
 		}
 		b.live = append(b.live, r.Gap.Length())
 		b.of(smallMemory).note(r, false)
+		b.aftermath = append(b.aftermath, r)
 		if r, err = b.move(ctx, p, trial.Config{Rate: rate, Cold: true}); err != nil {
 			return err
 		}
 		b.cold = append(b.cold, r.Gap.Length())
 		b.of(smallMemory).note(r, true)
 	}
+	return nil
+}
+
+// overGigabit measures live moves of 1 GiB, and a cold one, over a link of 1 Gbit/s.
+func (b *bench) overGigabit(ctx context.Context) error {
+	l, err := lab.Up(ctx, lab.Options{Dir: labDir, Shape: lab.Shape{Rate: gigabit}})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	p, err := fill(ctx, l, smallMemory, false)
+	if err != nil {
+		return err
+	}
+	m := new(moves)
+	for i := range b.repeat + 1 {
+		cold := i == b.repeat
+		r, err := b.move(ctx, p, trial.Config{Rate: rate, Cold: cold})
+		if err != nil {
+			return err
+		}
+		m.note(r, cold)
+	}
+	b.gigabit = m
 	return nil
 }
 
@@ -133,8 +164,8 @@ func (b *bench) move(ctx context.Context, p *trial.Pod, c trial.Config) (*trial.
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("  %-4s to %s: downtime %6.1f ms, longest gap after it %5.1f ms, total %7.1f ms, longest stall in the rounds %4.1f ms, %d rounds\n",
-		r.Mode, c.To, ms(r.Gap.Length()), ms(r.Later.Length()), r.TotalMS, ms(r.LongestStall()), len(r.Rounds))
+	fmt.Printf("  %-4s to %s: downtime %6.1f ms, longest gap after it %5.1f ms (%d writes in that second, %d before), total %7.1f ms, longest stall in the rounds %4.1f ms, %d rounds\n",
+		r.Mode, c.To, ms(r.Gap.Length()), ms(r.Later.Length()), r.After, r.Before, r.TotalMS, ms(r.LongestStall()), len(r.Rounds))
 	if d := r.Downtime; d != nil {
 		fmt.Printf("       %+v\n", *d)
 	}
@@ -181,28 +212,6 @@ func (b *bench) of(memory int64) *moves {
 		b.byMemory[memory] = new(moves)
 	}
 	return b.byMemory[memory]
-}
-
-// big measures live moves of 4 GiB, and a cold one.
-func (b *bench) big(ctx context.Context) error {
-	l, p, err := start(ctx, bigMemory, false)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	for range b.repeat {
-		r, err := b.move(ctx, p, trial.Config{Rate: rate})
-		if err != nil {
-			return err
-		}
-		b.bigLive = append(b.bigLive, r.Gap.Length())
-		b.of(bigMemory).note(r, false)
-	}
-	r, err := b.move(ctx, p, trial.Config{Rate: rate, Cold: true})
-	if err == nil {
-		b.of(bigMemory).note(r, true)
-	}
-	return err
 }
 
 // lossOfSource kills the source node 1 ms after the commit: the pod must live

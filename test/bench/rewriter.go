@@ -25,13 +25,7 @@ func rewrite(ctx context.Context, l *lab.Lab, mib, rate int, more ...string) (re
 		return rewriter{}, err
 	}
 	r := rewriter{net.JoinHostPort(p.IP, workload.Port)}
-	for written := uint64(0); written < uint64(mib)<<20/4096; {
-		if written, err = r.written(ctx); err != nil {
-			return rewriter{}, err
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	return r, nil
+	return r, r.filled(ctx, mib)
 }
 
 // rewriter is the pod's program, at its address.
@@ -44,6 +38,17 @@ func (r rewriter) written(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	return strconv.ParseUint(figures["written"], 10, 64)
+}
+
+// filled returns when so many MiB have been written.
+func (r rewriter) filled(ctx context.Context, mib int) error {
+	for {
+		written, err := r.written(ctx)
+		if err != nil || written >= uint64(mib)<<20/4096 {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func (r rewriter) inASecond(ctx context.Context) (uint64, error) {

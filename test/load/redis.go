@@ -397,6 +397,19 @@ func (r *Redis) StoodWithin(from, to time.Time, least time.Duration) time.Durati
 	return sum
 }
 
+// AckedWithin is how many writes were acknowledged from one moment to another.
+func (r *Redis) AckedWithin(from, to time.Time) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, at := range r.acks {
+		if !at.Before(from) && at.Before(to) {
+			n++
+		}
+	}
+	return n
+}
+
 // AwaitAcked returns when so many writes have been acknowledged.
 func (r *Redis) AwaitAcked(ctx context.Context, total uint64) error {
 	tick := time.NewTicker(time.Millisecond)

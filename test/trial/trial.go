@@ -136,6 +136,11 @@ type Result struct {
 	Gap load.Gap
 	// Later is the longest such time after that, while memory is filled in.
 	Later load.Gap
+	// Before and After are how many writes were acknowledged in the second (Settle) before
+	// the migration was asked for, and in the one after the gap. Worst is the longest time
+	// between two in the latter.
+	Before, After int
+	Worst         load.Gap
 	// Stood is the sum of such times of noticeable length and more before the
 	// freeze.
 	Stood time.Duration
@@ -185,6 +190,9 @@ func (p *Pod) Move(ctx context.Context, c Config) (*Result, error) {
 	r.Gap = p.redis.LongestGapWithin(frozen, committed)
 	r.Stood = p.redis.StoodWithin(r.Began, frozen, Noticeable)
 	r.Later = p.redis.LongestGap(r.Gap.First)
+	r.Before = p.redis.AckedWithin(r.Began.Add(-Settle), r.Began)
+	after := r.Gap.First.Add(Settle)
+	r.After, r.Worst = p.redis.AckedWithin(r.Gap.First, after), p.redis.LongestGapWithin(r.Gap.First, after)
 	return r, p.verify(ctx, r)
 }
 
