@@ -189,7 +189,15 @@ func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 	m.say("committed: the pod runs, its memory is filled in")
 	m.committed()
 	r := m.current()
-	return &peerv1.CommitResponse{ResumedUnixNano: resumed.ResumedUnixNano, Trouble: resumed.Trouble, Sandbox: r.Sandbox, PodIp: m.podIP}, nil
+	return &peerv1.CommitResponse{
+		ResumedUnixNano: resumed.ResumedUnixNano, RanForUs: ranFor(resumed.ResumedUnixNano, time.Now()),
+		Trouble: resumed.Trouble, Sandbox: r.Sandbox, PodIp: m.podIP,
+	}, nil
+}
+
+// ranFor is how long a pod has run that was let go at a time of this node's clock, microseconds.
+func ranFor(since int64, now time.Time) uint64 {
+	return uint64(max(0, now.UnixNano()-since) / 1000)
 }
 
 // resume has the shim let the pod run. What goes wrong meanwhile is the migration's

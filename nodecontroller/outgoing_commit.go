@@ -42,10 +42,9 @@ func (m *outgoing) commit(ctx context.Context) error {
 	cancel()
 	m.owned = err == nil
 	if err == nil && r.ResumedUnixNano != 0 {
-		m.times.Answered = time.Now()
 		m.measure(r)
 		m.downtime.CommitUs = uint64(m.times.Decided.Sub(asked).Microseconds())
-		m.downtime.ResumeUs = uint64(m.times.Answered.Sub(m.times.Decided).Microseconds())
+		m.downtime.ResumeUs = uint64(m.times.Resumed.Sub(m.times.Decided).Microseconds())
 		m.downtime.Stages = cutover.Stages(m.times, m.cut, m.held)
 	}
 	if err := <-saved; err != nil {
@@ -96,8 +95,16 @@ func (m *outgoing) current() record {
 	return m.record
 }
 
+// resumedAt is when the pod was let go, by this node's clock, if the destination answered
+// just now that it has run for so many microseconds: not before it was told to.
+func resumedAt(told, answered time.Time, ranForUs uint64) time.Time {
+	ranFor := time.Duration(min(ranForUs, uint64(max(0, answered.Sub(told).Microseconds())))) * time.Microsecond
+	return answered.Add(-ranFor)
+}
+
 // measure notes the downtime as the nodes see it, and what went wrong over there.
 func (m *outgoing) measure(r *peerv1.CommitResponse) {
+	m.times.Resumed = resumedAt(m.times.Decided, time.Now(), r.RanForUs)
 	if r.Trouble != "" {
 		m.tell("note", "node "+m.request.To+" had to restore the pod more than once: "+r.Trouble)
 	}
@@ -109,7 +116,7 @@ func (m *outgoing) measure(r *peerv1.CommitResponse) {
 		CutoverUs:  m.cut.TotalUs,
 		SealUs:     m.held.SealUs,
 		RestoreUs:  m.held.RestoreUs,
-		MeasuredUs: uint64(max(0, time.Now().UnixNano()-m.cut.FrozenUnixNano) / 1000),
+		MeasuredUs: uint64(max(0, m.times.Resumed.UnixNano()-m.cut.FrozenUnixNano) / 1000),
 		ClocksUs:   (r.ResumedUnixNano - m.cut.FrozenUnixNano) / 1000,
 	}
 }

@@ -40,7 +40,8 @@ const (
 	// Decide: the destination is asked whether it still holds the pod, and the source's
 	// shim decides.
 	Decide Stage = "decide"
-	// Resume: the destination lets the processes run, and answers.
+	// Resume: the destination lets the processes run. That runc then ends, and the answer's
+	// way but for its last part, are not in it.
 	Resume Stage = "resume"
 )
 
@@ -56,8 +57,8 @@ type Times struct {
 	// CutOver is when the source's shim was asked, Restore when the destination was.
 	CutOver, Restore time.Time
 	// Held is when the destination had voted, Decided when the shim had decided, and
-	// Answered when the destination had said that the pod runs.
-	Held, Decided, Answered time.Time
+	// Resumed when the destination had let the pod run.
+	Held, Decided, Resumed time.Time
 }
 
 // Stages are the stages that a cutover had, with the source's and the destination's own
@@ -84,6 +85,6 @@ func Stages(t Times, cut *shimv1.CutOverResponse, held *peerv1.RestoreResponse) 
 	add(Seal, asked, sealed)
 	add(Restore, sealed, sealed+us(held.GetRestoreUs()))
 	add(Decide, t.Held.Sub(frozen), t.Decided.Sub(frozen))
-	add(Resume, t.Decided.Sub(frozen), t.Answered.Sub(frozen))
+	add(Resume, t.Decided.Sub(frozen), t.Resumed.Sub(frozen))
 	return all
 }

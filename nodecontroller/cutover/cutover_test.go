@@ -11,7 +11,7 @@ import (
 func TestStagesLieOnOneTimeLine(t *testing.T) {
 	frozen := time.Unix(1000, 0)
 	at := func(ms int) time.Time { return frozen.Add(time.Duration(ms) * time.Millisecond) }
-	times := Times{Ahead: at(-200), CutOver: at(-80), Restore: at(62), Held: at(101), Decided: at(104), Answered: at(130)}
+	times := Times{Ahead: at(-200), CutOver: at(-80), Restore: at(62), Held: at(101), Decided: at(104), Resumed: at(130)}
 	cut := &shimv1.CutOverResponse{
 		FrozenUnixNano: frozen.UnixNano(), FreezeUs: 1000, DumpUs: 40000, FilesUs: 50000, PagesUs: 55000, TotalUs: 60000,
 	}
@@ -36,7 +36,7 @@ func TestStagesLieOnOneTimeLine(t *testing.T) {
 
 func TestARestoreThatWasNotStartedAheadHasNoSuchStage(t *testing.T) {
 	now := time.Now()
-	for _, s := range Stages(Times{CutOver: now, Restore: now, Held: now, Decided: now, Answered: now},
+	for _, s := range Stages(Times{CutOver: now, Restore: now, Held: now, Decided: now, Resumed: now},
 		&shimv1.CutOverResponse{FrozenUnixNano: now.UnixNano()}, &peerv1.RestoreResponse{}) {
 		if s.Name == string(Ahead) {
 			t.Errorf("a stage that was not there took %d us", s.DurationUs)

@@ -1288,8 +1288,9 @@ type Downtime struct {
 	CutoverUs uint64                 `protobuf:"varint,5,opt,name=cutover_us,json=cutoverUs,proto3" json:"cutover_us,omitempty"`
 	SealUs    uint64                 `protobuf:"varint,6,opt,name=seal_us,json=sealUs,proto3" json:"seal_us,omitempty"`
 	RestoreUs uint64                 `protobuf:"varint,7,opt,name=restore_us,json=restoreUs,proto3" json:"restore_us,omitempty"`
-	// From the freeze to the destination's answer that it runs, by the source's
-	// clock: an upper bound.
+	// From the freeze until the destination let the processes go, by the source's
+	// clock, with the way of its answer. CRIU has yet to detach from them then,
+	// which takes it about a millisecond.
 	MeasuredUs uint64 `protobuf:"varint,8,opt,name=measured_us,json=measuredUs,proto3" json:"measured_us,omitempty"`
 	// From the source's clock at the freeze to the destination's at the resume:
 	// as right as the two clocks agree.

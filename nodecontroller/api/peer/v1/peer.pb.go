@@ -1154,8 +1154,11 @@ type CommitResponse struct {
 	// What a pod that does not run yet waits for.
 	WaitsFor string `protobuf:"bytes,3,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	// The pod, where it has come late.
-	Sandbox       string `protobuf:"bytes,4,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
-	PodIp         string `protobuf:"bytes,5,opt,name=pod_ip,json=podIp,proto3" json:"pod_ip,omitempty"`
+	Sandbox string `protobuf:"bytes,4,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	PodIp   string `protobuf:"bytes,5,opt,name=pod_ip,json=podIp,proto3" json:"pod_ip,omitempty"`
+	// How long before this answer the last of the pod's containers was let go,
+	// microseconds: runc has ended since, and the tasks have been told of.
+	RanForUs      uint64 `protobuf:"varint,6,opt,name=ran_for_us,json=ranForUs,proto3" json:"ran_for_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1223,6 +1226,13 @@ func (x *CommitResponse) GetPodIp() string {
 		return x.PodIp
 	}
 	return ""
+}
+
+func (x *CommitResponse) GetRanForUs() uint64 {
+	if x != nil {
+		return x.RanForUs
+	}
+	return 0
 }
 
 type AbortRequest struct {
@@ -1689,13 +1699,15 @@ const file_peer_proto_rawDesc = "" +
 	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\"F\n" +
 	"\rCommitRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x17\n" +
-	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"\xa4\x01\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"\xc2\x01\n" +
 	"\x0eCommitResponse\x12*\n" +
 	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x18\n" +
 	"\atrouble\x18\x02 \x01(\tR\atrouble\x12\x1b\n" +
 	"\twaits_for\x18\x03 \x01(\tR\bwaitsFor\x12\x18\n" +
 	"\asandbox\x18\x04 \x01(\tR\asandbox\x12\x15\n" +
-	"\x06pod_ip\x18\x05 \x01(\tR\x05podIp\"D\n" +
+	"\x06pod_ip\x18\x05 \x01(\tR\x05podIp\x12\x1c\n" +
+	"\n" +
+	"ran_for_us\x18\x06 \x01(\x04R\branForUs\"D\n" +
 	"\fAbortRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0f\n" +
