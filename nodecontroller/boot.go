@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
-
 	"github.com/containerd/errdefs"
+
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 )
 
 // What a destination has of a pod that is to run there is in its memory: processes that are held, a store. A node that is started again has
@@ -46,5 +46,6 @@ func (d *Daemon) lostWith(r *peerv1.CommitRequest) error {
 	if r.Boot == "" || r.Boot == d.journal.boot {
 		return nil
 	}
-	return fmt.Errorf("node %s was started again after it had taken the pod of migration %s in, and has nothing of it: %w", d.config.NodeName, r.Migration, errdefs.ErrDataLoss)
+	return fmt.Errorf("node %s was started again after it had taken the pod of migration %s in, and has nothing of it: %w",
+		d.config.NodeName, r.Migration, errdefs.ErrDataLoss)
 }

@@ -64,7 +64,8 @@ func (c coldCopy) tooLate(now time.Time) error {
 	if now.Sub(c.frozen) < coldSample || now.Sub(c.placed)+time.Duration(coldDoubt*float64(left)) <= startLimit {
 		return nil
 	}
-	return fmt.Errorf("%w: %d MiB are left after %v, which takes %v more, and kubelet gives the destination's pod %v to start: mode Live sends memory while the pod runs, a higher limit of bandwidth helps as well",
+	return fmt.Errorf("%w: %d MiB are left after %v, which takes %v more, and kubelet gives the destination's pod %v to start: "+
+		"mode Live sends memory while the pod runs, a higher limit of bandwidth helps as well",
 		errTooLate, (c.memory-c.sent)>>20, now.Sub(c.frozen).Round(time.Second), left.Round(time.Second), startLimit)
 }
 
