@@ -358,6 +358,7 @@ type testCluster struct {
 	running   map[string]bool
 	twoAtOnce bool
 	podLookup PodLookup // nil: every pod is there
+	lost      []error   // that the cluster was told of
 	pods      int
 	// takeOverAfter replaces the daemons', from their next start on.
 	takeOverAfter time.Duration

@@ -52,6 +52,9 @@ type record struct {
 	// Left is how many pages were left at the source when the pod was cut over, 0 as soon as the
 	// destination has fetched them: at the source.
 	Left uint64 `json:"left,omitempty"`
+	// PeerBoot is what the destination called the time since it was started when it took
+	// the pod in: at the source.
+	PeerBoot string `json:"peer_boot,omitempty"`
 	// Admission is what the destination's shim is told.
 	shimv1.Admission
 }
@@ -75,6 +78,8 @@ func (r record) valid() error {
 type journal struct {
 	dir   string
 	admit string
+	// boot is this node's name for the time since it was started.
+	boot string
 }
 
 func openJournal(dir, admit string) (*journal, error) {
@@ -83,7 +88,11 @@ func openJournal(dir, admit string) (*journal, error) {
 			return nil, fmt.Errorf("journal: %w", err)
 		}
 	}
-	return &journal{dir: dir, admit: admit}, nil
+	boot, err := bootOf(filepath.Dir(admit))
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	return &journal{dir: dir, admit: admit, boot: boot}, nil
 }
 
 // durability says which failures a record must outlive.

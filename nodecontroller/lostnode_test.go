@@ -2,11 +2,15 @@ package nodecontroller
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/pagestream/store"
 )
 
 // offLater is a resolver of one node whose machine is off as soon as its operator says so.
@@ -63,5 +67,105 @@ func TestAMigrationEndsWhoseDestinationIsLostAfterTheCommit(t *testing.T) {
 		if left, err := c.a.daemon.journal.load(); err != nil || len(left) > 0 {
 			t.Errorf("journal: %v, %v", left, err)
 		}
+	}
+}
+
+// reboots starts a node again whose daemon has ended: nothing runs there, and stores are empty. Records on its disk are kept or lost.
+func (n *testNode) reboots(recorded bool) {
+	t := n.cluster.t
+	n.mu.Lock()
+	pods := n.pods
+	n.pods = make(map[string]*testPod)
+	n.mu.Unlock()
+	for _, p := range pods {
+		p.kill()
+	}
+	stores, err := filepath.Glob(filepath.Join(n.state, "store", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range stores {
+		if err := store.Cleanup(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := n.state
+	if recorded {
+		gone = filepath.Join(n.state, bootName)
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+}
+
+// The destination's machine is started again before it could say that it has the pod, which it has lost then, whether it still knows of it or
+// not: the migration must not end as if the pod ran there.
+func TestAMigrationFailsWhoseDestinationIsStartedAgainAfterTheCommit(t *testing.T) {
+	for _, recorded := range []bool{false, true} {
+		for _, restarted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("its record kept %v, the source's daemon restarted %v", recorded, restarted), func(t *testing.T) {
+				c, _ := newKubernetes(t)
+				told := make(chan struct{}, 1)
+				c.fault = &fault{call: "destination.Resume", do: func(c *testCluster) error {
+					c.b.dies()
+					c.note("b", false)
+					told <- struct{}{}
+					return errors.New("the machine is off")
+				}}
+				o, err := c.orchestrate("m-lost")
+				if err != nil {
+					t.Fatal(err)
+				}
+				<-told
+				c.b.restarts.Wait()
+				if restarted {
+					c.a.stop()
+				}
+				c.b.reboots(recorded)
+				if restarted {
+					c.a.start()
+				}
+				c.until("the source's pod out of the cluster", func() bool { return c.a.only() == nil })
+				if restarted {
+					c.mu.Lock()
+					defer c.mu.Unlock()
+					if len(c.lost) != 1 || !errors.Is(c.lost[0], errDestinationLost) {
+						t.Errorf("the cluster was told of %v", c.lost)
+					}
+					return
+				}
+				<-o.Done()
+				m := o.Migration()
+				if r := m.Result; m.Phase != nodev1.Phase_PHASE_FAILED || r.GetSucceeded() || !r.GetLost() || !strings.Contains(r.GetError(), errDestinationLost.Error()) {
+					t.Errorf("%v", m)
+				}
+				if len(c.lost) > 0 {
+					t.Errorf("the cluster was told of %v, its events tell it as well", c.lost)
+				}
+			})
+		}
+	}
+}
+
+// A node's name for the time since it was started is its daemons', one after the other, and another when it was started again.
+func TestANodeKnowsThatItWasStartedAgain(t *testing.T) {
+	dir := t.TempDir()
+	open := func() string {
+		j, err := openJournal(filepath.Join(dir, "disk"), filepath.Join(dir, "run", "migrations"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j.boot
+	}
+	first := open()
+	if again := open(); first == "" || again != first {
+		t.Errorf("a daemon calls it %q, the next one %q", first, again)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "run")); err != nil {
+		t.Fatal(err)
+	}
+	if later := open(); later == first {
+		t.Error("started again it is called the same")
 	}
 }

@@ -31,6 +31,10 @@ type Orchestrator interface {
 	// RemoveSource removes the source's pod; called after the commit, repeated until
 	// it succeeds.
 	RemoveSource(ctx context.Context, migration string) error
+	// Lost takes down that the destination has lost the pod after the commit, and why: of
+	// a migration that an earlier daemon began, of which no events tell. Called before
+	// RemoveSource, repeated until it succeeds.
+	Lost(ctx context.Context, migration string, why error) error
 }
 
 // agreeDeadline is what the cluster may take to agree. The pod is frozen, and its probes fail meanwhile.
@@ -149,6 +153,14 @@ func (o recovered) RemoveSource(ctx context.Context, migration string) error {
 	return real.RemoveSource(ctx, migration)
 }
 
+func (o recovered) Lost(ctx context.Context, migration string, why error) error {
+	real, err := o.d.recoveredOrchestrator(ctx, o.r)
+	if err != nil {
+		return err
+	}
+	return real.Lost(ctx, migration, why)
+}
+
 // callersPod is the Orchestrator of a migration whose caller does all that by
 // itself, as the events say.
 type callersPod struct {
@@ -178,6 +190,9 @@ func (p callersPod) RemoveSource(ctx context.Context, _ string) error {
 	}
 	return nil
 }
+
+// Lost leaves it to the log: nobody follows the events any more.
+func (callersPod) Lost(context.Context, string, error) error { return nil }
 
 // place has the cluster make the destination's pod when it is time to, waits for it
 // there, and lets the shim send the rest of the files.

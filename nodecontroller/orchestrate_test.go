@@ -54,6 +54,15 @@ func (k testKubernetes) RemoveSource(ctx context.Context, _ string) error {
 	})
 }
 
+func (k testKubernetes) Lost(_ context.Context, _ string, why error) error {
+	return k.call("Lost", func() error {
+		k.c.mu.Lock()
+		defer k.c.mu.Unlock()
+		k.c.lost = append(k.c.lost, why)
+		return nil
+	})
+}
+
 // newKubernetes is a cluster with a pod on node a.
 func newKubernetes(t *testing.T) (*testCluster, *testPod) {
 	c := newTestCluster(t)

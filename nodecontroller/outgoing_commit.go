@@ -38,7 +38,7 @@ func (m *outgoing) commit(ctx context.Context) error {
 	saved := make(chan error, 1)
 	go func() { saved <- m.save(sourceCommitted, throughReboot) }()
 	cctx, cancel := context.WithTimeout(ctx, commitDeadline)
-	r, err := m.peer.Commit(cctx, &peerv1.CommitRequest{Migration: m.id})
+	r, err := m.peer.Commit(cctx, &peerv1.CommitRequest{Migration: m.id, Boot: m.current().PeerBoot})
 	cancel()
 	m.owned = err == nil
 	if err == nil && r.ResumedUnixNano != 0 {

@@ -63,6 +63,9 @@ func (d *Daemon) carryLate(ctx context.Context, r record, o Orchestrator, owned 
 	if !owned {
 		_, err := d.tellCommit(ctx, r, log)
 		if errors.Is(err, errDestinationLost) {
+			if rerr := d.reportLost(ctx, r, o, err, log); rerr != nil {
+				return nil, rerr
+			}
 			return nil, errors.Join(err, d.removeSource(ctx, r, o, log))
 		}
 		if err != nil {
@@ -73,7 +76,12 @@ func (d *Daemon) carryLate(ctx context.Context, r record, o Orchestrator, owned 
 		return nil, err
 	}
 	resp, err := d.awaitLate(ctx, r, log, tell)
-	if err != nil && !errors.Is(err, errDestinationLost) {
+	switch {
+	case errors.Is(err, errDestinationLost):
+		if rerr := d.reportLost(ctx, r, o, err, log); rerr != nil {
+			return nil, rerr
+		}
+	case err != nil:
 		return nil, err
 	}
 	return resp, errors.Join(err, d.journal.remove(r.Migration))

@@ -188,6 +188,9 @@ func (m *outgoing) askToPrepare(ctx context.Context, images []cri.Image) (map[st
 		return nil, fmt.Errorf("node %s does not take the pod in: %w", m.request.To, plain(err))
 	}
 	prepared.Store(true)
+	m.mu.Lock()
+	m.record.PeerBoot = r.Boot // on record with the next stage, before anything is decided
+	m.mu.Unlock()
 	if err := compatible(self, r.Node); err != nil {
 		return nil, err
 	}

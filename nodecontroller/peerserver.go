@@ -147,7 +147,7 @@ func (p *peerServer) Prepare(ctx context.Context, req *peerv1.PrepareRequest) (*
 	p.mu.Lock()
 	p.drove = append(p.drove, m)
 	p.mu.Unlock()
-	r := &peerv1.PrepareResponse{Node: p.d.self(ctx)}
+	r := &peerv1.PrepareResponse{Node: p.d.self(ctx), Boot: p.d.journal.boot}
 	err = m.step(ctx, destinationPreparing, func(ctx context.Context) (err error) {
 		r.MissingImages, err = m.prepare(ctx)
 		return err
@@ -218,6 +218,9 @@ func (p *peerServer) Approach(ctx context.Context, req *peerv1.ApproachRequest) 
 func (p *peerServer) Commit(ctx context.Context, req *peerv1.CommitRequest) (*peerv1.CommitResponse, error) {
 	m, err := p.migration(req.Migration)
 	if err != nil {
+		if lost := p.d.lostWith(req); lost != nil {
+			err = answer(lost)
+		}
 		return nil, err
 	}
 	r, err := m.commitWithin(ctx, time.Duration(req.WaitMs)*time.Millisecond)

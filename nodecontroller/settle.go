@@ -139,7 +139,8 @@ func (d *Daemon) tellAbort(ctx context.Context, r record, reason string) error {
 
 // tellCommit tells the destination until it acknowledges, or has left the cluster
 // for good. The answer is nil if the destination had finished before: a destination
-// that voted drops the pod only on this node's word, or an operator's.
+// that voted drops the pod only on this node's word, or an operator's, or with its own
+// end, which it knows of when it was started again.
 func (d *Daemon) tellCommit(ctx context.Context, r record, log *slog.Logger) (*peerv1.CommitResponse, error) {
 	return d.tellCommitWaiting(ctx, r, 0, log)
 }
@@ -153,7 +154,7 @@ func (d *Daemon) tellCommitWaiting(ctx context.Context, r record, wait time.Dura
 		if err == nil {
 			var resp *peerv1.CommitResponse
 			cctx, cancel := context.WithTimeout(ctx, commitDeadline)
-			resp, err = p.Commit(cctx, &peerv1.CommitRequest{Migration: r.Migration, WaitMs: uint32(wait.Milliseconds())})
+			resp, err = p.Commit(cctx, &peerv1.CommitRequest{Migration: r.Migration, WaitMs: uint32(wait.Milliseconds()), Boot: r.PeerBoot})
 			cancel()
 			p.close()
 			switch {
@@ -252,26 +253,53 @@ func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) 
 	d.mu.Lock()
 	d.recovering[r.Migration] = r
 	d.mu.Unlock()
+	return true, d.carryOn(ctx, r, o, log)
+}
+
+// carryOn sees a committed migration of an earlier daemon to its end.
+func (d *Daemon) carryOn(ctx context.Context, r record, o Orchestrator, log *slog.Logger) error {
 	if r.LatePod {
 		_, err := d.carryLate(ctx, r, o, false, log, func(_, message string) { log.Info(message) })
-		return true, err
+		return err
 	}
-	_, err = d.tellCommit(ctx, r, log)
+	_, err := d.tellCommit(ctx, r, log)
 	if err != nil && !errors.Is(err, errDestinationLost) {
-		return true, err
+		return err
 	}
 	if err == nil {
 		err = d.awaitFetchedAgain(ctx, r, log)
 	}
 	if ctx.Err() != nil {
-		return true, ctx.Err()
+		return ctx.Err()
 	}
 	if err != nil {
 		log.Error("the pod is lost", "error", err)
+		if err := d.reportLost(ctx, r, o, err, log); err != nil {
+			return err
+		}
 	}
 	r.Left = 0
 	if err := d.journal.save(r, throughReboot); err != nil {
-		return true, err
+		return err
 	}
-	return true, d.removeSource(ctx, r, o, log)
+	return d.removeSource(ctx, r, o, log)
+}
+
+// reportLost has the cluster know of a pod that was lost after its commit. Of a
+// migration that this daemon began its events tell.
+func (d *Daemon) reportLost(ctx context.Context, r record, o Orchestrator, why error, log *slog.Logger) error {
+	earlier, ok := o.(recovered)
+	if !ok {
+		return nil
+	}
+	for {
+		err := earlier.Lost(ctx, r.Migration, why)
+		if err == nil {
+			return nil
+		}
+		log.Warn("the cluster does not take down that the pod is lost", "error", err)
+		if pause(ctx, askAgain) != nil {
+			return err
+		}
+	}
 }

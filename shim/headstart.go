@@ -30,6 +30,52 @@ const (
 // errOutrun fails a migration whose files change faster than they can be sent.
 var errOutrun = errors.New("the pod's files change faster than they are sent")
 
+// errTooLate fails a migration in mode cold whose memory cannot be at the destination in
+// the time for a start.
+var errTooLate = errors.New("the pod's memory takes longer than its start may")
+
+const (
+	// coldSample is how long a cold copy is looked at before it is judged by its rate.
+	coldSample = 5 * time.Second
+	// coldDoubt is how much of what seems to be left may be no more than seeming: memory
+	// that is given up meanwhile, pages that turn out to be zero.
+	coldDoubt = 0.75
+)
+
+// coldCopy is a copy of all memory while the pod is frozen and the destination's waits.
+type coldCopy struct {
+	placed, frozen time.Time
+	// memory is what there was to be sent at the freeze, sent what has been, bytes.
+	memory, sent uint64
+}
+
+// left is how long the rest takes at the rate so far; 0 if that cannot be told.
+func (c coldCopy) left(now time.Time) time.Duration {
+	if c.sent == 0 || c.sent >= c.memory {
+		return 0
+	}
+	return time.Duration(float64(now.Sub(c.frozen)) * float64(c.memory-c.sent) / float64(c.sent))
+}
+
+// tooLate says why the copy cannot be done in time, nil if it may. What hangs is somebody
+// else's matter.
+func (c coldCopy) tooLate(now time.Time) error {
+	left := c.left(now)
+	if now.Sub(c.frozen) < coldSample || now.Sub(c.placed)+time.Duration(coldDoubt*float64(left)) <= startLimit {
+		return nil
+	}
+	return fmt.Errorf("%w: %d MiB are left after %v, which takes %v more, and kubelet gives the destination's pod %v to start: "+
+		"mode Live sends memory while the pod runs, a higher limit of bandwidth helps as well",
+		errTooLate, (c.memory-c.sent)>>20, now.Sub(c.frozen).Round(time.Second), left.Round(time.Second), startLimit)
+}
+
+// coldCopyLocked is how far the copy is of a pod that a start waits for; false if there is
+// no such copy, or it is done. mu is held.
+func (s *source) coldCopyLocked(c coldCopy, now cutoverSteps) (coldCopy, bool) {
+	c.placed, c.sent = s.placed, now.pages
+	return c, s.cold() && !s.placed.IsZero() && now.state == shimv1.State_STATE_CUTTING_OVER
+}
+
 // goAhead sends files into the destination's spool until little of them and of memory is
 // left, and says then that the pod is to be made. sync sends what has changed of files.
 func (s *source) goAhead(ctx context.Context, sync func(context.Context) error) error {
@@ -140,7 +186,7 @@ func (s *source) awaitNearlyCopied(ctx context.Context) error {
 // place says that the destination's pod is to be made.
 func (s *source) place() {
 	s.mu.Lock()
-	s.placing = true
+	s.placing, s.placed = true, time.Now()
 	s.mu.Unlock()
 	s.changed.signal()
 }

@@ -88,3 +88,29 @@ func TestFilesThatCannotBeSentEndTheHeadStart(t *testing.T) {
 		t.Errorf("called off while memory is copied: %v", err)
 	}
 }
+
+// Frozen for a copy that cannot be done in time a pod stands still for nothing.
+func TestAColdCopyIsBrokenOffWhenItCannotBeDoneInTime(t *testing.T) {
+	const mib = 1 << 20
+	frozen := time.Now()
+	for _, c := range []struct {
+		name         string
+		placed, took time.Duration // before the freeze, since it
+		memory, sent uint64
+		want         bool
+	}{
+		{"in a minute at this rate", 2 * time.Second, 10 * time.Second, 600 * mib, 100 * mib, false},
+		{"a little over, which may be only seeming", 2 * time.Second, 10 * time.Second, 1400 * mib, 100 * mib, false},
+		{"in four minutes", 2 * time.Second, 10 * time.Second, 2400 * mib, 100 * mib, true},
+		{"in four minutes, judged too early", 2 * time.Second, 4 * time.Second, 2400 * mib, 40 * mib, false},
+		{"nearly done when the time is over", 30 * time.Second, 95 * time.Second, 1000 * mib, 999 * mib, true},
+		{"everything is sent, and more than was thought", 2 * time.Second, 10 * time.Second, 100 * mib, 110 * mib, false},
+		{"nothing is sent yet: CRIU dumps", 2 * time.Second, 10 * time.Second, 100 * mib, 0, false},
+		{"placed long before the freeze", 100 * time.Second, 10 * time.Second, 500 * mib, 100 * mib, true},
+	} {
+		copying := coldCopy{placed: frozen.Add(-c.placed), frozen: frozen, memory: c.memory, sent: c.sent}
+		if err := copying.tooLate(frozen.Add(c.took)); (err != nil) != c.want || err != nil && !errors.Is(err, errTooLate) {
+			t.Errorf("%s: %v, want broken off %v", c.name, err, c.want)
+		}
+	}
+}

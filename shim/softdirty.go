@@ -53,7 +53,8 @@ type predumped struct {
 
 func newPredumps(s *source, session pageSession, shared *precopy.Shared) (*predumps, error) {
 	p := &predumps{list: s.processes, shared: shared, log: s.log}
-	p.stuckAfter = stuckAfter(s.request.GetPolicy().GetStuckAfterMs(), s.resident())
+	resident, _ := s.resident()
+	p.stuckAfter = stuckAfter(s.request.GetPolicy().GetStuckAfterMs(), resident)
 	for i := range session.Streams() {
 		p.streams = append(p.streams, session.Session.Stream(i))
 	}

@@ -73,6 +73,7 @@ type source struct {
 	progress *shimv1.Progress // what the rounds last said, guarded by mu
 	copied   bool             // the rounds have ended; guarded by mu
 	placing  bool             // the destination's pod is to be made; guarded by mu
+	placed   time.Time        // since when, guarded by mu
 	use      linkUse          // guarded by mu
 	// roundsWire is what had been sent when the last round known ended, bytes,
 	// guarded by mu.

@@ -47,9 +47,9 @@ func stuckAfter(asked, memory uint64) time.Duration {
 type cutoverSteps struct {
 	state shimv1.State
 	dumps int
-	// sent is what was sent of pages and files, waiting what of it is not stored yet:
-	// bytes.
-	sent, waiting uint64
+	// sent is what was sent of pages and files, pages what of it are pages, and waiting
+	// what of it is not stored yet: bytes.
+	sent, pages, waiting uint64
 }
 
 // fewWait is not waited for: frames that only keep the connection alive are stored as well.
@@ -83,35 +83,45 @@ func (c *stuckClock) stuck(now cutoverSteps) bool {
 
 // startClock thaws the pod when nothing gets on any more.
 func (s *source) startClock() {
-	clock := &stuckClock{limit: stuckAfter(s.request.GetPolicy().GetStuckAfterMs(), s.resident())}
+	resident, anonymous := s.resident()
+	clock := &stuckClock{limit: stuckAfter(s.request.GetPolicy().GetStuckAfterMs(), resident)}
+	cold := coldCopy{frozen: time.Now(), memory: anonymous}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.thaw = time.AfterFunc(clock.pause(), func() { s.look(clock) })
+	s.thaw = time.AfterFunc(clock.pause(), func() { s.look(clock, cold) })
 }
 
-// look breaks the migration off if its cutover is stuck, or looks again later.
-func (s *source) look(clock *stuckClock) {
+// look breaks the migration off if its cutover is stuck, or will not be done in time, or
+// looks again later.
+func (s *source) look(clock *stuckClock, cold coldCopy) {
 	s.mu.Lock()
 	if s.state != shimv1.State_STATE_CUTTING_OVER && s.state != shimv1.State_STATE_CUT_OVER {
 		s.mu.Unlock()
 		return
 	}
-	stuck := clock.stuck(s.stepsLocked())
-	if !stuck {
+	now := s.stepsLocked()
+	var why error
+	if clock.stuck(now) {
+		why = fmt.Errorf("%w for %v: %s", errStuck, clock.limit.Round(time.Millisecond), s.stuckAt(clock.last))
+	} else if cold, is := s.coldCopyLocked(cold, now); is {
+		why = cold.tooLate(time.Now())
+	}
+	if why == nil {
 		s.thaw.Reset(clock.pause())
 	}
 	s.mu.Unlock()
-	if stuck {
-		s.end(shimv1.State_STATE_ABORTED, fmt.Errorf("%w for %v: %s", errStuck, clock.limit.Round(time.Millisecond), s.stuckAt(clock.last)))
+	if why != nil {
+		s.end(shimv1.State_STATE_ABORTED, why)
 	}
 }
 
 // stepsLocked is how far the cutover is; mu is held.
 func (s *source) stepsLocked() cutoverSteps {
 	stats := s.link.session.Stats()
+	pages := (stats.Pages + stats.ZeroPages) * pagestream.PageSize
 	return cutoverSteps{
 		state: s.state, dumps: s.dumped,
-		sent:    (stats.Pages+stats.ZeroPages)*pagestream.PageSize + stats.BlobBytes,
+		sent: pages + stats.BlobBytes, pages: pages,
 		waiting: stats.WireBytes - min(stats.WireBytes, stats.Acked),
 	}
 }
@@ -127,10 +137,9 @@ func (s *source) stuckAt(at cutoverSteps) string {
 	return "CRIU is done, what the pod has written last does not get to the destination"
 }
 
-// resident is the memory of the pod's processes, bytes; pages that they share count for
-// each of them.
-func (s *source) resident() uint64 {
-	var pages uint64
+// resident is the memory of the pod's processes, and what of it is no file's and not
+// shared, bytes (proc(5), /proc/PID/statm); pages that they share count for each of them.
+func (s *source) resident() (all, anonymous uint64) {
 	for _, c := range s.containers {
 		pids, err := c.freezer.processes()
 		if err != nil {
@@ -138,13 +147,14 @@ func (s *source) resident() uint64 {
 		}
 		for _, pid := range pids {
 			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)) // it may have ended
-			var size, resident uint64
-			if n, _ := fmt.Sscan(string(b), &size, &resident); n == 2 {
-				pages += resident
+			var size, resident, shared uint64
+			if n, _ := fmt.Sscan(string(b), &size, &resident, &shared); n == 3 {
+				all += resident * pagestream.PageSize
+				anonymous += (resident - min(resident, shared)) * pagestream.PageSize
 			}
 		}
 	}
-	return pages * pagestream.PageSize
+	return all, anonymous
 }
 
 // breakOffStanding returns a context that ends when a process has stood still under a

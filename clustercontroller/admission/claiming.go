@@ -76,7 +76,14 @@ func (h *claimHandler) claim(ctx context.Context, pod *corev1.Pod, namespace str
 		if other := awaited(pod, list.Items); m == nil && other != nil {
 			return nil, fmt.Errorf("PodMigration %s waits for the pod of its destination, which another request is making", other.Name)
 		}
-		if m == nil || m.Status.Claim == v1alpha1.ClaimTaken {
+		if m == nil {
+			back, err := h.returning(ctx, pod, list.Items)
+			if err == nil && back != nil {
+				err = fmt.Errorf("PodMigration %s was broken off, and pod %s is to be its owner's again", back.Name, back.Status.SourcePod.Name)
+			}
+			return nil, err
+		}
+		if m.Status.Claim == v1alpha1.ClaimTaken {
 			return m, nil
 		}
 		before := m.DeepCopy()

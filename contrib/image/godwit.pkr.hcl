@@ -5,7 +5,7 @@ packer {
   required_plugins {
     qemu = {
       source  = "github.com/hashicorp/qemu"
-      version = ">= 1.1.0"
+      version = ">= 1.0.9"
     }
   }
 }
@@ -26,17 +26,54 @@ variable "bin" {
   description = "Directory with Godwit's programs, of `make build`."
 }
 
+variable "accelerator" {
+  type        = string
+  default     = "kvm"
+  description = "qemu's: tcg emulates the processor where there is no KVM, some ten times slower."
+}
+
+variable "qemu" {
+  type        = string
+  default     = "qemu-system-x86_64"
+  description = "The emulator."
+}
+
+variable "qemuargs" {
+  type        = list(list(string))
+  default     = []
+  description = "More of qemu's arguments, each with its value: a kernel, say, for an image without a boot loader."
+}
+
+variable "boot" {
+  type        = string
+  default     = "10m"
+  description = "How long the machine may take until it can be logged into."
+}
+
+variable "output" {
+  type        = string
+  default     = "out/node-image"
+  description = "Directory for the image, which must not be there."
+}
+
 source "qemu" "node" {
-  iso_url          = var.image
-  iso_checksum     = "none"
-  disk_image       = true
-  accelerator      = "kvm"
-  memory           = 2048
-  format           = "qcow2"
-  ssh_username     = "root"
-  ssh_password     = var.password
-  shutdown_command = "poweroff"
-  output_directory = "out/node-image"
+  iso_url      = var.image
+  iso_checksum = "none"
+  disk_image   = true
+  qemu_binary  = var.qemu
+  accelerator  = var.accelerator
+  qemuargs     = var.qemuargs
+  headless     = true
+  cpus         = 2
+  memory       = 2048
+  format       = "qcow2"
+  ssh_username = "root"
+  ssh_password = var.password
+  ssh_timeout  = var.boot
+  # Every sshd has that; scp is in the client's package, which an image may lack.
+  ssh_file_transfer_method = "sftp"
+  shutdown_command         = "poweroff"
+  output_directory         = var.output
 }
 
 build {
@@ -46,11 +83,11 @@ build {
     inline = [
       "apt-get update",
       "apt-get install -y --no-install-recommends containerd runc criu",
-      "mkdir -p /tmp/godwit/contrib",
+      "mkdir -p /tmp/godwit/bin /tmp/godwit/contrib",
     ]
   }
   provisioner "file" {
-    source      = "${var.bin}"
+    source      = "${var.bin}/"
     destination = "/tmp/godwit/bin"
   }
   provisioner "file" {
@@ -59,6 +96,10 @@ build {
   }
   # The same script as for a chroot, with the machine itself as the root.
   provisioner "shell" {
-    inline = ["/tmp/godwit/contrib/image/bake.sh / /tmp/godwit/bin", "rm -rf /tmp/godwit"]
+    inline = [
+      "chmod 755 /tmp/godwit/bin/*",
+      "sh /tmp/godwit/contrib/image/bake.sh / /tmp/godwit/bin",
+      "rm -rf /tmp/godwit",
+    ]
   }
 }

@@ -98,7 +98,7 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 		c.log.Debug("PodMigration", "migration", idOf(m), "object", r.String(), "phase", string(m.Status.Phase), "action", what.String())
 	}
 	if what == actLose {
-		return ctrl.Result{}, c.end(ctx, m, v1alpha1.PhaseFailed, fmt.Sprintf("node %s owned the pod, and has lost it: %s", m.Status.DestinationNode, v.lost))
+		return ctrl.Result{}, c.end(ctx, m, v1alpha1.PhaseFailed, lossMessage(m, v.lost))
 	}
 	switch {
 	case what == actNothing && v.followed:
@@ -173,29 +173,6 @@ func (c *Controller) sourceGone(ctx context.Context, m *v1alpha1.PodMigration) (
 		return true, nil
 	}
 	return err == nil && pod.UID != m.Status.SourcePod.UID, client.IgnoreNotFound(err)
-}
-
-// lost says what became of the pod that the destination owns if it is not there any
-// more, "" if it is. One that is not known yet may only be to come.
-func (c *Controller) lost(ctx context.Context, m *v1alpha1.PodMigration) (string, error) {
-	node := new(corev1.Node)
-	err := c.reader.Get(ctx, client.ObjectKey{Name: m.Status.DestinationNode}, node)
-	if apierrors.IsNotFound(err) {
-		return "the node is gone from the cluster", nil
-	}
-	if err == nil && outOfService(node) {
-		return nodecontroller.ErrOutOfService.Error(), nil
-	}
-	is := m.Status.DestinationPod
-	if err != nil || is == nil || is.UID == "" {
-		return "", err
-	}
-	pod := new(corev1.Pod)
-	err = c.reader.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: is.Name}, pod)
-	if apierrors.IsNotFound(err) || err == nil && pod.UID != is.UID {
-		return "pod " + is.Name + " was deleted", nil
-	}
-	return "", err
 }
 
 // accept takes a PodMigration up: from here on it is this node's.

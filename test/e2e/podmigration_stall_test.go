@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/test/pace"
 )
 
 // restless is a program that writes to 4 MiB of memory all the time, and leaves the processor alone most of it: of a machine
@@ -49,6 +50,15 @@ func TestKubernetesPodMigrationsThatStall(t *testing.T) {
 		s := m.Status
 		if s.Phase != v1alpha1.PhaseSucceeded || s.MissingPages != 0 {
 			t.Errorf("%s, %d pages missing: %s", s.Phase, s.MissingPages, s.Message)
+		}
+	})
+	t.Run("cold, over a link that takes longer than the start of a pod may", func(t *testing.T) {
+		m := v.in(t).settled(v.ask(atMost("64Ki"), func(m *v1alpha1.PodMigration) { m.Spec.Mode = v1alpha1.ModeCold }))
+		if m.Status.Phase != v1alpha1.PhaseFailed || !strings.Contains(m.Status.Message, "takes longer than its start may") || !strings.Contains(m.Status.Message, "mode Live") {
+			t.Errorf("%s: %s", m.Status.Phase, m.Status.Message)
+		}
+		if took := m.Status.CompletionTime.Sub(m.Status.StartTime.Time); took > pace.Stretch(time.Minute) {
+			t.Errorf("it took %v to see that", took)
 		}
 	})
 	v.in(t).verify()

@@ -53,27 +53,6 @@ func TestClusterNodeImageIsBaked(t *testing.T) {
 	if d := difference(before, rootFiles(t, root)); d != "" {
 		t.Errorf("it is not as it was:\n%s", d)
 	}
-
-	t.Run("the unit is one that systemd starts", func(t *testing.T) {
-		bake("--systemd")
-		analyze, err := exec.LookPath("systemd-analyze")
-		if err != nil {
-			t.Skip("no systemd-analyze here")
-		}
-		// The root has no systemd, so it is asked of this machine's, of which the program is no part.
-		unit, err := os.ReadFile(filepath.Join(root, "etc/systemd/system/multi-user.target.wants/godwit-node.service"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(t.TempDir(), "godwit-node.service")
-		here := strings.ReplaceAll(string(unit), "/usr/local/bin/godwit-node", filepath.Join(root, "usr/local/bin/godwit-node"))
-		if err := os.WriteFile(file, []byte(here), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(analyze, "verify", file).CombinedOutput(); err != nil || strings.Contains(string(out), "godwit") {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
 }
 
 // overlayOf is a root file system that may be written to.

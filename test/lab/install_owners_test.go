@@ -29,11 +29,11 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 `
 
-const threeAlways = `apiVersion: policy/v1
+const fiveAlways = `apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata: {name: three}
 spec:
-  minAvailable: 3
+  minAvailable: 5
   selector: {matchLabels: {app: three}}
 `
 
@@ -104,8 +104,10 @@ func testOwners(t *testing.T, in *installation) {
 
 	t.Run("one pod of a Deployment moves, and no other is made or killed", func(t *testing.T) {
 		from := strings.Fields(kubectl(t, c, "", "get", "pod", born[0], "-o=jsonpath={.metadata.name} {.spec.nodeName}"))
+		load := askAlways(t, in.lab.Node("a").Dial, service+":80")
 		migrate(t, c, "owned", from[0], otherNode(from[1]), "")
 		kubectl(t, c, "", "wait", "--for=jsonpath={.status.phase}=Succeeded", "podmigration", "owned", "--timeout=170s")
+		load.stop(t, born)
 		stillThese(t, 4)
 	})
 	t.Run("a move that is cancelled gives the pod back to its ReplicaSet", func(t *testing.T) {
@@ -184,11 +186,19 @@ func testOwners(t *testing.T, in *installation) {
 		kubectl(t, c, "", "rollout", "status", "deployment", "three", "--timeout=170s")
 		wantAnswers(t, in.lab.Node("a").Dial, service+":80", born)
 	})
+	// Five pods, of which two are new and answer with names of their own.
+	names := func() []string {
+		return strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[*].metadata.name}"))
+	}
+	before := names()
+	kubectl(t, c, "", "scale", "deployment", "three", "--replicas=5")
+	kubectl(t, c, "", "rollout", "status", "deployment", "three", "--timeout=170s")
+	born = append(born, slices.DeleteFunc(names(), func(name string) bool { return slices.Contains(before, name) })...)
 	drained := func(t *testing.T, node string) {
 		t.Helper()
 		defer kubectl(t, c, "", "uncordon", node)
 		nodes := strings.Fields(kubectl(t, c, "", "get", "pods", "-l=app=three", "-o=jsonpath={.items[*].spec.nodeName}"))
-		if len(nodes) != 3 || slices.Contains(nodes, node) {
+		if len(nodes) != 5 || slices.Contains(nodes, node) {
 			t.Errorf("pods on %v", nodes)
 		}
 		wantAnswers(t, in.lab.Node(otherNode(node)).Dial, service+":80", born)
@@ -207,10 +217,12 @@ func testOwners(t *testing.T, in *installation) {
 		drained(t, "a")
 		kubectl(t, c, "", "rollout", "status", "-n", installedIn, "deployment/godwit-controller", "--timeout=170s")
 	})
-	t.Run("a drain moves pods whose budget allows no disruption, and it counts none", func(t *testing.T) {
-		kubectl(t, c, threeAlways, "apply", "-f", "-")
-		kubectl(t, c, "", "wait", "--for=jsonpath={.status.currentHealthy}=3", "poddisruptionbudget", "three", "--timeout=170s")
-		kubectl(t, c, "", "drain", "b", "--pod-selector=app=three", "--timeout=170s")
+	t.Run("a drain moves all five pods of a node, whose budget allows no disruption, and it counts none", func(t *testing.T) {
+		kubectl(t, c, fiveAlways, "apply", "-f", "-")
+		kubectl(t, c, "", "wait", "--for=jsonpath={.status.currentHealthy}=5", "poddisruptionbudget", "three", "--timeout=170s")
+		load := askAlways(t, in.lab.Node("a").Dial, service+":80")
+		kubectl(t, c, "", "drain", "b", "--pod-selector=app=three", "--timeout=4m")
+		load.stop(t, born)
 		drained(t, "b")
 		if disrupted := kubectl(t, c, "", "get", "poddisruptionbudget", "three", "-o=jsonpath={.status.disruptedPods}"); disrupted != "" {
 			t.Errorf("the budget counts disruptions: %s", disrupted)

@@ -542,6 +542,9 @@ type PrepareResponse struct {
 	// Ids of the images that must be sent.
 	MissingImages []string `protobuf:"bytes,1,rep,name=missing_images,json=missingImages,proto3" json:"missing_images,omitempty"`
 	Node          *Node    `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// What the destination calls the time since it was started: one that was started
+	// again has lost what it had of pods that were on their way.
+	Boot          string `protobuf:"bytes,3,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -588,6 +591,13 @@ func (x *PrepareResponse) GetNode() *Node {
 		return x.Node
 	}
 	return nil
+}
+
+func (x *PrepareResponse) GetBoot() string {
+	if x != nil {
+		return x.Boot
+	}
+	return ""
 }
 
 type PutImageRequest struct {
@@ -1095,7 +1105,10 @@ type CommitRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Migration string                 `protobuf:"bytes,1,opt,name=migration,proto3" json:"migration,omitempty"`
 	// How long a pod that comes late may be waited for, milliseconds.
-	WaitMs        uint32 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	WaitMs uint32 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	// PrepareResponse's, empty if it is not known: a destination that does not know the
+	// migration any more, and was started again since, has lost the pod.
+	Boot          string `protobuf:"bytes,3,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1142,6 +1155,13 @@ func (x *CommitRequest) GetWaitMs() uint32 {
 		return x.WaitMs
 	}
 	return 0
+}
+
+func (x *CommitRequest) GetBoot() string {
+	if x != nil {
+		return x.Boot
+	}
+	return ""
 }
 
 type CommitResponse struct {
@@ -1663,10 +1683,11 @@ const file_peer_proto_rawDesc = "" +
 	"\x06memory\x18\x06 \x01(\x04R\x06memory\x12\x18\n" +
 	"\akubelet\x18\a \x01(\bR\akubelet\x12\x18\n" +
 	"\avolumes\x18\b \x03(\tR\avolumes\x12\x19\n" +
-	"\blate_pod\x18\t \x01(\bR\alatePod\"b\n" +
+	"\blate_pod\x18\t \x01(\bR\alatePod\"v\n" +
 	"\x0fPrepareResponse\x12%\n" +
 	"\x0emissing_images\x18\x01 \x03(\tR\rmissingImages\x12(\n" +
-	"\x04node\x18\x02 \x01(\v2\x14.godwit.peer.v1.NodeR\x04node\"q\n" +
+	"\x04node\x18\x02 \x01(\v2\x14.godwit.peer.v1.NodeR\x04node\x12\x12\n" +
+	"\x04boot\x18\x03 \x01(\tR\x04boot\"q\n" +
 	"\x0fPutImageRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -1696,10 +1717,11 @@ const file_peer_proto_rawDesc = "" +
 	"\vSealRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"'\n" +
 	"\fSealResponse\x12\x17\n" +
-	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\"F\n" +
+	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\"Z\n" +
 	"\rCommitRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x17\n" +
-	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"\xc2\x01\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\x12\x12\n" +
+	"\x04boot\x18\x03 \x01(\tR\x04boot\"\xc2\x01\n" +
 	"\x0eCommitResponse\x12*\n" +
 	"\x11resumed_unix_nano\x18\x01 \x01(\x03R\x0fresumedUnixNano\x12\x18\n" +
 	"\atrouble\x18\x02 \x01(\tR\atrouble\x12\x1b\n" +
