@@ -29,13 +29,14 @@ func systemDisk(ctx context.Context, cache string, k kernel, c lab.Cached, log *
 		return "", fmt.Errorf("system disk: %w", err)
 	}
 	key := sha256.Sum256([]byte(strings.Join(append([]string{systemFormat, k.version, c.Root, c.Machine, c.OlderCRIU}, c.Layers...), " ")))
-	image := filepath.Join(cache, "system-"+hex.EncodeToString(key[:6])+".img")
+	name := "system-" + k.suite + "-"
+	image := filepath.Join(cache, name+hex.EncodeToString(key[:6])+".img")
 	if _, err := os.Stat(image); err == nil {
 		return image, nil
 	}
 	log.Info("making the virtual machine's system disk, once")
 	// Machines that run have the old ones open.
-	old, err := filepath.Glob(filepath.Join(cache, "system-*"))
+	old, err := filepath.Glob(filepath.Join(cache, name+"*"))
 	if err != nil {
 		return "", err
 	}
