@@ -67,8 +67,8 @@ func (d *destination) ready(ctx context.Context, a *arrival, number int, fill *f
 	}
 	t := newAttempt(number, fill)
 	t.early, t.tmpfs = early, own
-	t.restore, err = criu.PrepareRestore(criu.RestoreConfig{
-		ID: c.id, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true, External: externalAt(own),
+	t.restore, err = criu.PrepareRestore(ctx, criu.RestoreConfig{
+		ID: c.id, Run: runReaped, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true, External: externalAt(own),
 	})
 	if err != nil {
 		t.release()

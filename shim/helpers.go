@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"syscall"
@@ -31,9 +32,16 @@ const (
 // among what the images say of each thread.
 const criuNice = -10
 
-// RunHelper runs the helper that the arguments of the process name, and does
-// not return from it; it returns at once if they name none.
+// RunHelper runs the helper that the arguments of the process name, or stands in for CRIU
+// if that is its name, and does not return from it; it returns at once if they name none.
 func RunHelper(args []string) {
+	if len(args) == 0 {
+		return
+	}
+	if os.Getenv(criu.EnvRelay) != "" && filepath.Base(args[0]) == criu.StandInName {
+		fmt.Fprintln(os.Stderr, "criu:", criu.StandIn(args))
+		os.Exit(1)
+	}
 	if len(args) < 2 {
 		return
 	}

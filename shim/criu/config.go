@@ -71,12 +71,35 @@ type config struct {
 // home is the directory that CRIU is given as its user's.
 func (c config) home() string { return c.path + ".home" }
 
-// environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here.
-func (c config) environment(env []string) []string { return append(env, "HOME="+c.home()) }
+// bin is the directory of a Relay's programs.
+func (c config) bin() string { return c.path + ".bin" }
+
+// environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here, and pass a Relay if one is set.
+func (c config) environment(env []string) []string {
+	env = append(env, "HOME="+c.home())
+	if _, err := os.Stat(c.bin()); err != nil {
+		return env
+	}
+	path := c.bin()
+	for _, v := range env { // the last one is heard
+		if value, ok := strings.CutPrefix(v, "PATH="); ok {
+			path = c.bin() + string(os.PathListSeparator) + value
+		}
+	}
+	return append(env, "PATH="+path, EnvRelay+"="+c.bin())
+}
+
+// gate makes the gate that a CRIU passes: by its action scripts, in dir, or by a Relay.
+func (c config) gate(scripts bool, dir string, stages ...Stage) (gate, error) {
+	if scripts {
+		return NewGate(dir, stages...)
+	}
+	return NewRelay(c.bin(), stages...)
+}
 
 // write writes the files: what this machine has configured first, which ours hide, then ours. CRIU calls the action script first that it was told
-// of last: ours before the machine's, wherever that is configured. The network is not locked by CRIU.
-func (c config) write(script string, external []External, lines []string) error {
+// of last: ours before the machine's, wherever that is configured.
+func (c config) write(g gate, external []External, lines []string) error {
 	named, err := readConfig(systemConfig)
 	if err != nil {
 		return err
@@ -91,20 +114,22 @@ func (c config) write(script string, external []External, lines []string) error 
 			return err
 		}
 	}
+	usersScripts, users := actionScripts(users)
 	path := filepath.Join(c.home(), userConfig)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("directory for CRIU's configuration: %w", err)
 	}
-	once := []string{"action-script " + script, "network-lock skip"}
+	once := g.configure(users, slices.Concat(usersScripts, scripts))
 	for _, e := range external {
 		once = append(once, "external mnt["+e.Key+"]:"+e.Value)
 	}
-	return writeConfig(path, users, scripts, once)
+	return writeConfig(path, once)
 }
 
 func (c config) remove() {
 	os.Remove(c.path)
 	os.RemoveAll(c.home())
+	os.RemoveAll(c.bin())
 }
 
 // readConfig gives the lines of a file, none if there is no such file.

@@ -80,7 +80,7 @@ func (c *DumpConfig) command() *exec.Cmd {
 // the caller freezes, Release, Images; then either Commit or Abort.
 type Dump struct {
 	config DumpConfig
-	gate   *Gate
+	gate   gate
 	// pid of CRIU, once it has arrived at the gate.
 	pid int
 	// ended is done, with a cause, when runc has ended.
@@ -92,12 +92,12 @@ type Dump struct {
 // StartDump starts a dump of a running container. Nothing stops before Release.
 // It always has to be ended by Commit or Abort, also after an error.
 func StartDump(ctx context.Context, cfg DumpConfig) (*Dump, error) {
-	gate, err := NewGate(cfg.Work, PreDump, PostDump)
+	files := config{cfg.Config}
+	gate, err := files.gate(callsScripts(ctx, cfg.Run), cfg.Work, PreDump, PostDump)
 	if err != nil {
 		return nil, err
 	}
-	files := config{cfg.Config}
-	if err := files.write(gate.Script(), cfg.External, dumpConfig()); err != nil {
+	if err := files.write(gate, cfg.External, dumpConfig()); err != nil {
 		gate.Close()
 		files.remove()
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,6 +35,10 @@ const (
 	// run. The verdict is only logged here, and a CRIU that dies lets them go: to hold
 	// them back it must not be answered, and all of them be killed with it.
 	PreResume Stage = "pre-resume"
+
+	// statusReady is where CRIU would begin to serve the pages of a lazy dump (criu/util.c, status_ready).
+	// That comes only after a Stop at PostDump. It is always stopped there, and lets go of the processes.
+	statusReady Stage = "status-ready"
 )
 
 // Verdict is what the action script exits with.
@@ -47,10 +52,8 @@ const (
 )
 
 // gateScript reports each stage and its parent, which is CRIU, and waits for
-// the verdict. Without an answer, when the other end has died, it says Stop.
-// It always stops CRIU where that would begin to serve the pages of a lazy dump
-// (criu/util.c, status_ready): that comes only after a Stop at PostDump, and
-// makes CRIU let go of the processes instead.
+// the verdict. Without an answer, when the other end has died, it says Stop, as
+// it does at statusReady.
 const gateScript = `#!/bin/sh
 [ "$CRTOOLS_SCRIPT_ACTION" != status-ready ] || exit 1
 case " %s " in *" $CRTOOLS_SCRIPT_ACTION "*) ;; *) exit 0 ;; esac
@@ -67,18 +70,35 @@ type Arrival struct {
 	PID int
 }
 
-// Gate holds CRIU at stages until a verdict is given. It lives in a directory
+// gate holds CRIU at stages until a verdict is given.
+type gate interface {
+	// Wait returns when CRIU has arrived at the stage. It fails when ctx ends, with
+	// its cause, and when CRIU arrives elsewhere first.
+	Wait(ctx context.Context, stage Stage) (Arrival, error)
+	// Answer gives the verdict of the stage at which CRIU waits, or of the next.
+	Answer(v Verdict) error
+	// Close takes the gate down; who still waits hears Stop. The directory stays.
+	Close()
+	// configure has CRIU pass here: it changes what this machine has configured, of which scripts are the lines that name
+	// action scripts.
+	configure(others, scripts []string) []string
+}
+
+// Gate is the gate of a CRIU that calls action scripts. It lives in a directory
 // of its own: two FIFOs and an action script, which is in memory if nothing can be
 // executed there.
 type Gate struct {
+	arrivals
 	script   string
 	memory   *os.File // that the script is in, if not in a file of dir
 	up, down *os.File
-	arrivals chan Arrival
 
 	closing sync.Once
 	reader  sync.WaitGroup
 }
+
+// arrivals are where CRIU has come to.
+type arrivals chan Arrival
 
 // NewGate makes a gate in dir, which must exist and belong to the caller, that
 // stops CRIU at the given stages and lets it pass all others.
@@ -163,6 +183,11 @@ func openFIFO(path string) (*os.File, error) {
 	return f, nil
 }
 
+// configure names our action script last: CRIU calls it first. The network is not locked by CRIU.
+func (g *Gate) configure(others, scripts []string) []string {
+	return slices.Concat(others, scripts, []string{"action-script " + g.script, "network-lock skip"})
+}
+
 // Script is the path to give to CRIU as its action script.
 func (g *Gate) Script() string { return g.script }
 
@@ -182,9 +207,9 @@ func (g *Gate) read() {
 
 // Wait returns when CRIU has arrived at the stage. It fails when ctx ends, with
 // its cause, and when CRIU arrives elsewhere first.
-func (g *Gate) Wait(ctx context.Context, stage Stage) (Arrival, error) {
+func (all arrivals) Wait(ctx context.Context, stage Stage) (Arrival, error) {
 	select {
-	case a, ok := <-g.arrivals:
+	case a, ok := <-all:
 		if !ok {
 			return Arrival{}, fmt.Errorf("wait for CRIU at %s: gate is closed", stage)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -29,6 +30,8 @@ type RestoreConfig struct {
 	// Lazy leaves private memory to the fault server, which listens on
 	// lazy.SocketName in Work.
 	Lazy bool
+	// Run runs a command to its end and kills it when its context ends.
+	Run func(ctx context.Context, cmd *exec.Cmd) error
 	// External are mounts that are not CRIU's, each by its name in the images and with the path of what is bound.
 	External []External
 }
@@ -38,18 +41,18 @@ type RestoreConfig struct {
 // before they run.
 type Restore struct {
 	config  RestoreConfig
-	gate    *Gate
+	gate    gate
 	closing sync.Once
 }
 
 // PrepareRestore sets the gate and the configuration for a coming restore, whose command needs RestoreEnvironment.
-func PrepareRestore(cfg RestoreConfig) (*Restore, error) {
-	gate, err := NewGate(cfg.Gate, PostRestore, PreResume)
+func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
+	files := config{cfg.Config}
+	gate, err := files.gate(callsScripts(ctx, cfg.Run), cfg.Gate, PostRestore, PreResume)
 	if err != nil {
 		return nil, err
 	}
-	files := config{cfg.Config}
-	if err := files.write(gate.Script(), cfg.External, restoreConfig(cfg.Lazy)); err != nil {
+	if err := files.write(gate, cfg.External, restoreConfig(cfg.Lazy)); err != nil {
 		gate.Close()
 		files.remove()
 		return nil, err

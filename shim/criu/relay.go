@@ -1,0 +1,232 @@
+package criu
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// CRIU before 3.19 calls no action scripts when its client wants to be notified over the RPC socket (criu/action-scripts.c,
+// run_scripts: SCRIPTS_RPC), as runc does. Its gate is that socket: runc finds a program of ours as criu, which gives the socket that it
+// inherits from runc to the shim, takes one to the shim in its place, and becomes the real CRIU. The shim hands on what both say, and
+// holds back runc's answer to a notification: CRIU waits for it as it would for a script, and later versions call the script just then.
+
+// Names in a relay's directory, which is put before all others in PATH.
+const (
+	// StandInName is what runc executes, and what StandIn is called by.
+	StandInName = "criu"
+	// relaySocket is where that finds the shim.
+	relaySocket = "relay"
+)
+
+// networkLockers are what such a CRIU locks the network by, in any case (criu/net.c, iptables_restore; criu/netfilter.c,
+// iptables_connection_switch_raw): it has no `network-lock skip`. It finds programs that do nothing.
+var networkLockers = []string{"iptables", "ip6tables", "iptables-restore", "ip6tables-restore"}
+
+// EnvRelay names, for the program that stands in for CRIU, the relay's directory.
+const EnvRelay = "GODWIT_CRIU_RELAY"
+
+// Relay is the gate of a CRIU that calls no action scripts.
+type Relay struct {
+	arrivals
+	listener *net.UnixListener
+	stages   []Stage
+	verdicts chan Verdict
+	closed   chan struct{}
+
+	closing  sync.Once
+	accepter sync.WaitGroup
+}
+
+// NewRelay makes a relay in dir, which it makes and which is given to CRIU's environment, that stops CRIU at the given stages.
+func NewRelay(dir string, stages ...Stage) (*Relay, error) {
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
+		return nil, fmt.Errorf("directory of the relay to CRIU: %w", err)
+	}
+	if err := placePrograms(dir); err != nil {
+		return nil, fmt.Errorf("programs that CRIU's client finds: %w", err)
+	}
+	listener, err := listenIn(dir)
+	if err != nil {
+		return nil, fmt.Errorf("relay to CRIU: %w", err)
+	}
+	r := &Relay{
+		arrivals: make(arrivals, len(stages)), listener: listener, stages: stages,
+		// CRIU may hear its verdict before it has come to the stage: one for each, and one that calls all off.
+		verdicts: make(chan Verdict, len(stages)+1), closed: make(chan struct{}),
+	}
+	r.accepter.Go(r.accept)
+	return r, nil
+}
+
+// placePrograms links the programs: this one, which knows by its name what it is to do, and one that does nothing.
+func placePrograms(dir string) error {
+	nothing, err := exec.LookPath("true")
+	if err != nil {
+		return err
+	}
+	// Whatever becomes of our file, and wherever that is mounted.
+	links := map[string]string{StandInName: fmt.Sprintf("/proc/%d/exe", os.Getpid())}
+	for _, name := range networkLockers {
+		links[name] = nothing
+	}
+	for name, to := range links {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// throughDirectory gives the address of a socket in a directory: its path may be longer than an address can be (unix(7)).
+func throughDirectory(dir string) (address *net.UnixAddr, done func(), err error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("directory %s: %w", dir, err)
+	}
+	address = &net.UnixAddr{Net: "unixpacket", Name: fmt.Sprintf("/proc/self/fd/%d/%s", fd, relaySocket)}
+	return address, func() { unix.Close(fd) }, nil
+}
+
+func listenIn(dir string) (*net.UnixListener, error) {
+	address, done, err := throughDirectory(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	l, err := net.ListenUnix(address.Net, address)
+	if err == nil {
+		l.SetUnlinkOnClose(false) // the name is another file's by then
+	}
+	return l, err
+}
+
+// accept serves every CRIU that runc starts: it asks one for its version first, and one for its features.
+func (r *Relay) accept() {
+	var serving sync.WaitGroup
+	defer close(r.arrivals)
+	defer serving.Wait()
+	for {
+		conn, err := r.listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		serving.Go(func() {
+			defer conn.Close()
+			s, err := newRelayed(r, conn)
+			if err != nil {
+				return // CRIU and runc see both their sockets closed
+			}
+			s.serve()
+		})
+	}
+}
+
+// hold has CRIU wait at a stage, and says whether it may go on.
+func (r *Relay) hold(stage Stage, pid int) Verdict {
+	if stage == statusReady {
+		return Stop
+	}
+	if !slices.Contains(r.stages, stage) {
+		return Go
+	}
+	select {
+	case r.arrivals <- Arrival{Stage: stage, PID: pid}:
+	case <-r.closed:
+		return Stop
+	}
+	select {
+	case v := <-r.verdicts:
+		return v
+	case <-r.closed:
+		return Stop
+	}
+}
+
+// Answer gives the verdict of the stage at which CRIU waits, or of the next.
+func (r *Relay) Answer(v Verdict) error {
+	select {
+	case <-r.closed:
+		return errors.New("answer CRIU: the relay is closed")
+	default:
+	}
+	select {
+	case r.verdicts <- v:
+		return nil
+	default:
+		return errors.New("answer CRIU: it has come to fewer stages than there are verdicts")
+	}
+}
+
+// Close takes the relay down, and breaks off what CRIU and runc have to say to each other: one that still waits fails.
+// The directory stays.
+func (r *Relay) Close() {
+	r.closing.Do(func() {
+		close(r.closed)
+		r.listener.Close()
+		r.accepter.Wait()
+	})
+}
+
+// configure leaves all action scripts out: beside notifications CRIU takes them for its own mistake, and dies of that
+// (criu/action-scripts.c, add_rpc_notify).
+func (r *Relay) configure(others, _ []string) []string { return others }
+
+// StandIn is the program that runc takes for CRIU, with its arguments. It does not return unless it fails.
+func StandIn(args []string) error {
+	dir := os.Getenv(EnvRelay)
+	path, err := realCRIU(dir)
+	if err != nil {
+		return err
+	}
+	if len(args) == 3 && args[1] == "swrk" {
+		if err := joinRelay(dir, args[2]); err != nil {
+			return fmt.Errorf("reach the shim: %w", err)
+		}
+	}
+	return fmt.Errorf("execute %s: %w", path, unix.Exec(path, args, os.Environ()))
+}
+
+// realCRIU finds the CRIU that is there without us.
+func realCRIU(without string) (string, error) {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if !filepath.IsAbs(dir) || dir == without {
+			continue
+		}
+		if path, err := exec.LookPath(filepath.Join(dir, "criu")); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("criu: %w", exec.ErrNotFound)
+}
+
+// joinRelay gives the shim the socket that this process has inherited, by its number, and puts one to the shim in its place.
+func joinRelay(dir, number string) error {
+	var fd int
+	if _, err := fmt.Sscanf(number, "%d", &fd); err != nil {
+		return fmt.Errorf("socket %q: %w", number, err)
+	}
+	address, done, err := throughDirectory(dir)
+	if err != nil {
+		return err
+	}
+	defer done()
+	ours, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Connect(ours, &unix.SockaddrUnix{Name: address.Name}); err != nil {
+		return err
+	}
+	if err := unix.Sendmsg(ours, []byte{0}, unix.UnixRights(fd), nil, 0); err != nil {
+		return err
+	}
+	return unix.Dup3(ours, fd, 0)
+}
