@@ -23,6 +23,8 @@ func TestFlagsSayWhatIsRun(t *testing.T) {
 		{"a kernel without write-protect", []string{"-kernel", "bookworm"}, func(o options) bool {
 			return o.kernel.suite == "bookworm" && slices.Equal(o.kernel.engines, []string{"soft-dirty"})
 		}, false},
+		{"an older CRIU", []string{"-criu", "3.17"}, func(o options) bool { return o.e2e && o.criu == "3.17" }, false},
+		{"no such CRIU", []string{"-criu", "2.6"}, nil, true},
 		{"no such kernel", []string{"-kernel", "woody"}, nil, true},
 		{"a variable with a comma", []string{"-env", "A=b,c"}, func(o options) bool { return slices.Equal(o.env, list{"A=b,c"}) }, false},
 		{"a deadline", []string{"-timeout", "3m"}, func(o options) bool { return o.timeout == 3*time.Minute }, false},

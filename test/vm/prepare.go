@@ -197,6 +197,9 @@ func (p payload) endToEnd(ctx context.Context, o options) ([]guest.Step, error) 
 			Name: "end-to-end tests, tracker " + engine, Args: append([]string{path.Join(guest.Payload, tests)}, testFlags(o, run)...),
 			Env: []string{"GODWIT_E2E_KEEP=1"}, // the next one finds the nodes, with all images; the machine goes away at the end
 		}
+		if o.criu != "" {
+			s.Env = append(s.Env, lab.EnvCRIU+"="+o.criu)
+		}
 		if engine != autoEngine {
 			s.Env = append(s.Env, move.EnvTracker+"="+engine)
 		}
