@@ -71,30 +71,37 @@ type config struct {
 // home is the directory that CRIU is given as its user's.
 func (c config) home() string { return c.path + ".home" }
 
-// bin is the directory of a Relay's programs.
+// bin is the directory with StandIn's names.
 func (c config) bin() string { return c.path + ".bin" }
 
-// environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here, and pass a Relay if one is set.
+// environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here, and find StandIn before other programs.
 func (c config) environment(env []string) []string {
-	env = append(env, "HOME="+c.home())
-	if _, err := os.Stat(c.bin()); err != nil {
-		return env
-	}
 	path := c.bin()
 	for _, v := range env { // the last one is heard
 		if value, ok := strings.CutPrefix(v, "PATH="); ok {
 			path = c.bin() + string(os.PathListSeparator) + value
 		}
 	}
-	return append(env, "PATH="+path, EnvRelay+"="+c.bin())
+	return append(env, "HOME="+c.home(), "PATH="+path, EnvStandIns+"="+c.bin())
 }
 
 // gate makes the gate that a CRIU passes: by its action scripts, in dir, or by a Relay.
 func (c config) gate(scripts bool, dir string, stages ...Stage) (gate, error) {
-	if scripts {
-		return NewGate(dir, stages...)
+	if err := placeStandIns(c.bin(), !scripts); err != nil {
+		return nil, err
 	}
-	return NewRelay(c.bin(), stages...)
+	var g gate
+	var err error
+	if scripts {
+		g, err = NewGate(dir, stages...)
+	} else {
+		g, err = NewRelay(c.bin(), stages...)
+	}
+	if err != nil {
+		os.RemoveAll(c.bin())
+		return nil, err
+	}
+	return g, nil
 }
 
 // write writes the files: what this machine has configured first, which ours hide, then ours. CRIU calls the action script first that it was told

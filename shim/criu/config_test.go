@@ -31,7 +31,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 			t.Errorf("%s, the file that is named:\n%s", side, s)
 		}
 		env := c.environment([]string{"HOME=/root"})
-		users, err := os.ReadFile(filepath.Join(strings.TrimPrefix(env[len(env)-1], "HOME="), ".criu", "default.conf"))
+		users, err := os.ReadFile(filepath.Join(strings.TrimPrefix(env[1], "HOME="), ".criu", "default.conf"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,11 +64,11 @@ func TestARelaysCRIUHearsOfNoScriptAndFindsTheStandInFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	users, err := os.ReadFile(filepath.Join(c.home(), userConfig))
-	if err != nil || string(users) != "verbosity 4\nexternal mnt[/dev]:own\n" {
+	if err != nil || string(users) != "verbosity 4\nnetwork-lock iptables\nexternal mnt[/dev]:own\n" {
 		t.Errorf("the user's file: %q, %v", users, err)
 	}
 	env := c.environment([]string{"PATH=/a", "PATH=/b:/c"})
-	for _, want := range []string{"PATH=" + c.bin() + ":/b:/c", EnvRelay + "=" + c.bin()} {
+	for _, want := range []string{"PATH=" + c.bin() + ":/b:/c", EnvStandIns + "=" + c.bin()} {
 		if !slices.Contains(env, want) {
 			t.Errorf("no %q in %q", want, env)
 		}

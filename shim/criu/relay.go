@@ -4,9 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -18,20 +15,8 @@ import (
 // inherits from runc to the shim, takes one to the shim in its place, and becomes the real CRIU. The shim hands on what both say, and
 // holds back runc's answer to a notification: CRIU waits for it as it would for a script, and later versions call the script just then.
 
-// Names in a relay's directory, which is put before all others in PATH.
-const (
-	// StandInName is what runc executes, and what StandIn is called by.
-	StandInName = "criu"
-	// relaySocket is where that finds the shim.
-	relaySocket = "relay"
-)
-
-// networkLockers are what such a CRIU locks the network by, in any case (criu/net.c, iptables_restore; criu/netfilter.c,
-// iptables_connection_switch_raw): it has no `network-lock skip`. It finds programs that do nothing.
-var networkLockers = []string{"iptables", "ip6tables", "iptables-restore", "ip6tables-restore"}
-
-// EnvRelay names, for the program that stands in for CRIU, the relay's directory.
-const EnvRelay = "GODWIT_CRIU_RELAY"
+// relaySocket is where, in the directory of the stand-ins, the one for CRIU finds the shim.
+const relaySocket = "relay"
 
 // Relay is the gate of a CRIU that calls no action scripts.
 type Relay struct {
@@ -45,14 +30,8 @@ type Relay struct {
 	accepter sync.WaitGroup
 }
 
-// NewRelay makes a relay in dir, which it makes and which is given to CRIU's environment, that stops CRIU at the given stages.
+// NewRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages.
 func NewRelay(dir string, stages ...Stage) (*Relay, error) {
-	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
-		return nil, fmt.Errorf("directory of the relay to CRIU: %w", err)
-	}
-	if err := placePrograms(dir); err != nil {
-		return nil, fmt.Errorf("programs that CRIU's client finds: %w", err)
-	}
 	listener, err := listenIn(dir)
 	if err != nil {
 		return nil, fmt.Errorf("relay to CRIU: %w", err)
@@ -64,25 +43,6 @@ func NewRelay(dir string, stages ...Stage) (*Relay, error) {
 	}
 	r.accepter.Go(r.accept)
 	return r, nil
-}
-
-// placePrograms links the programs: this one, which knows by its name what it is to do, and one that does nothing.
-func placePrograms(dir string) error {
-	nothing, err := exec.LookPath("true")
-	if err != nil {
-		return err
-	}
-	// Whatever becomes of our file, and wherever that is mounted.
-	links := map[string]string{StandInName: fmt.Sprintf("/proc/%d/exe", os.Getpid())}
-	for _, name := range networkLockers {
-		links[name] = nothing
-	}
-	for name, to := range links {
-		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // throughDirectory gives the address of a socket in a directory: its path may be longer than an address can be (unix(7)).
@@ -176,57 +136,7 @@ func (r *Relay) Close() {
 }
 
 // configure leaves all action scripts out: beside notifications CRIU takes them for its own mistake, and dies of that
-// (criu/action-scripts.c, add_rpc_notify).
-func (r *Relay) configure(others, _ []string) []string { return others }
-
-// StandIn is the program that runc takes for CRIU, with its arguments. It does not return unless it fails.
-func StandIn(args []string) error {
-	dir := os.Getenv(EnvRelay)
-	path, err := realCRIU(dir)
-	if err != nil {
-		return err
-	}
-	if len(args) == 3 && args[1] == "swrk" {
-		if err := joinRelay(dir, args[2]); err != nil {
-			return fmt.Errorf("reach the shim: %w", err)
-		}
-	}
-	return fmt.Errorf("execute %s: %w", path, unix.Exec(path, args, os.Environ()))
-}
-
-// realCRIU finds the CRIU that is there without us.
-func realCRIU(without string) (string, error) {
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		if !filepath.IsAbs(dir) || dir == without {
-			continue
-		}
-		if path, err := exec.LookPath(filepath.Join(dir, "criu")); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("criu: %w", exec.ErrNotFound)
-}
-
-// joinRelay gives the shim the socket that this process has inherited, by its number, and puts one to the shim in its place.
-func joinRelay(dir, number string) error {
-	var fd int
-	if _, err := fmt.Sscanf(number, "%d", &fd); err != nil {
-		return fmt.Errorf("socket %q: %w", number, err)
-	}
-	address, done, err := throughDirectory(dir)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ours, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	if err := unix.Connect(ours, &unix.SockaddrUnix{Name: address.Name}); err != nil {
-		return err
-	}
-	if err := unix.Sendmsg(ours, []byte{0}, unix.UnixRights(fd), nil, 0); err != nil {
-		return err
-	}
-	return unix.Dup3(ours, fd, 0)
+// (criu/action-scripts.c, add_rpc_notify). The network is locked by the tools that do nothing here, whatever this machine has configured.
+func (r *Relay) configure(others, _ []string) []string {
+	return slices.Concat(others, []string{"network-lock iptables"})
 }

@@ -23,9 +23,12 @@ import (
 const playCRIU = "GODWIT_TEST_PLAY_CRIU"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(EnvRelay) != "" && filepath.Base(os.Args[0]) == StandInName {
-		fmt.Fprintln(os.Stderr, StandIn(os.Args))
-		os.Exit(1)
+	if stood, err := StandIn(os.Args); stood {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	if os.Getenv(playCRIU) != "" {
 		if err := play(); err != nil {
@@ -141,8 +144,8 @@ func startClient(t *testing.T, c config, stages string) *client {
 		t.Fatal(err)
 	}
 	k := &client{conn: conn}
-	k.cmd = exec.Command(filepath.Join(c.bin(), StandInName), "swrk", fmt.Sprint(serviceSocket))
-	k.cmd.Args[0] = StandInName
+	k.cmd = exec.Command(filepath.Join(c.bin(), standInCRIU), "swrk", fmt.Sprint(serviceSocket))
+	k.cmd.Args[0] = standInCRIU
 	k.cmd.Env = c.environment(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")))
 	k.cmd.ExtraFiles = []*os.File{theirs}
 	k.cmd.Stderr = &k.said
@@ -334,10 +337,44 @@ func TestAnotherCallOfCRIUIsNotRelayed(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(files.bin(), StandInName), "--version")
-	cmd.Args[0] = StandInName
+	cmd := exec.CommandContext(ctx, filepath.Join(files.bin(), standInCRIU), "--version")
+	cmd.Args[0] = standInCRIU
 	cmd.Env = files.environment([]string{"PATH=" + bin + ":" + os.Getenv("PATH")})
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "--version\n" {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func TestTheNetworkIsNotLockedAndOtherRulesAreCarried(t *testing.T) {
+	c := config{filepath.Join(t.TempDir(), "criu.conf")}
+	g, err := c.gate(true, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Close)
+	if _, err := os.Lstat(filepath.Join(c.bin(), standInCRIU)); err == nil {
+		t.Error("something stands in for a CRIU that calls action scripts")
+	}
+	bin := t.TempDir()
+	for name := range networkLockers {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho \"${0##*/} $@\"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for command, want := range map[string]string{
+		"iptables -w -t filter -I INPUT --protocol tcp -j DROP": "",
+		"ip6tables -D OUTPUT --protocol tcp -j DROP":            "",
+		"iptables -C INPUT -j CRIU":                             "",
+		"iptables-restore -w --noflush":                         "",
+		"ip6tables-restore -w --noflush":                        "",
+		"iptables -n -w -L":                                     "iptables -n -w -L\n",
+		"iptables-restore -w":                                   "iptables-restore -w\n",
+		"ip6tables-restore -V":                                  "ip6tables-restore -V\n",
+	} {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+		cmd.Env = c.environment(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")))
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != want {
+			t.Errorf("%s: %v: %q, want %q", command, err, out, want)
+		}
 	}
 }
