@@ -24,7 +24,11 @@ type Relay struct {
 	listener *net.UnixListener
 	stages   []Stage
 	verdicts chan Verdict
-	closed   chan struct{}
+	// closed has who waits hear Stop; broken, after it, has all conversations end.
+	closed, broken chan struct{}
+
+	mu  sync.Mutex
+	let int // stages from which CRIU was let go; guarded by mu
 
 	closing  sync.Once
 	accepter sync.WaitGroup
@@ -39,7 +43,7 @@ func NewRelay(dir string, stages ...Stage) (*Relay, error) {
 	r := &Relay{
 		arrivals: make(arrivals, len(stages)), listener: listener, stages: stages,
 		// CRIU may hear its verdict before it has come to the stage: one for each, and one that calls all off.
-		verdicts: make(chan Verdict, len(stages)+1), closed: make(chan struct{}),
+		verdicts: make(chan Verdict, len(stages)+1), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
 	r.accepter.Go(r.accept)
 	return r, nil
@@ -106,6 +110,11 @@ func (r *Relay) hold(stage Stage, pid int) Verdict {
 	case v := <-r.verdicts:
 		return v
 	case <-r.closed:
+	}
+	select {
+	case v := <-r.verdicts: // it was given before
+		return v
+	default:
 		return Stop
 	}
 }
@@ -119,20 +128,35 @@ func (r *Relay) Answer(v Verdict) error {
 	}
 	select {
 	case r.verdicts <- v:
-		return nil
 	default:
 		return errors.New("answer CRIU: it has come to fewer stages than there are verdicts")
 	}
+	if v == Go {
+		r.mu.Lock()
+		r.let++
+		r.mu.Unlock()
+	}
+	return nil
 }
 
-// Close takes the relay down, and breaks off what CRIU and runc have to say to each other: one that still waits fails.
-// The directory stays.
+// Close takes the relay down, and breaks off what CRIU and runc have to say to each other: one that still waits fails. But it waits for the
+// end of a CRIU that was let go from the last stage: runc would take processes that run for lost. The directory stays.
 func (r *Relay) Close() {
 	r.closing.Do(func() {
 		close(r.closed)
 		r.listener.Close()
+		if !r.letGo() {
+			close(r.broken)
+		}
 		r.accepter.Wait()
 	})
+}
+
+// letGo says whether CRIU was let go from the last stage.
+func (r *Relay) letGo() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.let > 0 && r.let == len(r.stages)
 }
 
 // configure leaves all action scripts out: beside notifications CRIU takes them for its own mistake, and dies of that

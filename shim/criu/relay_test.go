@@ -313,6 +313,24 @@ func TestAClosedRelayStopsWhatWaits(t *testing.T) {
 	}
 }
 
+func TestARelayThatClosesWaitsForACRIUThatWasLetGo(t *testing.T) {
+	files, g := newRelay(t, PostRestore, PreResume)
+	k := startClient(t, files, "post-restore pre-resume network-unlock post-resume")
+	done := k.start()
+	for _, stage := range []Stage{PostRestore, PreResume} {
+		if _, err := g.Wait(t.Context(), stage); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Answer(Go); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.Close()
+	if end := <-done; end.err != nil || !end.resp.GetSuccess() || len(k.notified) != 4 {
+		t.Errorf("%v, %v, notified of %q", end.resp, end.err, k.notified)
+	}
+}
+
 func TestARelayHearsOfACRIUThatDies(t *testing.T) {
 	files, g := newRelay(t, PreDump)
 	k := startClient(t, files, "pre-dump")

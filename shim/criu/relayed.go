@@ -35,7 +35,7 @@ type relayed struct {
 
 // newRelayed takes the client's socket from a CRIU that has just come.
 func newRelayed(r *Relay, criu *net.UnixConn) (*relayed, error) {
-	stop := closeWith(r.closed, criu)
+	stop := closeWith(r.broken, criu)
 	defer stop()
 	buf := make([]byte, 1)
 	_, passed, err := receive(criu, buf)
@@ -70,7 +70,7 @@ func newRelayed(r *Relay, criu *net.UnixConn) (*relayed, error) {
 func (s *relayed) serve() {
 	defer s.client.Close()
 	defer func() { closeAll(s.lent) }()
-	stop := closeWith(s.relay.closed, s.criu, s.client)
+	stop := closeWith(s.relay.broken, s.criu, s.client)
 	defer stop()
 	var asking sync.WaitGroup
 	asking.Go(func() {
@@ -237,13 +237,13 @@ func connPeer(c *net.UnixConn) (pid int, err error) {
 	return peer(f)
 }
 
-// closeWith closes connections when closed is, or not at all once stop has been called.
-func closeWith(closed <-chan struct{}, conns ...*net.UnixConn) (stop func()) {
+// closeWith closes connections when broken is, or not at all once stop has been called.
+func closeWith(broken <-chan struct{}, conns ...*net.UnixConn) (stop func()) {
 	done := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
-		case <-closed:
+		case <-broken:
 			for _, c := range conns {
 				c.Close()
 			}
