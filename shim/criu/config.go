@@ -85,28 +85,22 @@ func (c config) environment(env []string) []string {
 	return append(env, "HOME="+c.home(), "PATH="+path, EnvStandIns+"="+c.bin())
 }
 
-// gate makes the gate that a CRIU passes: by its action scripts, in dir, or by a Relay.
-func (c config) gate(scripts bool, dir string, stages ...Stage) (gate, error) {
-	if err := placeStandIns(c.bin(), !scripts); err != nil {
+// relay makes the relay of a CRIU that calls action scripts beside notifications, or does not, and what stands in for it.
+func (c config) relay(scripts bool, stages ...Stage) (*Relay, error) {
+	if err := placeStandIns(c.bin()); err != nil {
 		return nil, err
 	}
-	var g gate
-	var err error
-	if scripts {
-		g, err = NewGate(dir, stages...)
-	} else {
-		g, err = NewRelay(c.bin(), stages...)
-	}
+	r, err := NewRelay(c.bin(), scripts, stages...)
 	if err != nil {
 		os.RemoveAll(c.bin())
 		return nil, err
 	}
-	return g, nil
+	return r, nil
 }
 
-// write writes the files: what this machine has configured first, which ours hide, then ours. CRIU calls the action script first that it was told
-// of last: ours before the machine's, wherever that is configured.
-func (c config) write(g gate, external []External, lines []string) error {
+// write writes the files: what this machine has configured first, which ours hide, then ours. Action scripts, wherever the machine has them
+// configured, are in the file that CRIU reads once.
+func (c config) write(r *Relay, external []External, lines []string) error {
 	named, err := readConfig(systemConfig)
 	if err != nil {
 		return err
@@ -126,7 +120,7 @@ func (c config) write(g gate, external []External, lines []string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("directory for CRIU's configuration: %w", err)
 	}
-	once := g.configure(users, slices.Concat(usersScripts, scripts))
+	once := r.configure(users, slices.Concat(usersScripts, scripts))
 	for _, e := range external {
 		once = append(once, "external mnt["+e.Key+"]:"+e.Value)
 	}

@@ -20,7 +20,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 	}
 	for side, lines := range map[string][]string{"dump": dumpConfig(), "restore": restoreConfig(true)} {
 		c := config{filepath.Join(t.TempDir(), "criu.conf")}
-		if err := c.write(&Gate{script: "/gate"}, []External{{"/dev", "own"}}, lines); err != nil {
+		if err := c.write(&Relay{scripts: true}, []External{{"/dev", "own"}}, lines); err != nil {
 			t.Fatal(err)
 		}
 		named, err := os.ReadFile(c.path)
@@ -35,7 +35,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []string{"verbosity 4", "action-script /gate", "network-lock skip", "external mnt[/dev]:own"}
+		want := []string{"verbosity 4", "network-lock skip", "external mnt[/dev]:own"}
 		if got := strings.Split(strings.TrimSpace(string(users)), "\n"); !slices.Equal(got, want) {
 			t.Errorf("%s, the user's file: %q", side, got)
 		}
@@ -46,7 +46,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 	}
 }
 
-func TestARelaysCRIUHearsOfNoScriptAndFindsTheStandInFirst(t *testing.T) {
+func TestACRIUWithoutScriptsHearsOfNoneAndFindsTheStandInFirst(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	if err := os.Mkdir(filepath.Join(home, ".criu"), 0o700); err != nil {
@@ -56,7 +56,7 @@ func TestARelaysCRIUHearsOfNoScriptAndFindsTheStandInFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := config{filepath.Join(t.TempDir(), "criu.conf")}
-	g, err := c.gate(false, "", PreDump)
+	g, err := c.relay(false, PreDump)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,17 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CRIU before 3.19 calls no action scripts when its client wants to be notified over the RPC socket (criu/action-scripts.c,
-// run_scripts: SCRIPTS_RPC), as runc does. Its gate is that socket: runc finds a program of ours as criu, which gives the socket that it
+// CRIU is held by what runc and it have to say to each other: runc wants to be notified of each stage over the RPC socket, and CRIU
+// waits for its answer (criu/action-scripts.c, run_scripts). runc finds a program of ours as criu, which gives the socket that it
 // inherits from runc to the shim, takes one to the shim in its place, and becomes the real CRIU. The shim hands on what both say, and
-// holds back runc's answer to a notification: CRIU waits for it as it would for a script, and later versions call the script just then.
+// holds back runc's answer.
+//
+// An action script would do the same, but before 3.19 CRIU called none beside notifications. And it costs: CRIU forks and executes a shell
+// at each of some eight stages, most of which pass by, while the pod stands still.
 
 // relaySocket is where, in the directory of the stand-ins, the one for CRIU finds the shim.
 const relaySocket = "relay"
 
-// Relay is the gate of a CRIU that calls no action scripts.
+// Relay is where CRIU is held.
 type Relay struct {
 	arrivals
+	// scripts: this CRIU calls action scripts beside notifications.
+	scripts  bool
 	listener *net.UnixListener
 	stages   []Stage
 	verdicts chan Verdict
@@ -34,14 +39,15 @@ type Relay struct {
 	accepter sync.WaitGroup
 }
 
-// NewRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages.
-func NewRelay(dir string, stages ...Stage) (*Relay, error) {
+// NewRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages. scripts says
+// whether that calls action scripts when its client is notified as well.
+func NewRelay(dir string, scripts bool, stages ...Stage) (*Relay, error) {
 	listener, err := listenIn(dir)
 	if err != nil {
 		return nil, fmt.Errorf("relay to CRIU: %w", err)
 	}
 	r := &Relay{
-		arrivals: make(arrivals, len(stages)), listener: listener, stages: stages,
+		arrivals: make(arrivals, len(stages)), scripts: scripts, listener: listener, stages: stages,
 		// CRIU may hear its verdict before it has come to the stage: one for each, and one that calls all off.
 		verdicts: make(chan Verdict, len(stages)+1), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
@@ -159,8 +165,12 @@ func (r *Relay) letGo() bool {
 	return r.let > 0 && r.let == len(r.stages)
 }
 
-// configure leaves all action scripts out: beside notifications CRIU takes them for its own mistake, and dies of that
-// (criu/action-scripts.c, add_rpc_notify). The network is locked by the tools that do nothing here, whatever this machine has configured.
-func (r *Relay) configure(others, _ []string) []string {
+// configure changes what this machine has configured, of which scripts are the lines that name action scripts: CRIU is not to lock the
+// network. One that calls no action scripts beside notifications takes them for its own mistake, and dies of that
+// (criu/action-scripts.c, add_rpc_notify); it cannot leave the network alone either, and locks it by the tools that do nothing here.
+func (r *Relay) configure(others, scripts []string) []string {
+	if r.scripts {
+		return slices.Concat(others, scripts, []string{"network-lock skip"})
+	}
 	return slices.Concat(others, []string{"network-lock iptables"})
 }

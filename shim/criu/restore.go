@@ -23,8 +23,6 @@ type RestoreConfig struct {
 	ID string
 	// Config is the file that the container's ConfigAnnotation names.
 	Config string
-	// Gate is an existing directory for the gate.
-	Gate string
 	// Work is where runc has CRIU work.
 	Work string
 	// Lazy leaves private memory to the fault server, which listens on
@@ -41,23 +39,23 @@ type RestoreConfig struct {
 // before they run.
 type Restore struct {
 	config  RestoreConfig
-	gate    gate
+	relay   *Relay
 	closing sync.Once
 }
 
-// PrepareRestore sets the gate and the configuration for a coming restore, whose command needs RestoreEnvironment.
+// PrepareRestore sets the relay and the configuration for a coming restore, whose command needs RestoreEnvironment.
 func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
 	files := config{cfg.Config}
-	gate, err := files.gate(callsScripts(ctx, cfg.Run), cfg.Gate, PostRestore, PreResume)
+	relay, err := files.relay(callsScripts(ctx, cfg.Run), PostRestore, PreResume)
 	if err != nil {
 		return nil, err
 	}
-	if err := files.write(gate, cfg.External, restoreConfig(cfg.Lazy)); err != nil {
-		gate.Close()
+	if err := files.write(relay, cfg.External, restoreConfig(cfg.Lazy)); err != nil {
+		relay.Close()
 		files.remove()
 		return nil, err
 	}
-	return &Restore{config: cfg, gate: gate}, nil
+	return &Restore{config: cfg, relay: relay}, nil
 }
 
 // RestoreEnvironment changes that of the command that restores a container, by the file that its ConfigAnnotation names.
@@ -78,7 +76,7 @@ func (r *Restore) Resuming(ctx context.Context) error {
 }
 
 func (r *Restore) wait(ctx context.Context, stage Stage) (int, error) {
-	a, err := r.gate.Wait(ctx, stage)
+	a, err := r.relay.Wait(ctx, stage)
 	if err != nil {
 		return 0, r.WithLog(fmt.Errorf("restore container %s: %w", r.config.ID, err))
 	}
@@ -86,8 +84,8 @@ func (r *Restore) wait(ctx context.Context, stage Stage) (int, error) {
 }
 
 // Answer has CRIU go on from where it waits, or kill the held processes. Once it is
-// Resuming, Stop would not stop it: kill it before the gate closes.
-func (r *Restore) Answer(v Verdict) error { return r.gate.Answer(v) }
+// Resuming, Stop would not stop it: kill it before the relay closes.
+func (r *Restore) Answer(v Verdict) error { return r.relay.Answer(v) }
 
 // WithLog adds CRIU's own account to an error.
 func (r *Restore) WithLog(err error) error {
@@ -120,10 +118,10 @@ func (r *Restore) ClearRoots() {
 	}
 }
 
-// Close removes gate and configuration, once. A restore still held is told to stop.
+// Close removes relay and configuration, once. A restore still held is told to stop.
 func (r *Restore) Close() {
 	r.closing.Do(func() {
-		r.gate.Close()
+		r.relay.Close()
 		config{r.config.Config}.remove()
 		os.Remove(filepath.Join(r.config.Work, lazy.SocketName))
 	})

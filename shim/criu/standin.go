@@ -15,7 +15,7 @@ import (
 // EnvStandIns names the directory in which programs find this one under the names of others, before those.
 const EnvStandIns = "GODWIT_CRIU_STAND_INS"
 
-// standInCRIU is what runc executes, where a Relay is set.
+// standInCRIU is what runc executes.
 const standInCRIU = "criu"
 
 // networkLockers are what CRIU locks the network by, each with the arguments of which it has one then (criu/net.c, iptables_restore and
@@ -27,18 +27,14 @@ var networkLockers = map[string][]string{
 	"ip6tables": {"-I", "-D", "-C"}, "ip6tables-restore": {"--noflush"},
 }
 
-// placeStandIns makes the directory, with a stand-in for CRIU or without.
-func placeStandIns(dir string, relayed bool) error {
+// placeStandIns makes the directory.
+func placeStandIns(dir string) error {
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return fmt.Errorf("directory of what stands in for programs: %w", err)
 	}
 	// It holds whatever becomes of our file, and wherever that is mounted.
 	self := fmt.Sprintf("/proc/%d/exe", os.Getpid())
-	names := slices.Collect(maps.Keys(networkLockers))
-	if relayed {
-		names = append(names, standInCRIU)
-	}
-	for _, name := range names {
+	for _, name := range append(slices.Collect(maps.Keys(networkLockers)), standInCRIU) {
 		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("what stands in for %s: %w", name, err)
 		}
