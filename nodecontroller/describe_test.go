@@ -33,7 +33,7 @@ func TestNodesAreCompatibleIfTheDestinationHasWhatTheSourceHas(t *testing.T) {
 		{"no CRIU there", same, node(func(n *peerv1.Node) { n.Criu = "" }), "no working CRIU"},
 		{"no CRIU here", node(func(n *peerv1.Node) { n.Criu = "" }), same, "no working CRIU"},
 		{"unknown CRIU", same, node(func(n *peerv1.Node) { n.Criu = "recent" }), `unknown CRIU version: "recent"`},
-		{"CRIU that is too old", node(func(n *peerv1.Node) { n.Criu = "3.18" }), same, "too old"},
+		{"CRIU that is too old", node(func(n *peerv1.Node) { n.Criu = "3.16.1" }), same, "too old"},
 		{"older CRIU here", node(func(n *peerv1.Node) { n.Criu, n.PageServerMessage = "3.19", 24 }), same, ""},
 		{"CRIU that is not what it says", node(func(n *peerv1.Node) { n.PageServerMessage = 24 }), same, "not the released one"},
 		{"runc", runs("runc"), runs("runc"), ""},

@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ func withAttempt(t *testing.T, s arrivalState) (*destination, *arrival) {
 	t.Helper()
 	d := testDestination()
 	a := d.arrival("c1")
-	restore, err := criu.PrepareRestore(criu.RestoreConfig{ID: "c1", Config: t.TempDir() + "/criu.conf", Gate: t.TempDir(), Work: t.TempDir()})
+	restore, err := criu.PrepareRestore(t.Context(), criu.RestoreConfig{ID: "c1", Run: func(context.Context, *exec.Cmd) error { return exec.ErrNotFound }, Config: t.TempDir() + "/criu.conf", Work: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func (d *destination) equipFirst(ctx context.Context, a *arrival) (*attempt, err
 }
 
 // equip sets everything that an attempt at a container's restore needs: the link to its
-// images, the gate, and what the fault server serves.
+// images, the relay, and what the fault server serves.
 func (d *destination) equip(ctx context.Context, a *arrival, number int, fill *fill) (*attempt, error) {
 	t, err := d.ready(ctx, a, number, fill, nil)
 	if err != nil {
@@ -53,7 +53,7 @@ func (d *destination) ready(ctx context.Context, a *arrival, number int, fill *f
 	if err := os.Symlink(images, link); err != nil {
 		return nil, fmt.Errorf("link images: %w", err)
 	}
-	gate, err := workDir(c, "restore")
+	dir, err := workDir(c, "restore")
 	if err != nil {
 		return nil, err
 	}
@@ -61,14 +61,14 @@ func (d *destination) ready(ctx context.Context, a *arrival, number int, fill *f
 	if err != nil {
 		return nil, err
 	}
-	own, err := a.makeTmpfs(gate)
+	own, err := a.makeTmpfs(dir)
 	if err != nil {
 		return nil, err
 	}
 	t := newAttempt(number, fill)
 	t.early, t.tmpfs = early, own
-	t.restore, err = criu.PrepareRestore(criu.RestoreConfig{
-		ID: c.id, Config: c.criuConfig(), Gate: gate, Work: work, Lazy: true, External: externalAt(own),
+	t.restore, err = criu.PrepareRestore(ctx, criu.RestoreConfig{
+		ID: c.id, Run: runReaped, Config: c.criuConfig(), Work: work, Lazy: true, External: externalAt(own),
 	})
 	if err != nil {
 		t.release()

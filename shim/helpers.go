@@ -31,9 +31,12 @@ const (
 // among what the images say of each thread.
 const criuNice = -10
 
-// RunHelper runs the helper that the arguments of the process name, and does
-// not return from it; it returns at once if they name none.
+// RunHelper runs the helper that the arguments of the process name, or what criu.StandIn is,
+// and does not return from it; it returns at once if they name none.
 func RunHelper(args []string) {
+	if stood, err := criu.StandIn(args); stood {
+		exit(args[0], err)
+	}
 	if len(args) < 2 {
 		return
 	}
@@ -48,8 +51,13 @@ func RunHelper(args []string) {
 	default:
 		return
 	}
+	exit(args[1], err)
+}
+
+// exit ends a helper.
+func exit(name string, err error) {
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", args[1], err)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
 	}
 	os.Exit(0)

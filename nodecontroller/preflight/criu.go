@@ -1,9 +1,11 @@
 package preflight
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +18,21 @@ func criuVersion(ctx context.Context, _ *Node) []Finding {
 	if err != nil {
 		return missing(feature, err.Error(), fmt.Sprintf("Install CRIU %v to %v (package criu) where containerd's PATH has it.", criuversion.Oldest, criuversion.Newest))
 	}
-	return criuFinding(feature, v, credentialsRestricted())
+	return criuFinding(feature, v, newness{credentialsRestricted(), clockPagesApart()})
+}
+
+// newness is what a kernel has that CRIU has to know of.
+type newness struct {
+	// restricted: sockets that carry no credentials refuse to be asked for them.
+	restricted bool
+	// clocks: the clock data of virtual machines is an area of its own.
+	clocks bool
+}
+
+// clockPagesApart says whether the kernel is one from 6.13 on (arch/x86/entry/vdso/vma.c, vvar_vclock_mapping).
+func clockPagesApart() bool {
+	maps, err := os.ReadFile("/proc/self/maps")
+	return err == nil && bytes.Contains(maps, []byte("[vvar_vclock]"))
 }
 
 // credentialsRestricted says whether the kernel refuses SO_PASSCRED to sockets that carry no credentials, as from 6.16 on
@@ -31,8 +47,8 @@ func credentialsRestricted() bool {
 	return errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// criuFinding judges a version, on a kernel that restricts who has credentials or does not.
-func criuFinding(feature string, v criuversion.Version, restricted bool) []Finding {
+// criuFinding judges a version on a kernel.
+func criuFinding(feature string, v criuversion.Version, kernel newness) []Finding {
 	err := v.Supported()
 	switch {
 	case errors.Is(err, criuversion.ErrTooOld):
@@ -40,7 +56,9 @@ func criuFinding(feature string, v criuversion.Version, restricted bool) []Findi
 	case err != nil:
 		return warning(feature, fmt.Sprintf("%v is newer than what this Godwit was made for, %v to %v", v, criuversion.Oldest, criuversion.Newest),
 			"Try it first with a pod that may be lost.")
-	case restricted && v.AsksEverySocket():
+	case kernel.clocks && !v.KnowsClockPages():
+		return missing(feature, fmt.Sprintf("%v does not know the vDSO of this kernel: from Linux 6.13 on it takes CRIU 4.1", v), "Install CRIU 4.2 or later.")
+	case kernel.restricted && v.AsksEverySocket():
 		return missing(feature, fmt.Sprintf("%v cannot dump the network sockets of this kernel: from Linux 6.16 on it takes CRIU 4.2", v), "Install CRIU 4.2 or later.")
 	}
 	return ok(feature, fmt.Sprintf("%v; page-server messages of %d bytes; restores what CRIU %v and older dump", v, v.PageServerMessage(), v))

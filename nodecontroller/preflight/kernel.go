@@ -61,9 +61,17 @@ func trackerFinding(f track.Features) []Finding {
 }
 
 func guardRegions(context.Context, *Node) []Finding {
+	return guardFinding(pagemap.HaveGuards(), pagemap.ProbeGuard())
+}
+
+// guardFinding judges a kernel that has guard regions or not, and tells them or not.
+func guardFinding(have bool, untold error) []Finding {
 	const feature = "kernel guard regions in PAGEMAP_SCAN"
-	if err := pagemap.ProbeGuard(); err != nil {
-		return warning(feature, err.Error(), "")
+	switch {
+	case !have:
+		return ok(feature, "none to tell: no program can make them before Linux 6.13")
+	case untold != nil:
+		return warning(feature, untold.Error(), "")
 	}
 	return ok(feature, "told apart from memory")
 }

@@ -114,20 +114,35 @@ func TestTrackerThatAutoTakesIsToldWithItsReason(t *testing.T) {
 	}
 }
 
+func TestGuardRegionsAreMissedWhereThereAreSome(t *testing.T) {
+	untold := errors.New("not told")
+	for _, c := range []struct {
+		have   bool
+		untold error
+		want   Status
+	}{{false, untold, OK}, {true, untold, Warning}, {true, nil, OK}} {
+		if f := guardFinding(c.have, c.untold); len(f) != 1 || f[0].Status != c.want {
+			t.Errorf("%+v: %+v", c, f)
+		}
+	}
+}
+
 func TestCRIUIsJudgedByItsVersion(t *testing.T) {
 	for _, c := range []struct {
-		version    string
-		restricted bool
-		want       Status
+		version string
+		kernel  newness
+		want    Status
 	}{
-		{"3.18", false, Missing}, {"3.19", false, OK}, {"4.1.1", false, OK}, {"4.1.1", true, Missing}, {"4.2", true, OK}, {"4.2.1", false, OK},
-		{"4.3", true, Warning},
+		{"3.16.1", newness{}, Missing}, {"3.17.1", newness{}, OK}, {"3.19", newness{}, OK}, {"4.1.1", newness{}, OK}, {"4.2.1", newness{}, OK},
+		{"4.0", newness{clocks: true}, Missing}, {"4.1.1", newness{clocks: true}, OK},
+		{"4.1.1", newness{restricted: true, clocks: true}, Missing}, {"4.2", newness{restricted: true, clocks: true}, OK},
+		{"4.3", newness{restricted: true, clocks: true}, Warning},
 	} {
 		v, err := criuversion.Parse(c.version)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := criuFinding("CRIU", v, c.restricted)
+		f := criuFinding("CRIU", v, c.kernel)
 		if len(f) != 1 || f[0].Status != c.want || !strings.Contains(f[0].Detail, c.version) || (c.want == OK) != (f[0].Remedy == "") {
 			t.Errorf("%+v: %+v", c, f)
 		}

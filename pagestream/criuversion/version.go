@@ -18,11 +18,10 @@ import (
 type Version struct{ Major, Minor, Patch int }
 
 // Oldest and Newest are the first and the last minor release that Godwit is made
-// for. A dump that runc asked for can be held from 3.19 on: before, CRIU called no
-// action scripts then (criu/action-scripts.c, run_scripts), and locked the network
-// in any case.
+// for. 3.17 is the first that knows restartable sequences, which every program of
+// glibc 2.35 and later has (criu/cr-dump.c, dump_thread_rseq).
 var (
-	Oldest = Version{Major: 3, Minor: 19}
+	Oldest = Version{Major: 3, Minor: 17}
 	Newest = Version{Major: 4, Minor: 2}
 )
 
@@ -124,10 +123,21 @@ func (v Version) PageServerMessage() int {
 	return 32
 }
 
+// CallsScripts says whether the version calls action scripts when its client is
+// notified by RPC as well, as runc is, and can be told not to lock the network: both
+// came with 3.19 (criu/action-scripts.c, run_scripts; criu/config.c, network-lock).
+func (v Version) CallsScripts() bool { return !v.Before(Version{Major: 3, Minor: 19}) }
+
 // AsksEverySocket says whether the version asks every socket for options that, from
 // Linux 6.16 on, only those have that carry credentials: it cannot dump others there
 // (criu/sockets.c, dump_socket_opts; 4.2 asks by family).
 func (v Version) AsksEverySocket() bool { return v.Before(Version{Major: 4, Minor: 2}) }
+
+// KnowsClockPages says whether the version knows that the kernel's clock data for
+// virtual machines is an area of its own, [vvar_vclock], as from Linux 6.13 on: one
+// that does not takes the vDSO beside it for a mistake (criu/vdso.c,
+// validate_vdso_addr; 4.1 knows).
+func (v Version) KnowsClockPages() bool { return !v.Before(Version{Major: 4, Minor: 1}) }
 
 // Restores returns nil if v restores what dumped wrote, and an error that wraps
 // ErrUnreadable if it may not. CRIU restores the images of its former releases;

@@ -46,7 +46,7 @@ func FuzzParse(f *testing.F) {
 
 func TestSupportedFrom317To42(t *testing.T) {
 	for text, want := range map[string]error{
-		"2.6": ErrTooOld, "3.17.1": ErrTooOld, "3.18": ErrTooOld, "3.19": nil, "4.0": nil, "4.1.1": nil, "4.2": nil, "4.2.1": nil,
+		"2.6": ErrTooOld, "3.16.1": ErrTooOld, "3.17": nil, "3.17.1": nil, "3.18": nil, "3.19": nil, "4.0": nil, "4.1.1": nil, "4.2": nil, "4.2.1": nil,
 		"4.3": ErrUntried, "5.0": ErrUntried,
 	} {
 		v, err := Parse(text)
@@ -81,19 +81,28 @@ func TestWhatChangedWithWhichRelease(t *testing.T) {
 		version Version
 		message int
 		asks    bool
+		scripts bool
+		clocks  bool
 	}{
-		{Version{3, 17, 1}, 24, true},
-		{Version{3, 18, 0}, 24, true},
-		{Version{3, 19, 0}, 24, true},
-		{Version{4, 1, 1}, 24, true},
-		{Version{4, 2, 0}, 32, false},
-		{Version{4, 2, 1}, 32, false},
+		{Version{3, 17, 1}, 24, true, false, false},
+		{Version{3, 18, 0}, 24, true, false, false},
+		{Version{3, 19, 0}, 24, true, true, false},
+		{Version{4, 0, 0}, 24, true, true, false},
+		{Version{4, 1, 1}, 24, true, true, true},
+		{Version{4, 2, 0}, 32, false, true, true},
+		{Version{4, 2, 1}, 32, false, true, true},
 	} {
 		if n := c.version.PageServerMessage(); n != c.message {
 			t.Errorf("%v: messages of %d bytes, want %d", c.version, n, c.message)
 		}
 		if asks := c.version.AsksEverySocket(); asks != c.asks {
 			t.Errorf("%v: asks every socket: %v, want %v", c.version, asks, c.asks)
+		}
+		if scripts := c.version.CallsScripts(); scripts != c.scripts {
+			t.Errorf("%v: calls scripts: %v, want %v", c.version, scripts, c.scripts)
+		}
+		if clocks := c.version.KnowsClockPages(); clocks != c.clocks {
+			t.Errorf("%v: knows the clock's pages: %v, want %v", c.version, clocks, c.clocks)
 		}
 	}
 }

@@ -234,3 +234,9 @@ func BenchmarkReadMemory(b *testing.B) {
 		})
 	}
 }
+
+func TestGuardRegionsThatAreToldCanBeMade(t *testing.T) {
+	if ProbeGuard() == nil && !HaveGuards() {
+		t.Error("the kernel tells guard regions, and refuses to make one")
+	}
+}

@@ -42,6 +42,20 @@ var ProbeGuard = sync.OnceValue(func() error {
 	return nil
 })
 
+// madvGuardInstall is MADV_GUARD_INSTALL of asm-generic/mman-common.h.
+const madvGuardInstall = 102
+
+// HaveGuards says whether programs can make guard regions, as from Linux 6.13 on
+// (mm/madvise.c, madvise_guard_install). It asks once.
+var HaveGuards = sync.OnceValue(func() bool {
+	page, err := unix.Mmap(-1, 0, pagestream.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return true
+	}
+	defer unix.Munmap(page)
+	return !errors.Is(unix.Madvise(page, madvGuardInstall), unix.EINVAL)
+})
+
 // scanSelf scans one page of our own for any of the categories.
 func scanSelf(any Category) error {
 	page := make([]byte, 2*pagestream.PageSize)

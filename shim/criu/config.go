@@ -71,12 +71,36 @@ type config struct {
 // home is the directory that CRIU is given as its user's.
 func (c config) home() string { return c.path + ".home" }
 
-// environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here.
-func (c config) environment(env []string) []string { return append(env, "HOME="+c.home()) }
+// bin is the directory with StandIn's names.
+func (c config) bin() string { return c.path + ".bin" }
 
-// write writes the files: what this machine has configured first, which ours hide, then ours. CRIU calls the action script first that it was told
-// of last: ours before the machine's, wherever that is configured. The network is not locked by CRIU.
-func (c config) write(script string, external []External, lines []string) error {
+// environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here, and find StandIn before other programs.
+func (c config) environment(env []string) []string {
+	path := c.bin()
+	for _, v := range env { // the last one is heard
+		if value, ok := strings.CutPrefix(v, "PATH="); ok {
+			path = c.bin() + string(os.PathListSeparator) + value
+		}
+	}
+	return append(env, "HOME="+c.home(), "PATH="+path, EnvStandIns+"="+c.bin())
+}
+
+// relay makes the relay of a CRIU that calls action scripts beside notifications, or does not, and what stands in for it.
+func (c config) relay(scripts bool, stages ...Stage) (*Relay, error) {
+	if err := placeStandIns(c.bin()); err != nil {
+		return nil, err
+	}
+	r, err := NewRelay(c.bin(), scripts, stages...)
+	if err != nil {
+		os.RemoveAll(c.bin())
+		return nil, err
+	}
+	return r, nil
+}
+
+// write writes the files: what this machine has configured first, which ours hide, then ours. Action scripts, wherever the machine has them
+// configured, are in the file that CRIU reads once.
+func (c config) write(r *Relay, external []External, lines []string) error {
 	named, err := readConfig(systemConfig)
 	if err != nil {
 		return err
@@ -91,20 +115,22 @@ func (c config) write(script string, external []External, lines []string) error 
 			return err
 		}
 	}
+	usersScripts, users := actionScripts(users)
 	path := filepath.Join(c.home(), userConfig)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("directory for CRIU's configuration: %w", err)
 	}
-	once := []string{"action-script " + script, "network-lock skip"}
+	once := r.configure(users, slices.Concat(usersScripts, scripts))
 	for _, e := range external {
 		once = append(once, "external mnt["+e.Key+"]:"+e.Value)
 	}
-	return writeConfig(path, users, scripts, once)
+	return writeConfig(path, once)
 }
 
 func (c config) remove() {
 	os.Remove(c.path)
 	os.RemoveAll(c.home())
+	os.RemoveAll(c.bin())
 }
 
 // readConfig gives the lines of a file, none if there is no such file.

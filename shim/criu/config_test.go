@@ -20,7 +20,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 	}
 	for side, lines := range map[string][]string{"dump": dumpConfig(), "restore": restoreConfig(true)} {
 		c := config{filepath.Join(t.TempDir(), "criu.conf")}
-		if err := c.write("/gate", []External{{"/dev", "own"}}, lines); err != nil {
+		if err := c.write(&Relay{scripts: true}, []External{{"/dev", "own"}}, lines); err != nil {
 			t.Fatal(err)
 		}
 		named, err := os.ReadFile(c.path)
@@ -31,11 +31,11 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 			t.Errorf("%s, the file that is named:\n%s", side, s)
 		}
 		env := c.environment([]string{"HOME=/root"})
-		users, err := os.ReadFile(filepath.Join(strings.TrimPrefix(env[len(env)-1], "HOME="), ".criu", "default.conf"))
+		users, err := os.ReadFile(filepath.Join(strings.TrimPrefix(env[1], "HOME="), ".criu", "default.conf"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []string{"verbosity 4", "action-script /gate", "network-lock skip", "external mnt[/dev]:own"}
+		want := []string{"verbosity 4", "network-lock skip", "external mnt[/dev]:own"}
 		if got := strings.Split(strings.TrimSpace(string(users)), "\n"); !slices.Equal(got, want) {
 			t.Errorf("%s, the user's file: %q", side, got)
 		}
@@ -43,6 +43,40 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 		if left, _ := os.ReadDir(filepath.Dir(c.path)); len(left) > 0 {
 			t.Errorf("%s: %s is left", side, left[0].Name())
 		}
+	}
+}
+
+func TestACRIUWithoutScriptsHearsOfNoneAndFindsTheStandInFirst(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	if err := os.Mkdir(filepath.Join(home, ".criu"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, userConfig), []byte("action-script /theirs\nverbosity 4\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := config{filepath.Join(t.TempDir(), "criu.conf")}
+	g, err := c.relay(false, PreDump)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.write(g, []External{{"/dev", "own"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	users, err := os.ReadFile(filepath.Join(c.home(), userConfig))
+	if err != nil || string(users) != "verbosity 4\nnetwork-lock iptables\nexternal mnt[/dev]:own\n" {
+		t.Errorf("the user's file: %q, %v", users, err)
+	}
+	env := c.environment([]string{"PATH=/a", "PATH=/b:/c"})
+	for _, want := range []string{"PATH=" + c.bin() + ":/b:/c", EnvStandIns + "=" + c.bin()} {
+		if !slices.Contains(env, want) {
+			t.Errorf("no %q in %q", want, env)
+		}
+	}
+	g.Close()
+	c.remove()
+	if left, _ := os.ReadDir(filepath.Dir(c.path)); len(left) > 0 {
+		t.Errorf("%s is left", left[0].Name())
 	}
 }
 

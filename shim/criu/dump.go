@@ -15,7 +15,7 @@ import (
 )
 
 // noServer is where a lazy dump is told to serve its pages from. The pages
-// travel by our own wire: the gate stops CRIU before it serves any, so no port
+// travel by our own wire: the relay stops CRIU before it serves any, so no port
 // is ever listened on for longer than that takes.
 const noServer = "127.0.0.1:0"
 
@@ -35,7 +35,7 @@ type DumpConfig struct {
 	Config string
 	// Images is where CRIU's images go, on tmpfs.
 	Images string
-	// Work is a directory for logs and the gate; it must exist.
+	// Work is a directory for logs; it must exist.
 	Work string
 	// Views are what CRIU is to see of the processes' memory.
 	Views []*View
@@ -80,8 +80,8 @@ func (c *DumpConfig) command() *exec.Cmd {
 // the caller freezes, Release, Images; then either Commit or Abort.
 type Dump struct {
 	config DumpConfig
-	gate   *Gate
-	// pid of CRIU, once it has arrived at the gate.
+	relay  *Relay
+	// pid of CRIU, once it has arrived at a stage.
 	pid int
 	// ended is done, with a cause, when runc has ended.
 	ended context.Context
@@ -92,19 +92,19 @@ type Dump struct {
 // StartDump starts a dump of a running container. Nothing stops before Release.
 // It always has to be ended by Commit or Abort, also after an error.
 func StartDump(ctx context.Context, cfg DumpConfig) (*Dump, error) {
-	gate, err := NewGate(cfg.Work, PreDump, PostDump)
+	files := config{cfg.Config}
+	relay, err := files.relay(callsScripts(ctx, cfg.Run), PreDump, PostDump)
 	if err != nil {
 		return nil, err
 	}
-	files := config{cfg.Config}
-	if err := files.write(gate.Script(), cfg.External, dumpConfig()); err != nil {
-		gate.Close()
+	if err := files.write(relay, cfg.External, dumpConfig()); err != nil {
+		relay.Close()
 		files.remove()
 		return nil, err
 	}
 	ended, end := context.WithCancelCause(context.Background())
 	running, finish := context.WithCancel(context.WithoutCancel(ctx))
-	d := &Dump{config: cfg, gate: gate, ended: ended, finish: finish}
+	d := &Dump{config: cfg, relay: relay, ended: ended, finish: finish}
 	go func() {
 		cmd := cfg.command()
 		err := cfg.Run(running, cmd)
@@ -124,7 +124,7 @@ func (d *Dump) await(ctx context.Context, stage Stage) error {
 	defer cancel(nil)
 	stop := context.AfterFunc(d.ended, func() { cancel(context.Cause(d.ended)) })
 	defer stop()
-	a, err := d.gate.Wait(both, stage)
+	a, err := d.relay.Wait(both, stage)
 	if err != nil {
 		return withLog(fmt.Errorf("dump container %s: %w", d.config.ID, err), d.config.Work, dumpLog)
 	}
@@ -136,7 +136,7 @@ func (d *Dump) await(ctx context.Context, stage Stage) error {
 func (d *Dump) Ready(ctx context.Context) error { return d.await(ctx, PreDump) }
 
 // Release lets CRIU begin; the container must be frozen.
-func (d *Dump) Release() error { return d.gate.Answer(Go) }
+func (d *Dump) Release() error { return d.relay.Answer(Go) }
 
 // Images returns when CRIU's images are complete.
 func (d *Dump) Images(ctx context.Context) error { return d.await(ctx, PostDump) }
@@ -152,7 +152,7 @@ func (d *Dump) Commit() {
 // then as they were before, frozen if their cgroup is. ctx bounds how long
 // CRIU may take before it is killed, which sets the processes free as well.
 func (d *Dump) Abort(ctx context.Context) error {
-	err := d.gate.Answer(Stop)
+	err := d.relay.Answer(Stop)
 	select {
 	case <-d.ended.Done():
 	case <-ctx.Done():
@@ -163,11 +163,11 @@ func (d *Dump) Abort(ctx context.Context) error {
 	return errors.Join(err, d.forgetCheckpoint())
 }
 
-// end waits until runc is gone and removes the gate.
+// end waits until runc is gone and removes the relay.
 func (d *Dump) end() {
 	d.finish()
 	<-d.ended.Done()
-	d.gate.Close()
+	d.relay.Close()
 	config{d.config.Config}.remove()
 }
 

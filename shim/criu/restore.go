@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -22,13 +23,13 @@ type RestoreConfig struct {
 	ID string
 	// Config is the file that the container's ConfigAnnotation names.
 	Config string
-	// Gate is an existing directory for the gate.
-	Gate string
 	// Work is where runc has CRIU work.
 	Work string
 	// Lazy leaves private memory to the fault server, which listens on
 	// lazy.SocketName in Work.
 	Lazy bool
+	// Run runs a command to its end and kills it when its context ends.
+	Run func(ctx context.Context, cmd *exec.Cmd) error
 	// External are mounts that are not CRIU's, each by its name in the images and with the path of what is bound.
 	External []External
 }
@@ -38,23 +39,23 @@ type RestoreConfig struct {
 // before they run.
 type Restore struct {
 	config  RestoreConfig
-	gate    *Gate
+	relay   *Relay
 	closing sync.Once
 }
 
-// PrepareRestore sets the gate and the configuration for a coming restore, whose command needs RestoreEnvironment.
-func PrepareRestore(cfg RestoreConfig) (*Restore, error) {
-	gate, err := NewGate(cfg.Gate, PostRestore, PreResume)
+// PrepareRestore sets the relay and the configuration for a coming restore, whose command needs RestoreEnvironment.
+func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
+	files := config{cfg.Config}
+	relay, err := files.relay(callsScripts(ctx, cfg.Run), PostRestore, PreResume)
 	if err != nil {
 		return nil, err
 	}
-	files := config{cfg.Config}
-	if err := files.write(gate.Script(), cfg.External, restoreConfig(cfg.Lazy)); err != nil {
-		gate.Close()
+	if err := files.write(relay, cfg.External, restoreConfig(cfg.Lazy)); err != nil {
+		relay.Close()
 		files.remove()
 		return nil, err
 	}
-	return &Restore{config: cfg, gate: gate}, nil
+	return &Restore{config: cfg, relay: relay}, nil
 }
 
 // RestoreEnvironment changes that of the command that restores a container, by the file that its ConfigAnnotation names.
@@ -75,7 +76,7 @@ func (r *Restore) Resuming(ctx context.Context) error {
 }
 
 func (r *Restore) wait(ctx context.Context, stage Stage) (int, error) {
-	a, err := r.gate.Wait(ctx, stage)
+	a, err := r.relay.Wait(ctx, stage)
 	if err != nil {
 		return 0, r.WithLog(fmt.Errorf("restore container %s: %w", r.config.ID, err))
 	}
@@ -83,8 +84,8 @@ func (r *Restore) wait(ctx context.Context, stage Stage) (int, error) {
 }
 
 // Answer has CRIU go on from where it waits, or kill the held processes. Once it is
-// Resuming, Stop would not stop it: kill it before the gate closes.
-func (r *Restore) Answer(v Verdict) error { return r.gate.Answer(v) }
+// Resuming, Stop would not stop it: kill it before the relay closes.
+func (r *Restore) Answer(v Verdict) error { return r.relay.Answer(v) }
 
 // WithLog adds CRIU's own account to an error.
 func (r *Restore) WithLog(err error) error {
@@ -117,10 +118,10 @@ func (r *Restore) ClearRoots() {
 	}
 }
 
-// Close removes gate and configuration, once. A restore still held is told to stop.
+// Close removes relay and configuration, once. A restore still held is told to stop.
 func (r *Restore) Close() {
 	r.closing.Do(func() {
-		r.gate.Close()
+		r.relay.Close()
 		config{r.config.Config}.remove()
 		os.Remove(filepath.Join(r.config.Work, lazy.SocketName))
 	})

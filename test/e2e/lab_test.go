@@ -85,7 +85,10 @@ func bringUp(ctx context.Context) (*lab.Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, warm(ctx, l)
+	if err := warm(ctx, l); err != nil {
+		return l, err
+	}
+	return l, useCRIU(ctx, l.Nodes()...)
 }
 
 // warm runs a pod on each node and removes it: the first one leaves directories, cgroups and a bridge for all that follow.

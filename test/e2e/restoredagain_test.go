@@ -26,8 +26,8 @@ echo $((n+1)) >%[2]s
 `
 
 // afterCommit is a stage at which a test's script is called when the pod is committed and nothing of it has run: CRIU calls
-// the script that its configuration names last, which is ours, before others (criu/action-scripts.c, add_script), and ours
-// holds it there until the commit.
+// scripts when runc has answered its notification (criu/action-scripts.c, run_scripts), and the shim keeps the answer back
+// until the commit.
 const afterCommit = "post-restore"
 
 // breakRestores has restores on a node broken at a stage, so many times. broken says how often that has happened, mend ends it.

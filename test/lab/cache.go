@@ -20,8 +20,8 @@ type Cached struct {
 	Root string
 	// Machine is a root file system for the machine on which the nodes run, relative to Dir: the nodes' packages, and more.
 	Machine string
-	// OlderCRIU is the directory that OlderCRIU returns, relative to Dir.
-	OlderCRIU string
+	// OlderCRIUs are the directories that OlderCRIU returns, relative to Dir.
+	OlderCRIUs []string
 	// Layers are the directories with layers of images, relative to Dir.
 	Layers []string
 	// Kubernetes is the directory with its programs, and Attacher that with csi-attacher, relative to Dir; empty unless the
@@ -48,10 +48,6 @@ func FillCache(ctx context.Context, o Options, images [][]string, more ...string
 	if err != nil {
 		return Cached{}, err
 	}
-	older, err := l.olderCRIU(ctx)
-	if err != nil {
-		return Cached{}, err
-	}
 	pause, err := l.pauseImage(ctx)
 	if err != nil {
 		return Cached{}, err
@@ -60,8 +56,15 @@ func FillCache(ctx context.Context, o Options, images [][]string, more ...string
 	if c.Root, err = l.inCache(root); err != nil {
 		return Cached{}, err
 	}
-	if c.OlderCRIU, err = l.inCache(older); err != nil {
-		return Cached{}, err
+	for _, release := range CRIUReleases {
+		older, err := l.olderCRIU(ctx, release)
+		if err != nil {
+			return Cached{}, err
+		}
+		if older, err = l.inCache(older); err != nil {
+			return Cached{}, err
+		}
+		c.OlderCRIUs = append(c.OlderCRIUs, older)
 	}
 	if o.Kubernetes {
 		bin, err := l.kubernetesBin(ctx)

@@ -6,19 +6,48 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
-// olderSuite is the newest Debian release whose CRIU is of a former minor release (4.1) and runs on kernels of today: that of the release
-// before, 3.17, does not know their vDSO.
-const olderSuite = "trixie"
+// EnvCRIU names the older CRIU that a run of the end-to-end tests has its nodes use, such as "3.17": so that the same tests run with each.
+const EnvCRIU = "GODWIT_E2E_CRIU"
 
-// criuLibrary is what that CRIU needs and the nodes lack: 4.2 does without.
+// CRIURelease is a former release of CRIU, as a release of Debian has it.
+type CRIURelease struct {
+	suite string
+	// Version is how its own account of it begins.
+	Version string
+}
+
+var (
+	// FormerCRIU is of the minor release before the nodes': its page-server messages have another layout.
+	FormerCRIU = CRIURelease{suite: "trixie", Version: "4.1"}
+	// OldestCRIU calls no action scripts for a client that it notifies. It does not know the vDSO of kernels of today: it runs on those of
+	// its time.
+	OldestCRIU = CRIURelease{suite: "bookworm", Version: "3.17"}
+)
+
+// CRIUReleases are those.
+var CRIUReleases = []CRIURelease{FormerCRIU, OldestCRIU}
+
+// FindCRIU returns the release that has a version, such as "3.17".
+func FindCRIU(version string) (CRIURelease, error) {
+	var known []string
+	for _, r := range CRIUReleases {
+		if r.Version == version {
+			return r, nil
+		}
+		known = append(known, r.Version)
+	}
+	return CRIURelease{}, fmt.Errorf("CRIU %q: there is %s", version, strings.Join(known, " and "))
+}
+
+// criuLibrary is what both need and the nodes lack: 4.2 does without.
 const criuLibrary = "libnet1"
 
-// OlderCRIU returns a directory in the cache with a CRIU of a former minor release than the nodes', whose page-server messages have the other
-// layout: the program, criu, which runs on a node, and the libraries that it needs besides the node's, lib*. It is fetched if it is not
-// there. Setup has run before.
-func OlderCRIU(ctx context.Context, o Options) (dir string, err error) {
+// OlderCRIU returns a directory in the cache with a release: the program, criu, which runs on a node, and the libraries that it needs besides
+// the node's, lib*. It is fetched if it is not there. Setup has run before.
+func OlderCRIU(ctx context.Context, o Options, r CRIURelease) (dir string, err error) {
 	lo, err := newLayout(o.Dir)
 	if err != nil {
 		return "", err
@@ -27,11 +56,11 @@ func OlderCRIU(ctx context.Context, o Options) (dir string, err error) {
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
-	return l.olderCRIU(ctx)
+	return l.olderCRIU(ctx, r)
 }
 
-func (l *Lab) olderCRIU(ctx context.Context) (string, error) {
-	dir := filepath.Join(l.cache, "criu-"+olderSuite)
+func (l *Lab) olderCRIU(ctx context.Context, r CRIURelease) (string, error) {
+	dir := filepath.Join(l.cache, "criu-"+r.suite)
 	root, err := l.nodeRoot(ctx)
 	if err != nil {
 		return "", err
@@ -44,14 +73,14 @@ func (l *Lab) olderCRIU(ctx context.Context) (string, error) {
 	if isDir(dir) {
 		return dir, nil
 	}
-	l.log.Info("fetching an older CRIU, once", "suite", olderSuite)
-	return dir, atomicDir(dir, func(tmp string) error { return unpackCRIU(ctx, tmp, root) })
+	l.log.Info("fetching an older CRIU, once", "suite", r.suite)
+	return dir, atomicDir(dir, func(tmp string) error { return r.unpack(ctx, tmp, root) })
 }
 
-// unpackCRIU fills a directory with the program and its libraries.
-func unpackCRIU(ctx context.Context, dir, root string) error {
+// unpack fills a directory with the program and its libraries.
+func (r CRIURelease) unpack(ctx context.Context, dir, root string) error {
 	work := filepath.Join(dir, "work")
-	a, err := OpenArchive(ctx, work, olderSuite, root)
+	a, err := OpenArchive(ctx, work, r.suite, root)
 	if err != nil {
 		return err
 	}
@@ -63,7 +92,7 @@ func unpackCRIU(ctx context.Context, dir, root string) error {
 	}
 	files, err := filepath.Glob(filepath.Join(unpacked, "usr/lib/*/libnet.so.*"))
 	if err != nil || len(files) == 0 {
-		return fmt.Errorf("package %s of %s has no library", criuLibrary, olderSuite)
+		return fmt.Errorf("package %s of %s has no library", criuLibrary, r.suite)
 	}
 	for _, f := range append(files, filepath.Join(unpacked, "usr/sbin/criu")) {
 		if err := os.Rename(f, filepath.Join(dir, filepath.Base(f))); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"godwit.dev/godwit/test/lab"
@@ -28,14 +29,15 @@ func systemDisk(ctx context.Context, cache string, k kernel, c lab.Cached, log *
 	if err != nil {
 		return "", fmt.Errorf("system disk: %w", err)
 	}
-	key := sha256.Sum256([]byte(strings.Join(append([]string{systemFormat, k.version, c.Root, c.Machine, c.OlderCRIU}, c.Layers...), " ")))
-	image := filepath.Join(cache, "system-"+hex.EncodeToString(key[:6])+".img")
+	key := sha256.Sum256([]byte(strings.Join(slices.Concat([]string{systemFormat, k.version, c.Root, c.Machine}, c.OlderCRIUs, c.Layers), " ")))
+	name := "system-" + k.suite + "-"
+	image := filepath.Join(cache, name+hex.EncodeToString(key[:6])+".img")
 	if _, err := os.Stat(image); err == nil {
 		return image, nil
 	}
 	log.Info("making the virtual machine's system disk, once")
 	// Machines that run have the old ones open.
-	old, err := filepath.Glob(filepath.Join(cache, "system-*"))
+	old, err := filepath.Glob(filepath.Join(cache, name+"*"))
 	if err != nil {
 		return "", err
 	}
@@ -68,7 +70,7 @@ func systemTree(ctx context.Context, tree string, k kernel, c lab.Cached, busybo
 		busybox:                      guest.Busybox,
 		filepath.Join(c.Dir, c.Root): filepath.Join(guest.CacheDir, c.Root),
 	}
-	for _, dir := range append(c.Layers, c.Machine, c.OlderCRIU) {
+	for _, dir := range slices.Concat(c.Layers, c.OlderCRIUs, []string{c.Machine}) {
 		copies[filepath.Join(c.Dir, dir)] = filepath.Join(guest.CacheDir, dir)
 	}
 	for from, to := range copies {

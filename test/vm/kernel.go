@@ -8,23 +8,55 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"godwit.dev/godwit/test/lab"
 )
 
-const (
-	// kernelSuite is the Debian release whose kernel is booted: a long-term one, as nodes in the field have.
-	kernelSuite = "trixie"
-	// kernelPackage depends on the newest cloud kernel of that release.
-	kernelPackage = "linux-image-cloud-amd64"
+// kernelPackage depends on the newest cloud kernel of a release.
+const kernelPackage = "linux-image-cloud-amd64"
+
+// A release is one of Debian's whose cloud kernel can be booted: long-term ones, as nodes in the field have.
+type release struct {
+	suite string
+	// engines are the trackers that its kernel has, as godwitctl names them: the end-to-end tests run with each.
+	engines []string
+}
+
+var (
+	// trixie is Debian 13, Linux 6.12: it has both trackers.
+	trixie = release{suite: "trixie", engines: []string{"write-protect", "soft-dirty"}}
+	// bookworm is Debian 12, Linux 6.1. Like 5.15 and 6.6 it has soft-dirty bits and no PAGEMAP_SCAN, which came with 6.7.
+	bookworm = release{suite: "bookworm", engines: []string{"soft-dirty"}}
 )
 
-// kernelOptions are what this kernel is booted for, or cannot be booted without.
+// releases are those of the flag -kernel.
+var releases = []release{trixie, bookworm}
+
+// String is the release's name.
+func (r *release) String() string { return r.suite }
+
+// Set takes a release by its name.
+func (r *release) Set(name string) error {
+	var known []string
+	for _, one := range releases {
+		if one.suite == name {
+			*r = one
+			return nil
+		}
+		known = append(known, one.suite)
+	}
+	return fmt.Errorf("there is %s", strings.Join(known, " and "))
+}
+
+// kernelOptions are what a kernel is booted for, or cannot be booted without.
 var kernelOptions = []string{
 	"MEM_SOFT_DIRTY", "USERFAULTFD", "HAVE_ARCH_USERFAULTFD_WP", "CHECKPOINT_RESTORE", "CGROUPS", "MEMCG",
-	"VIRTIO_CONSOLE", "EXT4_FS", "MODULE_DECOMPRESS",
 }
+
+// unpackOption is what a kernel needs whose modules are compressed: nobody unpacks them for it.
+const unpackOption = "MODULE_DECOMPRESS"
 
 // tools are the programs that are run here, with the Debian package of each.
 var tools = map[string]string{
@@ -34,6 +66,7 @@ var tools = map[string]string{
 // kernel is a kernel in the cache.
 type kernel struct {
 	dir     string // vmlinuz, config, and modules/VERSION as depmod leaves it
+	suite   string // the release's
 	version string
 }
 
@@ -42,18 +75,18 @@ func (k kernel) modules() string { return filepath.Join(k.dir, "modules") }
 
 // findKernel returns the cached kernel, or fetches it. Remove it from the cache to get the release's newest. The caller
 // holds the cache's lock.
-func findKernel(ctx context.Context, cache, root string, log *slog.Logger) (kernel, error) {
-	dir := filepath.Join(cache, "kernel-"+kernelSuite)
-	if k, err := openKernel(dir); err == nil {
+func (r release) findKernel(ctx context.Context, cache, root string, log *slog.Logger) (kernel, error) {
+	dir := filepath.Join(cache, "kernel-"+r.suite)
+	if k, err := openKernel(r.suite, dir); err == nil {
 		return k, nil
 	}
-	log.Info("fetching Debian's cloud kernel, once", "suite", kernelSuite)
+	log.Info("fetching Debian's cloud kernel, once", "suite", r.suite)
 	tmp, err := freshDir(dir + ".tmp")
 	if err != nil {
 		return kernel{}, err
 	}
 	defer os.RemoveAll(tmp)
-	unpacked, err := download(ctx, tmp, root)
+	unpacked, err := r.download(ctx, tmp, root)
 	if err != nil {
 		return kernel{}, fmt.Errorf("kernel: %w", err)
 	}
@@ -66,11 +99,11 @@ func findKernel(ctx context.Context, cache, root string, log *slog.Logger) (kern
 	if err := os.Rename(filepath.Join(tmp, "kernel"), dir); err != nil {
 		return kernel{}, err
 	}
-	return openKernel(dir)
+	return openKernel(r.suite, dir)
 }
 
 // openKernel finds a kernel in a directory, and sees that it has what it is for.
-func openKernel(dir string) (kernel, error) {
+func openKernel(suite, dir string) (kernel, error) {
 	versions, err := filepath.Glob(filepath.Join(dir, "modules", "*"))
 	if err != nil || len(versions) != 1 {
 		return kernel{}, fmt.Errorf("%s has %d kernels", dir, len(versions))
@@ -79,11 +112,46 @@ func openKernel(dir string) (kernel, error) {
 	if err != nil {
 		return kernel{}, err
 	}
-	k := kernel{dir: dir, version: filepath.Base(versions[0])}
-	if lacking := lacks(string(config), kernelOptions); len(lacking) > 0 {
+	k := kernel{dir: dir, suite: suite, version: filepath.Base(versions[0])}
+	options, err := k.options()
+	if err != nil {
+		return kernel{}, err
+	}
+	if lacking := lacks(string(config), options); len(lacking) > 0 {
 		return kernel{}, fmt.Errorf("kernel %s is without %s: it is not for these tests", k.version, strings.Join(lacking, ", "))
 	}
 	return k, nil
+}
+
+// options are what the kernel must have built in.
+func (k kernel) options() ([]string, error) {
+	files, err := k.bootFiles()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		if filepath.Ext(f) != ".ko" {
+			return append(slices.Clone(kernelOptions), unpackOption), nil
+		}
+	}
+	return kernelOptions, nil
+}
+
+// bootFiles are the files of the bootModules, in the order in which they are loaded, each once.
+func (k kernel) bootFiles() ([]string, error) {
+	var files []string
+	for _, module := range bootModules {
+		needed, err := k.moduleFiles(module)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range needed {
+			if !slices.Contains(files, f) {
+				files = append(files, f)
+			}
+		}
+	}
+	return files, nil
 }
 
 // lacks lists the options that a kernel's configuration does not have built in.
@@ -107,8 +175,8 @@ func lacks(config string, options []string) []string {
 var kernelDependency = regexp.MustCompile(`^\s*Depends: (linux-image-[0-9][a-z0-9.+~-]*-cloud-amd64)\s*$`)
 
 // download gets the kernel's package, unpacked.
-func download(ctx context.Context, dir, root string) (unpacked string, err error) {
-	a, err := lab.OpenArchive(ctx, dir, kernelSuite, root)
+func (r release) download(ctx context.Context, dir, root string) (unpacked string, err error) {
+	a, err := lab.OpenArchive(ctx, dir, r.suite, root)
 	if err != nil {
 		return "", err
 	}
@@ -123,7 +191,7 @@ func download(ctx context.Context, dir, root string) (unpacked string, err error
 		}
 	}
 	if name == "" {
-		return "", fmt.Errorf("package %s of %s depends on no kernel", kernelPackage, kernelSuite)
+		return "", fmt.Errorf("package %s of %s depends on no kernel", kernelPackage, r.suite)
 	}
 	unpacked = filepath.Join(dir, "unpacked")
 	return unpacked, a.Unpack(ctx, name, unpacked)
@@ -131,21 +199,31 @@ func download(ctx context.Context, dir, root string) (unpacked string, err error
 
 // pickKernel makes the directory to, of what is needed of the unpacked package.
 func pickKernel(ctx context.Context, unpacked, to string) error {
-	versions, err := filepath.Glob(filepath.Join(unpacked, "usr/lib/modules/*"))
-	if err != nil || len(versions) != 1 {
-		return fmt.Errorf("%s's package has %d kernels", kernelSuite, len(versions))
+	// Up to bookworm a kernel's modules are in /lib, later in /usr/lib.
+	var versions []string
+	for _, lib := range []string{"lib", "usr/lib"} {
+		found, err := filepath.Glob(filepath.Join(unpacked, lib, "modules/*"))
+		if err != nil {
+			return err
+		}
+		versions = append(versions, found...)
 	}
-	version := filepath.Base(versions[0])
-	if _, err := output(exec.CommandContext(ctx, "depmod", "-b", filepath.Join(unpacked, "usr"), version)); err != nil {
+	if len(versions) != 1 {
+		return fmt.Errorf("its package has %d kernels", len(versions))
+	}
+	modules, version := filepath.Split(versions[0])
+	base := filepath.Dir(filepath.Dir(filepath.Clean(modules)))
+	if _, err := output(exec.CommandContext(ctx, "depmod", "-b", base, version)); err != nil {
 		return err
 	}
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return err
 	}
+	boot := filepath.Join(unpacked, "boot")
 	for from, name := range map[string]string{
-		"boot/vmlinuz-" + version: "vmlinuz", "boot/config-" + version: "config", "usr/lib/modules": "modules",
+		filepath.Join(boot, "vmlinuz-"+version): "vmlinuz", filepath.Join(boot, "config-"+version): "config", filepath.Clean(modules): "modules",
 	} {
-		if err := os.Rename(filepath.Join(unpacked, from), filepath.Join(to, name)); err != nil {
+		if err := os.Rename(from, filepath.Join(to, name)); err != nil {
 			return err
 		}
 	}

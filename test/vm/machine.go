@@ -27,6 +27,7 @@ import (
 type machine struct {
 	qemu           emulator
 	dir            string // of this run alone
+	release        release
 	kernel, initrd string
 	// The disks; nothing is ever written to their images.
 	system       *os.File

@@ -5,6 +5,8 @@
 //
 //	go run ./test/vm                                 the end-to-end tests, once for each engine
 //	go run ./test/vm -run Redis -engines soft-dirty  some of them, with one engine
+//	go run ./test/vm -kernel bookworm                on Linux 6.1, which has soft-dirty tracking and nothing newer
+//	go run ./test/vm -kernel bookworm -criu 3.17     and with a CRIU of that kernel's time
 //	go run ./test/vm -test ./pagestream/track        the unit tests of packages instead; with -e2e, before
 //	go run ./test/vm -bench                          the bench of the engines; its report comes back to the directory -out
 //	go run ./test/vm -shell 'criu check --all'       any command; what is in /out afterwards comes back, too
@@ -26,6 +28,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/test/lab"
 )
 
 // options are the flags.
@@ -40,6 +44,8 @@ type options struct {
 	counted   bool
 	benchArgs []string
 	shell     string
+	kernel    release
+	criu      string // the version of an older one, for the nodes
 	files     list
 	env       list
 	out       string
@@ -59,11 +65,11 @@ func (l *list) Set(s string) error {
 }
 
 func parseFlags(args []string, output io.Writer) (options, error) {
-	var o options
+	o := options{kernel: trixie}
 	f := flag.NewFlagSet("vm", flag.ContinueOnError)
 	f.SetOutput(output)
 	f.BoolVar(&o.e2e, "e2e", false, "run the end-to-end tests; so it is if nothing else is asked for")
-	f.Var(&o.engines, "engines", "the `trackers` with each of which the end-to-end tests run, as godwitctl migrate --tracker names them; with auto the node chooses (default "+strings.Join(defaultEngines, ",")+")")
+	f.Var(&o.engines, "engines", "the `trackers` with each of which the end-to-end tests run, as godwitctl migrate --tracker names them; with auto the node chooses (default those that the kernel has)")
 	f.StringVar(&o.run, "run", "", "run only the tests that match `regexp`, as go test takes it: of the end-to-end tests, or without them of -test's")
 	f.StringVar(&o.skip, "skip", "", "leave out the tests that match `regexp`, in the same way")
 	f.StringVar(&o.once, "once", "", "besides, with the first engine only, the end-to-end tests that match `regexp`")
@@ -71,6 +77,8 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	f.StringVar(&o.testRun, "test-run", "", "of them, only those that match `regexp`")
 	f.BoolVar(&o.counted, "counted", false, "have an emulated machine's clock count instructions, with one processor: see countedClock; the bench always has it")
 	f.BoolVar(&o.bench, "bench", false, "run the bench of the engines; arguments after all flags are its own")
+	f.Var(&o.kernel, "kernel", "the Debian `release` whose kernel is booted: trixie (6.12) or bookworm (6.1)")
+	f.StringVar(&o.criu, "criu", "", "have the nodes of the end-to-end tests use an older CRIU: 4.1 or, with -kernel bookworm, 3.17")
 	f.StringVar(&o.shell, "shell", "", "run this `command`, with sh")
 	f.Var(&o.files, "file", "bring `files` or directories along: they are in /payload/files")
 	f.Func("env", "set a variable, `NAME=value`, for all that runs inside", func(s string) error {
@@ -91,6 +99,11 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	o.counted = o.counted || o.bench
 	if o.testRun != "" && len(o.tests) == 0 {
 		return o, errors.New("-test-run: it is of the packages that -test names, and there are none")
+	}
+	if o.criu != "" {
+		if _, err := lab.FindCRIU(o.criu); err != nil {
+			return o, fmt.Errorf("-criu: %w", err)
+		}
 	}
 	o.e2e = o.e2e || len(o.tests) == 0 && !o.bench && o.shell == ""
 	return o, nil

@@ -19,6 +19,13 @@ func TestFlagsSayWhatIsRun(t *testing.T) {
 		{"unit tests alone", []string{"-test", "./a,./b"}, func(o options) bool { return !o.e2e && slices.Equal(o.tests, list{"./a", "./b"}) }, false},
 		{"both", []string{"-test", "./a", "-test", "./b", "-e2e"}, func(o options) bool { return o.e2e && len(o.tests) == 2 }, false},
 		{"engines", []string{"-engines", "soft-dirty,auto"}, func(o options) bool { return o.e2e && slices.Equal(o.engines, list{"soft-dirty", "auto"}) }, false},
+		{"the newer kernel, if none is named", nil, func(o options) bool { return o.kernel.suite == "trixie" && len(o.kernel.engines) == 2 }, false},
+		{"a kernel without write-protect", []string{"-kernel", "bookworm"}, func(o options) bool {
+			return o.kernel.suite == "bookworm" && slices.Equal(o.kernel.engines, []string{"soft-dirty"})
+		}, false},
+		{"an older CRIU", []string{"-criu", "3.17"}, func(o options) bool { return o.e2e && o.criu == "3.17" }, false},
+		{"no such CRIU", []string{"-criu", "2.6"}, nil, true},
+		{"no such kernel", []string{"-kernel", "woody"}, nil, true},
 		{"a variable with a comma", []string{"-env", "A=b,c"}, func(o options) bool { return slices.Equal(o.env, list{"A=b,c"}) }, false},
 		{"a deadline", []string{"-timeout", "3m"}, func(o options) bool { return o.timeout == 3*time.Minute }, false},
 		{"the bench with arguments", []string{"-bench", "-turns", "1"}, nil, true},

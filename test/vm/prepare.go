@@ -33,8 +33,9 @@ var modules = []string{
 	"af_packet_diag", "netlink_diag",
 }
 
-// bootModules are what the root file system needs.
-var bootModules = []string{"virtio_blk", "overlay"}
+// bootModules are what the machine needs to have its root file system and to hear what to do, where that is not built in: ext4 asks
+// for its checksum by a name that only modprobe would make a module of.
+var bootModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4", "overlay"}
 
 // slowEmulated is how many times as long as elsewhere everything takes when the processor is emulated.
 const slowEmulated = 10
@@ -56,7 +57,7 @@ func prepare(ctx context.Context, o options, dir string, log *slog.Logger) (*mac
 		return nil, err
 	}
 	m := &machine{
-		qemu: qemu, dir: dir, out: o.out, memory: o.memory, cpus: o.cpus, kvm: haveKVM(), counted: o.counted,
+		qemu: qemu, dir: dir, out: o.out, memory: o.memory, cpus: o.cpus, kvm: haveKVM(), counted: o.counted, release: o.kernel,
 		stdout: os.Stdout, log: log,
 	}
 	k, err := m.findDisk(ctx, cached, log)
@@ -81,7 +82,7 @@ func (m *machine) findDisk(ctx context.Context, cached lab.Cached, log *slog.Log
 	}
 	defer release()
 	// The nodes' system is a newer Debian, and has the keys of this one too.
-	k, err := findKernel(ctx, cache, filepath.Join(cached.Dir, cached.Root), log)
+	k, err := m.release.findKernel(ctx, cache, filepath.Join(cached.Dir, cached.Root), log)
 	if err != nil {
 		return k, err
 	}
@@ -161,9 +162,6 @@ func (p payload) steps(ctx context.Context, o options) ([]guest.Step, error) {
 	return steps, nil
 }
 
-// defaultEngines are those that the end-to-end tests run with, as godwitctl names its trackers.
-var defaultEngines = []string{"write-protect", "soft-dirty"}
-
 // autoEngine leaves the choice to the node.
 const autoEngine = "auto"
 
@@ -187,7 +185,7 @@ func (p payload) endToEnd(ctx context.Context, o options) ([]guest.Step, error) 
 	}
 	engines := o.engines
 	if len(engines) == 0 {
-		engines = defaultEngines
+		engines = o.kernel.engines
 	}
 	var steps []guest.Step
 	for i, engine := range engines {
@@ -198,6 +196,9 @@ func (p payload) endToEnd(ctx context.Context, o options) ([]guest.Step, error) 
 		s := guest.Step{
 			Name: "end-to-end tests, tracker " + engine, Args: append([]string{path.Join(guest.Payload, tests)}, testFlags(o, run)...),
 			Env: []string{"GODWIT_E2E_KEEP=1"}, // the next one finds the nodes, with all images; the machine goes away at the end
+		}
+		if o.criu != "" {
+			s.Env = append(s.Env, lab.EnvCRIU+"="+o.criu)
 		}
 		if engine != autoEngine {
 			s.Env = append(s.Env, move.EnvTracker+"="+engine)
@@ -220,21 +221,17 @@ func (m *machine) makeInitrd(ctx context.Context, k kernel) error {
 	if err := (payload{tree: tree}).build(ctx, false, modulePath+"/test/vm/guestinit", "init"); err != nil {
 		return err
 	}
-	n := 0
-	for _, name := range bootModules {
-		files, err := k.moduleFiles(name)
+	files, err := k.bootFiles()
+	if err != nil {
+		return err
+	}
+	for n, f := range files {
+		b, err := os.ReadFile(filepath.Join(k.modules(), k.version, f))
 		if err != nil {
 			return err
 		}
-		for _, f := range files {
-			b, err := os.ReadFile(filepath.Join(k.modules(), k.version, f))
-			if err != nil {
-				return err
-			}
-			if err := os.WriteFile(filepath.Join(tree, guest.BootModules, fmt.Sprintf("%02d-%s", n, filepath.Base(f))), b, 0o644); err != nil {
-				return err
-			}
-			n++
+		if err := os.WriteFile(filepath.Join(tree, guest.BootModules, fmt.Sprintf("%02d-%s", n, filepath.Base(f))), b, 0o644); err != nil {
+			return err
 		}
 	}
 	m.initrd = filepath.Join(m.dir, "initrd.img")

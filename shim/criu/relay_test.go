@@ -1,0 +1,395 @@
+package criu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+)
+
+// playCRIU has this program play a CRIU, which is what it tells its client with the file that the request names.
+const playCRIU = "GODWIT_TEST_PLAY_CRIU"
+
+func TestMain(m *testing.M) {
+	if stood, err := StandIn(os.Args); stood {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if os.Getenv(playCRIU) != "" {
+		if err := play(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// play is CRIU's part: it takes a request, reads the file that it names as CRIU would, notifies of each stage that the
+// file's text names, and says how that went.
+func play() error {
+	conn, err := net.FileConn(os.NewFile(serviceSocket, "rpc"))
+	if err != nil {
+		return err
+	}
+	c := conn.(*net.UnixConn)
+	buf := make([]byte, maxMessage)
+	n, err := c.Read(buf)
+	if err != nil {
+		return err
+	}
+	req := new(rpc.CriuReq)
+	if err := proto.Unmarshal(buf[:n], req); err != nil {
+		return err
+	}
+	maker, err := connPeer(c)
+	if err != nil {
+		return err
+	}
+	stages, err := os.ReadFile(fmt.Sprintf("/proc/%d/fd/%d", maker, req.GetOpts().GetImagesDirFd()))
+	if err != nil {
+		return err
+	}
+	resp := &rpc.CriuResp{Type: req.Type, Success: proto.Bool(true)}
+	for _, stage := range strings.Fields(string(stages)) {
+		ok, err := playStage(c, stage)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			resp.Success, resp.CrErrmsg = proto.Bool(false), proto.String(stage)
+			break
+		}
+	}
+	body, err := proto.Marshal(resp)
+	if err == nil {
+		_, err = c.Write(body)
+	}
+	return err
+}
+
+// playStage notifies of a stage, with a pipe's end that the client is to write to if it is the one for a terminal.
+func playStage(c *net.UnixConn, stage string) (ok bool, err error) {
+	body, err := proto.Marshal(&rpc.CriuResp{
+		Type: rpc.CriuReqType_NOTIFY.Enum(), Success: proto.Bool(true), Notify: &rpc.CriuNotify{Script: proto.String(stage), Pid: proto.Int32(int32(os.Getpid()))},
+	})
+	if err != nil {
+		return false, err
+	}
+	var passed []*os.File
+	r, w, err := os.Pipe()
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	if stage == "orphan-pts-master" {
+		passed = append(passed, w)
+	}
+	err = send(c, body, passed)
+	w.Close()
+	if err != nil {
+		return false, err
+	}
+	buf := make([]byte, maxMessage)
+	n, err := c.Read(buf)
+	if err != nil {
+		return false, err
+	}
+	if heard, err := io.ReadAll(r); err != nil || len(passed) > 0 && string(heard) != "master" {
+		return false, fmt.Errorf("heard %q, %w", heard, err)
+	}
+	req := new(rpc.CriuReq)
+	err = proto.Unmarshal(buf[:n], req)
+	return req.GetType() == rpc.CriuReqType_NOTIFY && req.GetNotifySuccess(), err
+}
+
+// client is what runc is to CRIU.
+type client struct {
+	conn *net.UnixConn
+	cmd  *exec.Cmd
+	said bytes.Buffer
+	// notified are the scripts of which it was.
+	notified []string
+}
+
+// startClient starts `criu swrk` as runc does, below a relay, with a CRIU in PATH that goes through stages.
+func startClient(t *testing.T, c config, stages string) *client {
+	t.Helper()
+	bin := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\n%s=1 exec %q \"$@\"\n", playCRIU, self)
+	if err := os.WriteFile(filepath.Join(bin, "criu"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	conn, theirs, err := servicePair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &client{conn: conn}
+	k.cmd = exec.Command(filepath.Join(c.bin(), standInCRIU), "swrk", fmt.Sprint(serviceSocket))
+	k.cmd.Args[0] = standInCRIU
+	k.cmd.Env = c.environment(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")))
+	k.cmd.ExtraFiles = []*os.File{theirs}
+	k.cmd.Stderr = &k.said
+	err = k.cmd.Start()
+	theirs.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(); k.cmd.Process.Kill(); k.cmd.Wait() })
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	images := filepath.Join(t.TempDir(), "images")
+	if err := os.WriteFile(images, []byte(stages), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	body, err := proto.Marshal(&rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: &rpc.CriuOpts{ImagesDirFd: proto.Int32(int32(f.Fd()))}})
+	if err == nil {
+		_, err = conn.Write(body)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// converse answers CRIU's notifications until it has a response.
+func (k *client) converse() (*rpc.CriuResp, error) {
+	buf := make([]byte, maxMessage)
+	for {
+		n, passed, err := receive(k.conn, buf)
+		if err != nil || n == 0 {
+			return nil, errors.Join(errors.New("CRIU is gone"), err)
+		}
+		for _, f := range passed {
+			f.WriteString("master")
+		}
+		closeAll(passed)
+		resp := new(rpc.CriuResp)
+		if err := proto.Unmarshal(buf[:n], resp); err != nil {
+			return nil, err
+		}
+		if resp.GetType() != rpc.CriuReqType_NOTIFY {
+			k.conn.CloseWrite()
+			return resp, k.cmd.Wait()
+		}
+		k.notified = append(k.notified, resp.GetNotify().GetScript())
+		body, err := proto.Marshal(&rpc.CriuReq{Type: rpc.CriuReqType_NOTIFY.Enum(), NotifySuccess: proto.Bool(true)})
+		if err == nil {
+			_, err = k.conn.Write(body)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func newRelay(t *testing.T, stages ...Stage) (config, *Relay) {
+	t.Helper()
+	c := config{filepath.Join(t.TempDir(), strings.Repeat("a-long-name-as-bundles-have-", 6), "criu.conf")}
+	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g, err := c.relay(false, stages...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Close)
+	return c, g
+}
+
+// inBackground is how a client's conversation ends.
+type inBackground struct {
+	resp *rpc.CriuResp
+	err  error
+}
+
+func (k *client) start() <-chan inBackground {
+	done := make(chan inBackground, 1)
+	go func() {
+		resp, err := k.converse()
+		done <- inBackground{resp, err}
+	}()
+	return done
+}
+
+func TestARelayHoldsCRIUUntilTheVerdict(t *testing.T) {
+	for _, c := range []struct {
+		verdict Verdict
+		success bool
+	}{{Go, true}, {Stop, false}} {
+		files, g := newRelay(t, PreDump, PostDump)
+		k := startClient(t, files, "pre-dump network-lock orphan-pts-master post-dump")
+		done := k.start()
+		a, err := g.Wait(t.Context(), PreDump)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.PID != k.cmd.Process.Pid {
+			t.Errorf("arrival names process %d, CRIU is %d", a.PID, k.cmd.Process.Pid)
+		}
+		if err := g.Answer(Go); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.Wait(t.Context(), PostDump); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case end := <-done:
+			t.Fatalf("CRIU did not wait: %v, %v", end.resp, end.err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		if err := g.Answer(c.verdict); err != nil {
+			t.Fatal(err)
+		}
+		end := <-done
+		if end.err != nil {
+			t.Fatalf("%v: %s", end.err, k.said.String())
+		}
+		if end.resp.GetSuccess() != c.success {
+			t.Errorf("verdict %d: %v", c.verdict, end.resp)
+		}
+		if want := "pre-dump network-lock orphan-pts-master post-dump"; strings.Join(k.notified, " ") != want {
+			t.Errorf("the client was notified of %q", k.notified)
+		}
+	}
+}
+
+func TestARelayStopsCRIUBeforeItServesPages(t *testing.T) {
+	files, _ := newRelay(t)
+	k := startClient(t, files, "pre-dump status-ready")
+	resp, err := k.converse()
+	if err != nil || resp.GetSuccess() || resp.GetCrErrmsg() != string(statusReady) {
+		t.Errorf("%v, %v: %s", resp, err, k.said.String())
+	}
+}
+
+func TestAVerdictMayComeBeforeCRIU(t *testing.T) {
+	files, g := newRelay(t, PreDump)
+	if err := g.Answer(Stop); err != nil {
+		t.Fatal(err)
+	}
+	k := startClient(t, files, "pre-dump")
+	if resp, err := k.converse(); err != nil || resp.GetSuccess() {
+		t.Errorf("%v, %v: %s", resp, err, k.said.String())
+	}
+}
+
+func TestAClosedRelayStopsWhatWaits(t *testing.T) {
+	files, g := newRelay(t, PreDump)
+	k := startClient(t, files, "pre-dump")
+	done := k.start()
+	if _, err := g.Wait(t.Context(), PreDump); err != nil {
+		t.Fatal(err)
+	}
+	g.Close()
+	if end := <-done; end.err == nil && end.resp.GetSuccess() {
+		t.Errorf("CRIU went on: %v", end.resp)
+	}
+	if err := g.Answer(Go); err == nil {
+		t.Error("a closed relay takes verdicts")
+	}
+}
+
+func TestARelayThatClosesWaitsForACRIUThatWasLetGo(t *testing.T) {
+	files, g := newRelay(t, PostRestore, PreResume)
+	k := startClient(t, files, "post-restore pre-resume network-unlock post-resume")
+	done := k.start()
+	for _, stage := range []Stage{PostRestore, PreResume} {
+		if _, err := g.Wait(t.Context(), stage); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Answer(Go); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.Close()
+	if end := <-done; end.err != nil || !end.resp.GetSuccess() || len(k.notified) != 4 {
+		t.Errorf("%v, %v, notified of %q", end.resp, end.err, k.notified)
+	}
+}
+
+func TestARelayHearsOfACRIUThatDies(t *testing.T) {
+	files, g := newRelay(t, PreDump)
+	k := startClient(t, files, "pre-dump")
+	done := k.start()
+	a, err := g.Wait(t.Context(), PreDump)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(a.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if end := <-done; end.err == nil {
+		t.Errorf("the client did not hear of it: %v", end.resp)
+	}
+}
+
+func TestAnotherCallOfCRIUIsNotRelayed(t *testing.T) {
+	files, _ := newRelay(t, PreDump)
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "criu"), []byte("#!/bin/sh\necho \"$@\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(files.bin(), standInCRIU), "--version")
+	cmd.Args[0] = standInCRIU
+	cmd.Env = files.environment([]string{"PATH=" + bin + ":" + os.Getenv("PATH")})
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "--version\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func TestTheNetworkIsNotLockedAndOtherRulesAreCarried(t *testing.T) {
+	c := config{filepath.Join(t.TempDir(), "criu.conf")}
+	r, err := c.relay(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	bin := t.TempDir()
+	for name := range networkLockers {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho \"${0##*/} $@\"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for command, want := range map[string]string{
+		"iptables -w -t filter -I INPUT --protocol tcp -j DROP": "",
+		"ip6tables -D OUTPUT --protocol tcp -j DROP":            "",
+		"iptables -C INPUT -j CRIU":                             "",
+		"iptables-restore -w --noflush":                         "",
+		"ip6tables-restore -w --noflush":                        "",
+		"iptables -n -w -L":                                     "iptables -n -w -L\n",
+		"iptables-restore -w":                                   "iptables-restore -w\n",
+		"ip6tables-restore -V":                                  "ip6tables-restore -V\n",
+	} {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+		cmd.Env = c.environment(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")))
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != want {
+			t.Errorf("%s: %v: %q, want %q", command, err, out, want)
+		}
+	}
+}

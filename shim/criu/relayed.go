@@ -1,0 +1,260 @@
+package criu
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+)
+
+// maxMessage bounds what CRIU and its client say to each other: a request lists every mount of a container.
+const maxMessage = 1 << 20
+
+// maxPassed is how many descriptors a message may carry: the one with a terminal's master carries one.
+const maxPassed = 4
+
+// relayed is what one CRIU and its client say to each other.
+type relayed struct {
+	relay *Relay
+	// criu and client are the ways to both.
+	criu, client *net.UnixConn
+	// criuPID is CRIU's, clientPID that of who made the client's sockets, of whose files its requests speak.
+	criuPID, clientPID int
+
+	mu    sync.Mutex
+	stage Stage // of the notification that the client has yet to answer; guarded by mu
+	// lent are files of the client that CRIU finds at us; they are of the client's side alone.
+	lent []*os.File
+}
+
+// newRelayed takes the client's socket from a CRIU that has just come.
+func newRelayed(r *Relay, criu *net.UnixConn) (*relayed, error) {
+	stop := closeWith(r.broken, criu)
+	defer stop()
+	buf := make([]byte, 1)
+	_, passed, err := receive(criu, buf)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(passed)
+	if len(passed) != 1 {
+		return nil, fmt.Errorf("%d sockets came, not one", len(passed))
+	}
+	s := &relayed{relay: r, criu: criu}
+	if s.clientPID, err = peer(passed[0]); err != nil {
+		return nil, err
+	}
+	if s.criuPID, err = connPeer(criu); err != nil {
+		return nil, err
+	}
+	conn, err := net.FileConn(passed[0])
+	if err != nil {
+		return nil, err
+	}
+	client, ok := conn.(*net.UnixConn)
+	if !ok {
+		conn.Close()
+		return nil, errors.New("the client's socket is none of the local kind")
+	}
+	s.client = client
+	return s, nil
+}
+
+// serve hands on what both say, until both have ended.
+func (s *relayed) serve() {
+	defer s.client.Close()
+	defer func() { closeAll(s.lent) }()
+	stop := closeWith(s.relay.broken, s.criu, s.client)
+	defer stop()
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		if s.hand(s.client, s.criu, s.asked) != nil {
+			s.criu.Close()
+		}
+		s.criu.CloseWrite()
+	})
+	_ = s.hand(s.criu, s.client, s.said) // whatever ends it, the client sees a CRIU that is gone
+	s.client.Close()
+	asking.Wait()
+}
+
+// hand gives messages of one side to the other until the former ends, which is no error.
+func (s *relayed) hand(from, to *net.UnixConn, change func([]byte) ([]byte, error)) error {
+	buf := make([]byte, maxMessage)
+	for {
+		n, passed, err := receive(from, buf)
+		if err != nil || n == 0 {
+			closeAll(passed)
+			return ended(err)
+		}
+		message, err := change(buf[:n])
+		if err == nil {
+			err = send(to, message, passed)
+		}
+		closeAll(passed)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// said notes what CRIU notifies its client of.
+func (s *relayed) said(message []byte) ([]byte, error) {
+	resp := new(rpc.CriuResp)
+	if err := proto.Unmarshal(message, resp); err != nil {
+		return nil, fmt.Errorf("CRIU's message: %w", err)
+	}
+	if resp.GetType() == rpc.CriuReqType_NOTIFY {
+		s.mu.Lock()
+		s.stage = Stage(resp.GetNotify().GetScript())
+		s.mu.Unlock()
+	}
+	return message, nil
+}
+
+// asked changes what the client says to CRIU: its answer to a notification comes when we have given ours, and the files
+// of which it speaks are ours.
+func (s *relayed) asked(message []byte) ([]byte, error) {
+	req := new(rpc.CriuReq)
+	if err := proto.Unmarshal(message, req); err != nil {
+		return nil, fmt.Errorf("the request to CRIU: %w", err)
+	}
+	if req.GetType() == rpc.CriuReqType_NOTIFY {
+		return s.answer(message, req)
+	}
+	if req.GetOpts() == nil {
+		return message, nil
+	}
+	if err := s.lend(req.GetOpts()); err != nil {
+		return nil, err
+	}
+	return proto.Marshal(req)
+}
+
+// answer holds back the client's answer to a notification, and turns it into a no if ours is.
+func (s *relayed) answer(message []byte, req *rpc.CriuReq) ([]byte, error) {
+	s.mu.Lock()
+	stage := s.stage
+	s.stage = ""
+	s.mu.Unlock()
+	if stage == "" || !req.GetNotifySuccess() || s.relay.hold(stage, s.criuPID) == Go {
+		return message, nil
+	}
+	req.NotifySuccess = proto.Bool(false)
+	return proto.Marshal(req)
+}
+
+// lend takes over the files that CRIU opens by their number at the process that has made its socket (criu/cr-service.c,
+// setup_opts_from_req): for CRIU that is us.
+func (s *relayed) lend(opts *rpc.CriuOpts) error {
+	pidfd, err := unix.PidfdOpen(s.clientPID, 0)
+	if err != nil {
+		return fmt.Errorf("client of CRIU, process %d: %w", s.clientPID, err)
+	}
+	defer unix.Close(pidfd)
+	for _, number := range []*int32{opts.ImagesDirFd, opts.WorkDirFd, opts.StatusFd} {
+		if number == nil || *number < 0 {
+			continue
+		}
+		fd, err := unix.PidfdGetfd(pidfd, int(*number), 0)
+		if err != nil {
+			return fmt.Errorf("file %d of CRIU's client: %w", *number, err)
+		}
+		s.lent = append(s.lent, os.NewFile(uintptr(fd), "lent"))
+		*number = int32(fd)
+	}
+	return nil
+}
+
+// receive reads one message, and the descriptors that it carries. No bytes are the end.
+func receive(c *net.UnixConn, buf []byte) (n int, passed []*os.File, err error) {
+	oob := make([]byte, unix.CmsgSpace(4*maxPassed))
+	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return 0, nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return 0, nil, err
+	}
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			continue // credentials, say: nobody asked for them
+		}
+		for _, fd := range fds {
+			passed = append(passed, os.NewFile(uintptr(fd), "passed"))
+		}
+	}
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		return n, passed, fmt.Errorf("a message of CRIU or its client is longer than %d bytes", len(buf))
+	}
+	return n, passed, nil
+}
+
+// ended makes no error of the end of a conversation.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+		return nil
+	}
+	return err
+}
+
+func send(c *net.UnixConn, message []byte, passed []*os.File) error {
+	var oob []byte
+	if len(passed) > 0 {
+		fds := make([]int, len(passed))
+		for i, f := range passed {
+			fds[i] = int(f.Fd())
+		}
+		oob = unix.UnixRights(fds...)
+	}
+	_, _, err := c.WriteMsgUnix(message, oob, nil)
+	return err
+}
+
+// peer is the process that made a socket's pair, or listens where it is connected to.
+func peer(f *os.File) (int, error) {
+	cred, err := unix.GetsockoptUcred(int(f.Fd()), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, fmt.Errorf("who is at the other end: %w", err)
+	}
+	return int(cred.Pid), nil
+}
+
+func connPeer(c *net.UnixConn) (pid int, err error) {
+	f, err := c.File()
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return peer(f)
+}
+
+// closeWith closes connections when broken is, or not at all once stop has been called.
+func closeWith(broken <-chan struct{}, conns ...*net.UnixConn) (stop func()) {
+	done := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-broken:
+			for _, c := range conns {
+				c.Close()
+			}
+		case <-done:
+		}
+	})
+	return func() { close(done); watching.Wait() }
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}

@@ -1,0 +1,106 @@
+package criu
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// EnvStandIns names the directory in which programs find this one under the names of others, before those.
+const EnvStandIns = "GODWIT_CRIU_STAND_INS"
+
+// standInCRIU is what runc executes.
+const standInCRIU = "criu"
+
+// networkLockers are what CRIU locks the network by, each with the arguments of which it has one then (criu/net.c, iptables_restore and
+// iptables_has_criu_jump_target; criu/netfilter.c, iptables_connection_switch_raw). Under their names we do nothing. That is needed where CRIU
+// cannot be told to leave the network alone: before 3.19 never, and in a restore of what such a one dumped, whose method counts (criu/image.c,
+// check_img_inventory). With other arguments they find out what the machine has, or carry the rules of a namespace that the container has made.
+var networkLockers = map[string][]string{
+	"iptables": {"-I", "-D", "-C"}, "iptables-restore": {"--noflush"},
+	"ip6tables": {"-I", "-D", "-C"}, "ip6tables-restore": {"--noflush"},
+}
+
+// placeStandIns makes the directory.
+func placeStandIns(dir string) error {
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
+		return fmt.Errorf("directory of what stands in for programs: %w", err)
+	}
+	// It holds whatever becomes of our file, and wherever that is mounted.
+	self := fmt.Sprintf("/proc/%d/exe", os.Getpid())
+	for _, name := range append(slices.Collect(maps.Keys(networkLockers)), standInCRIU) {
+		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("what stands in for %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// StandIn does what this program is to do under the name of another, which stands before its arguments, and says whether
+// it was called by one. It does not return where it becomes the real one.
+func StandIn(args []string) (stood bool, err error) {
+	dir := os.Getenv(EnvStandIns)
+	if dir == "" || len(args) == 0 {
+		return false, nil
+	}
+	name := filepath.Base(args[0])
+	locking, isLocker := networkLockers[name]
+	switch {
+	case isLocker && slices.ContainsFunc(args[1:], func(arg string) bool { return slices.Contains(locking, arg) }):
+		return true, nil
+	case name == standInCRIU && len(args) == 3 && args[1] == "swrk":
+		if err := joinRelay(dir, args[2]); err != nil {
+			return true, fmt.Errorf("reach the shim: %w", err)
+		}
+	case name != standInCRIU && !isLocker:
+		return false, nil
+	}
+	path, err := realProgram(name, dir)
+	if err != nil {
+		return true, err
+	}
+	return true, fmt.Errorf("execute %s: %w", path, unix.Exec(path, args, os.Environ()))
+}
+
+// realProgram finds the program of a name that is there without us.
+func realProgram(name, without string) (string, error) {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if !filepath.IsAbs(dir) || dir == without {
+			continue
+		}
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s: %w", name, exec.ErrNotFound)
+}
+
+// joinRelay gives the shim the socket that this process has inherited, by its number, and puts one to the shim in its place.
+func joinRelay(dir, number string) error {
+	var fd int
+	if _, err := fmt.Sscanf(number, "%d", &fd); err != nil {
+		return fmt.Errorf("socket %q: %w", number, err)
+	}
+	address, done, err := throughDirectory(dir)
+	if err != nil {
+		return err
+	}
+	defer done()
+	ours, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Connect(ours, &unix.SockaddrUnix{Name: address.Name}); err != nil {
+		return err
+	}
+	if err := unix.Sendmsg(ours, []byte{0}, unix.UnixRights(fd), nil, 0); err != nil {
+		return err
+	}
+	return unix.Dup3(ours, fd, 0)
+}
