@@ -214,7 +214,7 @@ func copyRate(history []RoundStat) float64 {
 	var took time.Duration
 	for i := len(history) - 1; i >= 0 && bytes < 4*enough; i-- {
 		s := history[i]
-		sent := s.Copied.Sent * pagestream.PageSize
+		sent := s.Copied.Carried()
 		if i > 0 && sent < enough {
 			continue
 		}

@@ -171,8 +171,11 @@ func (r *Rounds) Close() {
 	r.mu.Unlock()
 	r.copier.Close()
 	r.reporter.close()
-	if r.resent != nil {
-		r.resent.release()
+	if r.resent == nil {
+		return
+	}
+	if err := r.resent.release(); err != nil {
+		r.config.Log.Warn("memory of a migration is not given back", "error", err)
 	}
 }
 

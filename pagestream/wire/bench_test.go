@@ -38,6 +38,10 @@ func (m *mapped) Pages(_ pagestream.Space, vaddr uint64, data []byte) error {
 	copy(m.memory[vaddr:], data)
 	return nil
 }
+func (m *mapped) Stored(_ pagestream.Space, vaddr uint64, data []byte) error {
+	copy(data, m.memory[vaddr:])
+	return nil
+}
 func (m *mapped) Zero(pagestream.Space, uint64, uint64) error { return nil }
 func (m *mapped) Blob(uint32, []byte) error                   { return nil }
 func (m *mapped) Closed(error)                                {}
