@@ -66,6 +66,8 @@ type jsonProgress struct {
 	PagesSent           uint64      `json:"pages_sent"`
 	ZeroPages           uint64      `json:"zero_pages"`
 	UnchangedPages      uint64      `json:"unchanged_pages,omitempty"`
+	DeltaPages          uint64      `json:"delta_pages,omitempty"`
+	DeltaBytes          uint64      `json:"delta_bytes,omitempty"`
 	BytesSent           uint64      `json:"bytes_sent"`
 	WireBytesSent       uint64      `json:"wire_bytes_sent"`
 	FileBytesSent       uint64      `json:"file_bytes_sent"`
@@ -131,6 +133,8 @@ type jsonResult struct {
 	PagesSent           uint64  `json:"pages_sent"`
 	ZeroPages           uint64  `json:"zero_pages"`
 	UnchangedPages      uint64  `json:"unchanged_pages,omitempty"`
+	DeltaPages          uint64  `json:"delta_pages,omitempty"`
+	DeltaBytes          uint64  `json:"delta_bytes,omitempty"`
 	BytesSent           uint64  `json:"bytes_sent"`
 	WireBytesSent       uint64  `json:"wire_bytes_sent"`
 	FileBytesSent       uint64  `json:"file_bytes_sent"`
@@ -187,6 +191,8 @@ func progressJSON(p *nodev1.Progress) *jsonProgress {
 		PagesSent:           p.PagesSent,
 		ZeroPages:           p.ZeroPages,
 		UnchangedPages:      p.UnchangedPages,
+		DeltaPages:          p.DeltaPages,
+		DeltaBytes:          p.DeltaBytes,
 		BytesSent:           p.BytesSent,
 		WireBytesSent:       p.WireBytesSent,
 		FileBytesSent:       p.FileBytesSent,
@@ -257,6 +263,8 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 		PagesSent:           r.Totals.GetPagesSent(),
 		ZeroPages:           r.Totals.GetZeroPages(),
 		UnchangedPages:      r.Totals.GetUnchangedPages(),
+		DeltaPages:          r.Totals.GetDeltaPages(),
+		DeltaBytes:          r.Totals.GetDeltaBytes(),
 		BytesSent:           r.Totals.GetBytesSent(),
 		WireBytesSent:       r.Totals.GetWireBytesSent(),
 		FileBytesSent:       r.Totals.GetFileBytesSent(),

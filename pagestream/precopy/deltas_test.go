@@ -138,7 +138,7 @@ func TestCopiesOfAProcessThatEndedOrIsAnotherProgramAreForgotten(t *testing.T) {
 		"ended": {Gone: []pagestream.Space{self}},
 		"exec":  {Processes: []track.ProcessRound{{Process: track.Process{Space: self}, New: true}}},
 	} {
-		r, err := newResent()
+		r, err := newResent(true)
 		if err != nil {
 			t.Fatal(err)
 		}

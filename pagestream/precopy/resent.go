@@ -21,14 +21,17 @@ type resent struct {
 	copies *delta.Cache
 }
 
-func newResent() (*resent, error) {
+// newResent makes one that keeps copies of pages if deltas is true.
+func newResent(deltas bool) (*resent, error) {
 	seed, err := pagehash.NewSeed()
 	if err != nil {
 		return nil, err
 	}
-	return &resent{
-		seed: seed, tables: make(map[pagestream.Space]*pagehash.Private), copies: delta.NewCache(delta.DefaultCacheBytes),
-	}, nil
+	bytes := 0
+	if deltas {
+		bytes = delta.DefaultCacheBytes
+	}
+	return &resent{seed: seed, tables: make(map[pagestream.Space]*pagehash.Private), copies: delta.NewCache(bytes)}, nil
 }
 
 // begin begins a round that found this.
