@@ -112,6 +112,38 @@ func benchmarkSession(b *testing.B, memory []byte, streams int, compression Comp
 	}
 }
 
+// BenchmarkLinks shows how the choice of codecs does against each fixed one, over links of 200 Mbit/s, 1
+// Gbit/s and without a limit.
+func BenchmarkLinks(b *testing.B) {
+	const size = 64 << 20
+	for name, fill := range map[string]func([]byte){"random": fillRandom, "text": fillText} {
+		memory := mmap(b, size)
+		fill(memory)
+		for _, link := range []int64{25e6, 125e6, 0} {
+			for _, compression := range []Compression{Auto, NoCompression, LZ4, Zstd} {
+				b.Run(fmt.Sprintf("%s/%dMB/%s", name, link/1e6, compression), func(b *testing.B) {
+					benchmarkLink(b, memory, compression, link)
+				})
+			}
+		}
+	}
+}
+
+func benchmarkLink(b *testing.B, memory []byte, compression Compression, link int64) {
+	c := newCluster(b)
+	o := c.options(c.listen(to(newMapped(b, len(memory)))).Addr())
+	o.Compression, o.Bandwidth = compression, link
+	s := c.dial(o)
+	b.SetBytes(int64(len(memory)))
+	for b.Loop() {
+		sendAll(b, s, memory)
+	}
+	b.ReportMetric(float64(s.Stats().WireBytes)/float64(b.N)/float64(len(memory)), "wire/raw")
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
+
 // cpuTime is what this process has used so far, in seconds: sender, receiver
 // and their part of the kernel. Unlike the throughput it tells something on a
 // machine that others use as well.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,7 +19,8 @@ const (
 	fewMiB, fewRate     = 24, 20
 	deltaRedis          = 128 << 20
 	deltaRedisRate      = 2000
-	deltaMovesOfProgram = 3
+	freeRedis           = 512 << 20
+	deltaMovesOfProgram = 4
 )
 
 // deltaMoves are a program's moves with deltas and without, medians.
@@ -45,7 +47,7 @@ func measuredMove(r *move.Result) deltaMove {
 
 // deltaPages measures what it gains that pages which changed but little are sent as what changed.
 func (b *bench) deltaPages(ctx context.Context) error {
-	for _, program := range []func(context.Context) (*deltaMoves, error){b.fewBytes, b.setsOverSlowLink} {
+	for _, program := range []func(context.Context) (*deltaMoves, error){b.fewBytes, b.setsOverSlowLink, b.setsOverFreeLink} {
 		d, err := program(ctx)
 		if err != nil {
 			return err
@@ -58,14 +60,16 @@ func (b *bench) deltaPages(ctx context.Context) error {
 	return nil
 }
 
-// inTurns moves a pod there and back, with deltas and without them.
+// inTurns moves a pod there and back, with deltas and without them, each in both directions.
 func inTurns(name string, moveTo func(flags ...string) (*move.Result, error)) (*deltaMoves, error) {
+	type way struct {
+		flags []string
+		moves *[]deltaMove
+	}
 	var with, whole []deltaMove
+	ways := []way{{nil, &with}, {[]string{"--whole-pages"}, &whole}}
 	for range deltaMovesOfProgram {
-		for _, way := range []struct {
-			flags []string
-			moves *[]deltaMove
-		}{{nil, &with}, {[]string{"--whole-pages"}, &whole}} {
+		for _, way := range ways {
 			r, err := moveTo(way.flags...)
 			if err != nil {
 				return nil, fmt.Errorf("%s %v: %w", name, way.flags, err)
@@ -75,6 +79,7 @@ func inTurns(name string, moveTo func(flags ...string) (*move.Result, error)) (*
 			fmt.Printf("  %s %v: %.2f times the memory sent, downtime %.0f ms, total %.1f s, %.2f of the pages as deltas, %d rounds, %s\n",
 				name, way.flags, m.bytes, ms(m.downtime), m.total.Seconds(), m.share, len(r.Rounds), r.StopReason)
 		}
+		slices.Reverse(ways)
 	}
 	return &deltaMoves{name, middleOf(with), middleOf(whole)}, nil
 }
@@ -106,7 +111,7 @@ func (b *bench) fewBytes(ctx context.Context) (*deltaMoves, error) {
 		return nil, err
 	}
 	at, to := "a", "b"
-	name := "32 bytes changed in each page of " + strconv.Itoa(fewMiB) + " MiB"
+	name := "32 bytes changed in each page of " + strconv.Itoa(fewMiB) + " MiB, 200 Mbit/s"
 	return inTurns(name, func(flags ...string) (*move.Result, error) {
 		r, err := move.Do(ctx, l.Node(at), workload.Rewriter, to, flags...)
 		if err == nil {
@@ -116,19 +121,28 @@ func (b *bench) fewBytes(ctx context.Context) (*deltaMoves, error) {
 	})
 }
 
-// setsOverSlowLink moves a redis whose values are replaced.
 func (b *bench) setsOverSlowLink(ctx context.Context) (*deltaMoves, error) {
-	l, err := lab.Up(ctx, lab.Options{Dir: labDir, Shape: throttleLink})
+	return b.sets(ctx, "redis of 128 MiB, 200 Mbit/s", throttleLink, deltaRedis, deltaRedisRate)
+}
+
+// setsOverFreeLink is what deltas cost where the link holds nothing back.
+func (b *bench) setsOverFreeLink(ctx context.Context) (*deltaMoves, error) {
+	return b.sets(ctx, "redis of 512 MiB, unshaped", lab.Shape{}, freeRedis, rate)
+}
+
+// sets moves a redis whose values are replaced.
+func (b *bench) sets(ctx context.Context, name string, link lab.Shape, memory int64, writes int) (*deltaMoves, error) {
+	l, err := lab.Up(ctx, lab.Options{Dir: labDir, Shape: link})
 	if err != nil {
 		return nil, err
 	}
 	defer l.Close()
-	p, err := trial.Start(ctx, l, trial.Spec{Node: "a", Memory: deltaRedis})
+	p, err := trial.Start(ctx, l, trial.Spec{Node: "a", Memory: memory})
 	if err != nil {
 		return nil, err
 	}
-	return inTurns("redis of 128 MiB", func(flags ...string) (*move.Result, error) {
-		r, err := b.move(ctx, p, trial.Config{Rate: deltaRedisRate, Flags: flags})
+	return inTurns(name, func(flags ...string) (*move.Result, error) {
+		r, err := b.move(ctx, p, trial.Config{Rate: writes, Flags: flags})
 		if err != nil {
 			return nil, err
 		}

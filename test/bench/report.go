@@ -97,7 +97,7 @@ func (b *bench) report() report {
 			{Name: "downtime", Value: float64(d.with.downtime) / float64(d.whole.downtime)},
 			{Name: "total", Value: float64(d.with.total) / float64(d.whole.total)},
 		} {
-			f.Name, f.Unpromised = f.Name+" with deltas / without, "+d.name+", 200 Mbit/s", true
+			f.Name, f.Unpromised = f.Name+" with deltas / without, "+d.name, true
 			promise(true, f)
 		}
 	}
