@@ -255,6 +255,7 @@ func progressOf(p *shimv1.Progress) *nodev1.Progress {
 		UnchangedPages: p.UnchangedPages,
 		DeltaPages:     p.DeltaPages,
 		DeltaBytes:     p.DeltaBytes,
+		Compression:    p.Compression,
 		BytesSent:      p.BytesSent,
 		WireBytesSent:  p.WireBytesSent,
 		FileBytesSent:  p.FileBytesSent,

@@ -209,6 +209,7 @@ func (s *source) note(p precopy.Progress) {
 		UnchangedPages:      p.Unchanged,
 		DeltaPages:          stats.DeltaPages,
 		DeltaBytes:          stats.DeltaBytes,
+		Compression:         s.link.session.Compression(),
 		PredictedDowntimeUs: uint64(p.Downtime.Microseconds()), LeftBytes: p.Left,
 	}
 	out.ThrottleMilliCpu, out.ThrottleOfMilliCpu = milli(p.Throttle.Cores), milli(p.Throttle.Of)

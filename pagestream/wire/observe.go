@@ -2,6 +2,7 @@ package wire
 
 import (
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/pierrec/lz4/v4"
@@ -52,6 +53,9 @@ type observer struct {
 
 	trial      codec         // the next one to be tried again
 	sinceTrial time.Duration // that the stream has worked
+
+	toldOf told
+	told   atomic.Pointer[string] // what explain says; for all goroutines
 }
 
 func newObserver(mode Compression, streams, window int) *observer {
@@ -77,6 +81,13 @@ func (o *observer) codec(body [][]byte, raw uint32) codec {
 	case o.mode == Zstd:
 		return codecZstd
 	}
+	c := o.chosen(body, raw)
+	o.tell(c)
+	return c
+}
+
+// chosen is what gets the body over soonest, or is tried again.
+func (o *observer) chosen(body [][]byte, raw uint32) codec {
 	o.unsampled += int(raw)
 	if o.unsampled >= o.every {
 		o.unsampled = 0

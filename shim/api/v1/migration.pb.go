@@ -990,6 +990,9 @@ type Progress struct {
 	// pages_sent, and how many bytes that took.
 	DeltaPages uint64 `protobuf:"varint,90,opt,name=delta_pages,json=deltaPages,proto3" json:"delta_pages,omitempty"`
 	DeltaBytes uint64 `protobuf:"varint,91,opt,name=delta_bytes,json=deltaBytes,proto3" json:"delta_bytes,omitempty"`
+	// Source: what pages are compressed with and why, in words; empty if that was said by who
+	// began the migration.
+	Compression string `protobuf:"bytes,92,opt,name=compression,proto3" json:"compression,omitempty"`
 	// Source: as in Round.
 	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
 	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
@@ -1259,6 +1262,13 @@ func (x *Progress) GetDeltaBytes() uint64 {
 		return x.DeltaBytes
 	}
 	return 0
+}
+
+func (x *Progress) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
 }
 
 func (x *Progress) GetThrottleMilliCpu() uint32 {
@@ -2418,7 +2428,7 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xaf\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xd1\n" +
 	"\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
@@ -2464,7 +2474,8 @@ const file_migration_proto_rawDesc = "" +
 	"\vdelta_pages\x18Z \x01(\x04R\n" +
 	"deltaPages\x12\x1f\n" +
 	"\vdelta_bytes\x18[ \x01(\x04R\n" +
-	"deltaBytes\x12,\n" +
+	"deltaBytes\x12 \n" +
+	"\vcompression\x18\\ \x01(\tR\vcompression\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
 	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +
 	"\bfetching\x18F \x01(\bR\bfetching\x12#\n" +

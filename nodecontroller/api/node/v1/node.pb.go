@@ -900,6 +900,8 @@ type Progress struct {
 	// and how many bytes that took.
 	DeltaPages uint64 `protobuf:"varint,90,opt,name=delta_pages,json=deltaPages,proto3" json:"delta_pages,omitempty"`
 	DeltaBytes uint64 `protobuf:"varint,91,opt,name=delta_bytes,json=deltaBytes,proto3" json:"delta_bytes,omitempty"`
+	// What pages are compressed with and why, in words; empty if the request said it.
+	Compression string `protobuf:"bytes,92,opt,name=compression,proto3" json:"compression,omitempty"`
 	// What the pod may use of processors, as it writes too fast, and what it might use otherwise,
 	// thousandths of a core; 0 if it is not held back.
 	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
@@ -1096,6 +1098,13 @@ func (x *Progress) GetDeltaBytes() uint64 {
 		return x.DeltaBytes
 	}
 	return 0
+}
+
+func (x *Progress) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
 }
 
 func (x *Progress) GetThrottleMilliCpu() uint32 {
@@ -2404,7 +2413,7 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xdb\a\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xfd\a\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2438,7 +2447,8 @@ const file_node_proto_rawDesc = "" +
 	"\vdelta_pages\x18Z \x01(\x04R\n" +
 	"deltaPages\x12\x1f\n" +
 	"\vdelta_bytes\x18[ \x01(\x04R\n" +
-	"deltaBytes\x12,\n" +
+	"deltaBytes\x12 \n" +
+	"\vcompression\x18\\ \x01(\tR\vcompression\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
 	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +
 	"\bfetching\x18F \x01(\bR\bfetching\x12#\n" +
