@@ -79,6 +79,33 @@ func (c *Cache) Pages() int {
 	return len(c.ledger.slots)
 }
 
+// Held lists the pages that have a copy and for which within is true, in no order.
+func (c *Cache) Held(within func(Key) bool) []Key {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var held []Key
+	for k := range c.ledger.slots {
+		if within(k) {
+			held = append(held, k)
+		}
+	}
+	return held
+}
+
+// Measure is how many bytes a page would take if it were sent as it is now: those of its
+// record, if they are limit or fewer, and else PageSize.
+func (c *Cache) Measure(k Key, page []byte, limit int) int {
+	base, _ := c.copyOf(k)
+	if base == nil {
+		return pagestream.PageSize
+	}
+	record, ok := Append(nil, base, page, limit)
+	if !ok {
+		return pagestream.PageSize
+	}
+	return len(record)
+}
+
 // Batch is pages of one space that are sent as deltas. It can be used again.
 type Batch struct {
 	Runs []pagestream.Range // ascending

@@ -153,15 +153,48 @@ func TestPagesThatAreNoLongerWrittenMakeRoomForOthers(t *testing.T) {
 	f.sent("one that went", 1, 0)
 }
 
-func TestCopiesOfPagesThatNoRoundFindsGo(t *testing.T) {
-	f := newFar(t, 4, 4)
+func TestTheCopyGoesFirstThatNoRoundHasFoundForTheLongest(t *testing.T) {
+	f := newFar(t, 8, 3)
 	f.send(MaxRecord, 0, 1)
-	for range maxIdle {
-		f.send(MaxRecord, 3)
+	f.send(MaxRecord, 0, 2)
+	for range 2 * maxIdle {
+		f.send(MaxRecord) // nothing is found, and nothing needed
 	}
-	if n := f.cache.Pages(); n != 1 {
-		t.Errorf("%d copies are kept, want that of page 3", n)
+	f.send(MaxRecord, 0, 2)
+	f.send(MaxRecord, 2, 5) // in the place of page 1
+	f.write(0, 1, 2, 5)
+	f.whole, f.deltas = 0, 0
+	f.send(MaxRecord, 0, 2, 5)
+	if f.whole != 0 || f.deltas != 3 {
+		t.Errorf("%d pages and %d deltas were sent of those that were found since", f.whole, f.deltas)
 	}
+	f.send(MaxRecord, 1)
+	f.sent("the one that went", 1, 3)
+}
+
+func TestWhatADeltaWouldTakeIsToldWithoutSendingIt(t *testing.T) {
+	f := newFar(t, 4, 4)
+	f.send(MaxRecord, 0, 1, 2)
+	held := f.cache.Held(func(k Key) bool { return k.Address > 0 })
+	if len(held) != 2 {
+		t.Errorf("copies of %v are held, want those of pages 1 and 2", held)
+	}
+	page := bytes.Clone(f.memory[pagestream.PageSize : 2*pagestream.PageSize])
+	page[9] ^= 1
+	k := Key{space, pagestream.PageSize}
+	if n := f.cache.Measure(k, page, MaxRecord); n != HeadSize+3 {
+		t.Errorf("a changed byte takes %d bytes", n)
+	}
+	if n := f.cache.Measure(k, randomPage(1), MaxRecord); n != pagestream.PageSize {
+		t.Errorf("another page takes %d bytes", n)
+	}
+	if n := f.cache.Measure(Key{space, 3 * pagestream.PageSize}, page, MaxRecord); n != pagestream.PageSize {
+		t.Errorf("a page without a copy takes %d bytes", n)
+	}
+	f.write(1)
+	f.whole = 0
+	f.send(MaxRecord, 1)
+	f.sent("after that", 0, 1)
 }
 
 func TestAForgottenSpaceIsSentWhole(t *testing.T) {

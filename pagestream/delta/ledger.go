@@ -9,8 +9,8 @@ type Key struct {
 }
 
 const (
-	// maxIdle is in how many rounds a page may not have been found written before its copy goes.
-	maxIdle = 4
+	// maxIdle is how many rounds without a page count; more are no different.
+	maxIdle = 16
 	// noSlot is the slot of a page that has none.
 	noSlot = -1
 )
@@ -24,7 +24,7 @@ const (
 //     written in turns and larger than the cache, to take the oldest one's slot
 //     would lose every copy before it is of use;
 //   - others give theirs up when one is needed, those first that were not found for the most
-//     rounds, and in any case after maxIdle rounds;
+//     rounds;
 //   - a page of which a delta was no use gives its slot up, and gets none again.
 type ledger struct {
 	most    int
@@ -38,7 +38,7 @@ type ledger struct {
 type entry struct {
 	key  Key
 	used bool
-	idle uint8 // rounds since one found the page written
+	idle int // rounds since one found the page written, at most maxIdle
 }
 
 func newLedger(slots int) *ledger {
@@ -48,7 +48,7 @@ func newLedger(slots int) *ledger {
 // begin begins a round; written says of a page whether the round found it so. Until the
 // next one, no slot is taken from a page that it did.
 func (l *ledger) begin(written func(Key) bool) {
-	var byIdle [maxIdle][]int
+	var byIdle [maxIdle + 1][]int
 	for slot := range l.entries {
 		e := &l.entries[slot]
 		switch {
@@ -58,10 +58,7 @@ func (l *ledger) begin(written func(Key) bool) {
 			e.idle = 0
 			continue
 		}
-		if e.idle++; e.idle >= maxIdle {
-			l.drop(slot)
-			continue
-		}
+		e.idle = min(e.idle+1, maxIdle)
 		byIdle[e.idle] = append(byIdle[e.idle], slot)
 	}
 	l.victims = l.victims[:0]

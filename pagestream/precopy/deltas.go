@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/delta"
+	"godwit.dev/godwit/pagestream/track"
 )
 
 // DeltaStream is a Stream that can send what changed in pages since they were stored.
@@ -42,3 +44,37 @@ func (w *worker) sendDeltas(runs []pagestream.Range, data []byte, stats *CopySta
 
 // Carried is how many bytes of pages and deltas went to the streams.
 func (s CopyStats) Carried() uint64 { return (s.Sent-s.Deltas)*pagestream.PageSize + s.DeltaBytes }
+
+// probedPages is of how many pages of a process it is looked at what deltas of them would take.
+const probedPages = 32
+
+// savedOf is how many bytes of a process' pages, which are left out of the rounds, the last copy
+// will not have to carry, as it has copies of them: in bytes of pages that go whole.
+func (r *Rounds) savedOf(p track.Process, left []pagestream.Range) uint64 {
+	stream, ok := r.config.Session.Stream(0).(DeltaStream)
+	if !ok || r.resent == nil || r.resent.copies.Pages() == 0 {
+		return 0
+	}
+	limit := stream.DeltaLimit()
+	held := r.resent.copies.Held(func(k delta.Key) bool { return k.Space == p.Space && pagestream.Contains(left, k.Address) })
+	if limit == 0 || len(held) == 0 {
+		return 0
+	}
+	probed := held[:min(len(held), probedPages)] // any: a map has no order
+	taken, page := 0, make([]byte, pagestream.PageSize)
+	for _, k := range probed {
+		missing, err := process{p.PID}.read([]pagestream.Range{{Start: k.Address, Pages: 1}}, page)
+		if err != nil || len(missing) > 0 {
+			return 0 // the next round sees what has become of it
+		}
+		taken += r.resent.copies.Measure(k, page, limit)
+	}
+	return savedBytes(len(held), len(probed), taken, limit)
+}
+
+// savedBytes is what is saved by so many pages, if some of them take so many bytes. A delta is
+// not compressed, as pages are: limit says how many bytes of a delta are worth half a page.
+func savedBytes(pages, probed, taken, limit int) uint64 {
+	each := float64(taken) / float64(probed) * (pagestream.PageSize / 2) / float64(limit)
+	return uint64(float64(pages) * max(0, pagestream.PageSize-each))
+}

@@ -3,8 +3,10 @@ package precopy
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/delta"
@@ -150,5 +152,54 @@ func TestCopiesOfAProcessThatEndedOrIsAnotherProgramAreForgotten(t *testing.T) {
 		if n := r.copies.Pages(); n != 0 {
 			t.Errorf("%s: %d copies of its pages are kept", name, n)
 		}
+	}
+}
+
+func TestWhatDeltasSaveOfPagesThatAreLeftOut(t *testing.T) {
+	for _, c := range []struct {
+		name                        string
+		pages, probed, taken, limit int
+		want                        uint64
+	}{
+		{"nothing changed", 100, 10, 0, delta.MaxRecord, 100 * pagestream.PageSize},
+		{"a quarter", 100, 10, 10 * 1024, delta.MaxRecord, 100 * 3072},
+		{"a quarter, of pages that compress to half", 100, 10, 10 * 1024, delta.MaxRecord / 2, 100 * 2048},
+		{"all", 100, 10, 10 * pagestream.PageSize, delta.MaxRecord, 0},
+		{"all, of pages that compress well", 100, 10, 10 * pagestream.PageSize, 100, 0},
+	} {
+		if got := savedBytes(c.pages, c.probed, c.taken, c.limit); got != c.want {
+			t.Errorf("%s: %d bytes are saved, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+// Pages that every round finds written, but that have copies and changed little, do not make the
+// downtime long: the rounds need not go on for them, nor the pod be held back.
+func TestPagesLeftOutCountForWhatTheirDeltasTake(t *testing.T) {
+	r := newTestRounds(t, Config{Tracker: newScripted(t, 64), Session: &changing{sink: newSink(1), limit: delta.MaxRecord}})
+	if n := r.savedOf(track.Process{PID: os.Getpid(), Space: self}, []pagestream.Range{{Start: 0, Pages: 1 << 30}}); n != 0 {
+		t.Errorf("%d bytes are saved before any page has a copy", n)
+	}
+	mem, start := arena(t, 8)
+	rand.NewChaCha8([32]byte{3}).Read(mem)
+	runs := []pagestream.Range{{Start: start, Pages: 8}}
+	var batch delta.Batch
+	r.resent.copies.Split(self, runs, append([]byte(nil), mem...), nil, delta.MaxRecord, true, &batch)
+	for p := range 8 {
+		mem[p*pagestream.PageSize+5]++
+	}
+	const each = delta.HeadSize + 3
+	left := []pagestream.Range{{Start: start, Pages: 4}}
+	if got, want := r.savedOf(track.Process{PID: os.Getpid(), Space: self}, left), uint64(4*(pagestream.PageSize-each)); got != want {
+		t.Errorf("%d bytes are saved, want %d", got, want)
+	}
+	history := []RoundStat{
+		{Pages: 10000, Copy: time.Second, Copied: CopyStats{Sent: 10000}},
+		{Number: 2, Sorted: true, Pages: 4000, Hot: 4000, Window: time.Second, Copy: time.Millisecond},
+	}
+	before := forecast(history, Policy{})
+	history[1].Saved = 3900 * pagestream.PageSize
+	if after := forecast(history, Policy{}); after.Downtime > before.Downtime/2 || after.Left != before.Left {
+		t.Errorf("a downtime of %v is predicted, without deltas %v", after.Downtime, before.Downtime)
 	}
 }
