@@ -50,6 +50,8 @@ func (r *receiver) Stored(space pagestream.Space, vaddr uint64, data []byte) err
 	if r.sink == nil {
 		return nil
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for at := uint64(0); at < uint64(len(data)); at += pagestream.PageSize {
 		copy(data[at:], r.sink.page(space, vaddr+at))
 	}
