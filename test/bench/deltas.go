@@ -142,7 +142,9 @@ func (b *bench) sets(ctx context.Context, name string, link lab.Shape, memory in
 		return nil, err
 	}
 	return inTurns(name, func(flags ...string) (*move.Result, error) {
+		watch := watchShim(p)
 		r, err := b.move(ctx, p, trial.Config{Rate: writes, Flags: flags})
+		b.agentGrowth = max(b.agentGrowth, watch.stop())
 		if err != nil {
 			return nil, err
 		}
