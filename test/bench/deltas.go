@@ -144,7 +144,9 @@ func (b *bench) sets(ctx context.Context, name string, link lab.Shape, memory in
 	return inTurns(name, func(flags ...string) (*move.Result, error) {
 		watch := watchShim(p)
 		r, err := b.move(ctx, p, trial.Config{Rate: writes, Flags: flags})
-		b.agentGrowth = max(b.agentGrowth, watch.stop())
+		grown := watch.stop()
+		b.agentGrowth = max(b.agentGrowth, grown)
+		fmt.Printf("       the source's shim grew by %.1f MiB\n", float64(grown)/(1<<20))
 		if err != nil {
 			return nil, err
 		}
