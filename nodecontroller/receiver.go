@@ -97,6 +97,14 @@ func (r *receiver) Pages(space pagestream.Space, vaddr uint64, data []byte) erro
 	return r.keep(r.store.Pages(space, vaddr, data))
 }
 
+// Stored reads pages that were stored; see wire.Receiver.
+func (r *receiver) Stored(space pagestream.Space, vaddr uint64, data []byte) error {
+	if err := r.check(space); err != nil {
+		return err
+	}
+	return r.keep(r.store.Stored(space, vaddr, data))
+}
+
 // Zero makes pages zero; see wire.Receiver.
 func (r *receiver) Zero(space pagestream.Space, vaddr, pages uint64) error {
 	if err := r.check(space); err != nil {

@@ -1,5 +1,7 @@
 package pagestream
 
+import "sort"
+
 // AppendRun adds r to runs, which ascend. r starts at or after the start of
 // the last run; where it touches or overlaps that, the two become one.
 func AppendRun(runs []Range, r Range) []Range {
@@ -118,4 +120,10 @@ func Subtract(a, b []Range) []Range {
 		}
 	}
 	return left
+}
+
+// Contains says whether an address is in disjoint, ascending ranges.
+func Contains(ranges []Range, address uint64) bool {
+	i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End() > address })
+	return i < len(ranges) && ranges[i].Start <= address
 }

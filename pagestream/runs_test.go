@@ -25,6 +25,9 @@ func TestRangesAsSets(t *testing.T) {
 		n := uint64(0)
 		for p := range uint64(pages) {
 			r := Range{Start: p * PageSize, Pages: 1}
+			if got := Contains(a, r.Start+PageSize/2); got != inA[p] {
+				t.Fatalf("%v contains page %d: %v", a, p, got)
+			}
 			if inA[p] || inB[p] {
 				union = AppendRun(union, r)
 			}

@@ -93,7 +93,7 @@ func (s *source) connect(ctx context.Context) error {
 	}
 	config := precopy.Config{
 		Policy: policy, Session: pageSession{l.session},
-		Shared: l.shared, Progress: s.note, Log: s.log,
+		Shared: l.shared, WholePages: r.GetWholePages(), Progress: s.note, Log: s.log,
 	}
 	if s.brake != nil {
 		config.Brake = s.brake
@@ -207,6 +207,9 @@ func (s *source) note(p precopy.Progress) {
 		Rate:          uint64(p.Rate), DirtyRate: uint64(p.DirtyRate), EtaMs: uint64(p.ETA.Milliseconds()),
 		MemoryBytes:         p.MemoryBytes,
 		UnchangedPages:      p.Unchanged,
+		DeltaPages:          stats.DeltaPages,
+		DeltaBytes:          stats.DeltaBytes,
+		Compression:         s.link.session.Compression(),
 		PredictedDowntimeUs: uint64(p.Downtime.Microseconds()), LeftBytes: p.Left,
 	}
 	out.ThrottleMilliCpu, out.ThrottleOfMilliCpu = milli(p.Throttle.Cores), milli(p.Throttle.Of)

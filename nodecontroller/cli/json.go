@@ -66,6 +66,9 @@ type jsonProgress struct {
 	PagesSent           uint64      `json:"pages_sent"`
 	ZeroPages           uint64      `json:"zero_pages"`
 	UnchangedPages      uint64      `json:"unchanged_pages,omitempty"`
+	DeltaPages          uint64      `json:"delta_pages,omitempty"`
+	DeltaBytes          uint64      `json:"delta_bytes,omitempty"`
+	Compression         string      `json:"compression,omitempty"`
 	BytesSent           uint64      `json:"bytes_sent"`
 	WireBytesSent       uint64      `json:"wire_bytes_sent"`
 	FileBytesSent       uint64      `json:"file_bytes_sent"`
@@ -131,12 +134,16 @@ type jsonResult struct {
 	PagesSent           uint64  `json:"pages_sent"`
 	ZeroPages           uint64  `json:"zero_pages"`
 	UnchangedPages      uint64  `json:"unchanged_pages,omitempty"`
-	BytesSent           uint64  `json:"bytes_sent"`
-	WireBytesSent       uint64  `json:"wire_bytes_sent"`
-	FileBytesSent       uint64  `json:"file_bytes_sent"`
-	FinalPages          uint64  `json:"final_pages"`
-	FinalBytes          uint64  `json:"final_bytes"`
-	ImageBytes          uint64  `json:"image_bytes"`
+	DeltaPages          uint64  `json:"delta_pages,omitempty"`
+	DeltaBytes          uint64  `json:"delta_bytes,omitempty"`
+	// Compression is what the last pages were compressed with and why.
+	Compression   string `json:"compression,omitempty"`
+	BytesSent     uint64 `json:"bytes_sent"`
+	WireBytesSent uint64 `json:"wire_bytes_sent"`
+	FileBytesSent uint64 `json:"file_bytes_sent"`
+	FinalPages    uint64 `json:"final_pages"`
+	FinalBytes    uint64 `json:"final_bytes"`
+	ImageBytes    uint64 `json:"image_bytes"`
 	// LeftPages were left at the source, RemoteFaults waited for some of them. Lost: they could
 	// not be fetched, or the destination lost the pod.
 	LeftPages    uint64  `json:"left_pages,omitempty"`
@@ -187,6 +194,9 @@ func progressJSON(p *nodev1.Progress) *jsonProgress {
 		PagesSent:           p.PagesSent,
 		ZeroPages:           p.ZeroPages,
 		UnchangedPages:      p.UnchangedPages,
+		DeltaPages:          p.DeltaPages,
+		DeltaBytes:          p.DeltaBytes,
+		Compression:         p.Compression,
 		BytesSent:           p.BytesSent,
 		WireBytesSent:       p.WireBytesSent,
 		FileBytesSent:       p.FileBytesSent,
@@ -257,6 +267,9 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 		PagesSent:           r.Totals.GetPagesSent(),
 		ZeroPages:           r.Totals.GetZeroPages(),
 		UnchangedPages:      r.Totals.GetUnchangedPages(),
+		DeltaPages:          r.Totals.GetDeltaPages(),
+		DeltaBytes:          r.Totals.GetDeltaBytes(),
+		Compression:         r.Totals.GetCompression(),
 		BytesSent:           r.Totals.GetBytesSent(),
 		WireBytesSent:       r.Totals.GetWireBytesSent(),
 		FileBytesSent:       r.Totals.GetFileBytesSent(),

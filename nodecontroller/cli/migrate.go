@@ -92,6 +92,7 @@ With --json each event is an object on a line of its own; the last has the resul
 	flags.DurationVar(&f.timeout, "timeout", 0, "give up if not committed after this (0: 30m)")
 	flags.Uint32Var(&req.Streams, "streams", 0, "parallel streams (0: the default)")
 	flags.StringVar(&req.Compression, "compression", "auto", "auto, none, lz4 or zstd")
+	flags.BoolVar(&req.WholePages, "whole-pages", false, "send pages whole, however little changed in them since they were sent")
 	flags.Var(&f.bandwidth, "bandwidth", "bytes a second at most (0: no limit)")
 	flags.Int32Var(&req.Priority, "priority", 0, "if more pods are to leave the node than may at a time, the higher goes first")
 	_ = cmd.MarkFlagRequired("to")

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/delta"
 )
 
 const (
@@ -23,6 +24,7 @@ type area struct {
 	source source
 	ranges []pagestream.Range // ascending, not overlapping, none empty
 	sift   siftFunc           // nil: every page is sent
+	copies *delta.Cache       // of pages that the destination has; nil: all are sent whole
 	gone   atomic.Bool        // the source said pagemap.ErrGone
 }
 

@@ -37,12 +37,15 @@ type Memory struct {
 	Ranges []pagestream.Range
 }
 
-// CopyStats says what one copy did. All counts are pages.
+// CopyStats says what one copy did. Counts are pages.
 type CopyStats struct {
 	Sent      uint64 // handed to the streams
+	Deltas    uint64 // of those sent, as what changed in them
 	Unchanged uint64 // the destination has them already
 	Skipped   uint64 // could not be read: unmapped since they were found
 	Gone      uint64 // of processes that had ended
+	// DeltaBytes is what these deltas took.
+	DeltaBytes uint64
 	// FirstSkipped is a skipped page, for messages; only if Skipped > 0.
 	FirstSkipped SkippedPage
 }
@@ -212,6 +215,8 @@ func (s *CopyStats) add(o CopyStats) {
 		s.FirstSkipped = o.FirstSkipped
 	}
 	s.Sent += o.Sent
+	s.Deltas += o.Deltas
+	s.DeltaBytes += o.DeltaBytes
 	s.Unchanged += o.Unchanged
 	s.Skipped += o.Skipped
 	s.Gone += o.Gone

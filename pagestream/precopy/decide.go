@@ -19,6 +19,9 @@ type RoundStat struct {
 	// not fit in; Fresh of Pages were sent.
 	Sorted             bool
 	Hot, Behind, Fresh uint64
+	// Saved is how many bytes of those left out the last copy is expected not to carry, as
+	// it sends what changed in them.
+	Saved uint64
 	// Untracked is how many pages the tracker cannot track. The last copy
 	// takes them, whatever the rounds do, so no round is decided by them.
 	Untracked uint64
@@ -214,7 +217,7 @@ func copyRate(history []RoundStat) float64 {
 	var took time.Duration
 	for i := len(history) - 1; i >= 0 && bytes < 4*enough; i-- {
 		s := history[i]
-		sent := s.Copied.Sent * pagestream.PageSize
+		sent := s.Copied.Carried()
 		if i > 0 && sent < enough {
 			continue
 		}

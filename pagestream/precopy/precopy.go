@@ -50,6 +50,8 @@ type Config struct {
 	Session Session // required
 	// Shared is the shared memory to copy ahead; nil: none.
 	Shared *Shared
+	// WholePages says that no page is sent as what changed in it.
+	WholePages bool
 	// Brake holds the pod back if Policy.OnStall is SlowDown; nil: it is never held back.
 	Brake Brake
 	// Pace is how workers share the processors while the pod runs; nil:
@@ -154,7 +156,7 @@ func New(config Config) (*Rounds, error) {
 	r := &Rounds{config: config, braking: braking{brake: config.Brake}}
 	if config.Carrier == nil {
 		var err error
-		if r.resent, err = newResent(); err != nil {
+		if r.resent, err = newResent(!config.WholePages); err != nil {
 			return nil, err
 		}
 	}
@@ -171,8 +173,11 @@ func (r *Rounds) Close() {
 	r.mu.Unlock()
 	r.copier.Close()
 	r.reporter.close()
-	if r.resent != nil {
-		r.resent.release()
+	if r.resent == nil {
+		return
+	}
+	if err := r.resent.release(); err != nil {
+		r.config.Log.Warn("memory of a migration is not given back", "error", err)
 	}
 }
 

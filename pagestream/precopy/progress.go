@@ -118,9 +118,9 @@ func (r *reporter) update(change func(*Progress)) {
 	}
 }
 
-// copyEnded books the pages of a copy that were not sent.
+// copyEnded books the pages of a copy that were not sent, and has told what was.
 func (r *reporter) copyEnded(stats CopyStats) {
-	if stats.Unchanged > 0 {
+	if stats.Unchanged > 0 || stats.Deltas > 0 {
 		r.update(func(p *Progress) { p.Unchanged += stats.Unchanged })
 	}
 }

@@ -46,6 +46,18 @@ func (r *receiver) Pages(space pagestream.Space, vaddr uint64, data []byte) erro
 	return nil
 }
 
+func (r *receiver) Stored(space pagestream.Space, vaddr uint64, data []byte) error {
+	if r.sink == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for at := uint64(0); at < uint64(len(data)); at += pagestream.PageSize {
+		copy(data[at:], r.sink.page(space, vaddr+at))
+	}
+	return nil
+}
+
 func (r *receiver) Zero(space pagestream.Space, vaddr, pages uint64) error {
 	zero := make([]byte, pagestream.PageSize)
 	for i := range pages {

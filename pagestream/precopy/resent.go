@@ -2,12 +2,13 @@ package precopy
 
 import (
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/delta"
 	"godwit.dev/godwit/pagestream/pagehash"
 	"godwit.dev/godwit/pagestream/track"
 )
 
 // resent leaves out of what is copied a second time and more what the destination has at
-// the same address already. The first copy is not hashed: it is most of what is sent, and
+// the same address already, and has what changed but little sent as that. The first copy is not hashed: it is most of what is sent, and
 // most of it is never sent again. So a page is known from its second copy on, and those
 // that are written all the time, which the last copy of the frozen pod carries, are known
 // by then.
@@ -17,14 +18,32 @@ import (
 type resent struct {
 	seed   uint64
 	tables map[pagestream.Space]*pagehash.Private
+	copies *delta.Cache
 }
 
-func newResent() (*resent, error) {
+// newResent makes one that keeps copies of pages if deltas is true.
+func newResent(deltas bool) (*resent, error) {
 	seed, err := pagehash.NewSeed()
 	if err != nil {
 		return nil, err
 	}
-	return &resent{seed: seed, tables: make(map[pagestream.Space]*pagehash.Private)}, nil
+	bytes := 0
+	if deltas {
+		bytes = delta.DefaultCacheBytes
+	}
+	return &resent{seed: seed, tables: make(map[pagestream.Space]*pagehash.Private), copies: delta.NewCache(bytes)}, nil
+}
+
+// begin begins a round that found this.
+func (r *resent) begin(found track.Round) {
+	if r.copies.Pages() == 0 {
+		return
+	}
+	written := make(map[pagestream.Space][]pagestream.Range, len(found.Processes))
+	for _, p := range found.Processes {
+		written[p.Space] = ascending(p.Dirty)
+	}
+	r.copies.Begin(func(k delta.Key) bool { return pagestream.Contains(written[k.Space], k.Address) })
 }
 
 // sift has areas leave out what the destination has. Areas are those of one copy, found is
@@ -52,7 +71,7 @@ func (r *resent) sift(areas []*area, found track.Round) {
 			table = pagehash.NewPrivate(r.seed)
 			r.tables[a.space] = table
 		}
-		a.sift = table.Changed
+		a.sift, a.copies = table.Changed, r.copies
 	}
 }
 
@@ -60,9 +79,10 @@ func (r *resent) sift(areas []*area, found track.Round) {
 func (r *resent) forget(space pagestream.Space, areas []*area) {
 	for _, a := range areas {
 		if a.space == space {
-			a.sift = nil
+			a.sift, a.copies = nil, nil
 		}
 	}
+	r.copies.Forget(space)
 	if table := r.tables[space]; table != nil {
 		table.Release()
 		delete(r.tables, space)
@@ -70,9 +90,10 @@ func (r *resent) forget(space pagestream.Space, areas []*area) {
 }
 
 // release gives the memory back. No copy may be under way.
-func (r *resent) release() {
+func (r *resent) release() error {
 	for _, table := range r.tables {
 		table.Release()
 	}
 	clear(r.tables)
+	return r.copies.Release()
 }

@@ -62,7 +62,7 @@ func TestStopAndCopyRemembersNothing(t *testing.T) {
 }
 
 func TestNothingIsKnownOfAProcessThatEndedOrIsAnotherProgram(t *testing.T) {
-	r, err := newResent()
+	r, err := newResent(true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestNothingIsKnownOfAProcessThatEndedOrIsAnotherProgram(t *testing.T) {
 // If two areas of one copy are of the same space, it is not known which content the
 // destination has in the end.
 func TestASpaceThatIsCopiedTwiceAtOnceIsForgotten(t *testing.T) {
-	r, err := newResent()
+	r, err := newResent(true)
 	if err != nil {
 		t.Fatal(err)
 	}

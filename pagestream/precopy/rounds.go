@@ -117,7 +117,7 @@ func (r *Rounds) report(res Result, policy Policy) {
 		level = slog.LevelInfo
 	}
 	r.config.Log.Log(context.Background(), level, "round ended", append([]any{"round", last.Number, "pages", last.Pages,
-		"sent", last.Copied.Sent, "unchanged", last.Copied.Unchanged, "hot", last.Hot, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window}, d.inputs()...)...)
+		"sent", last.Copied.Sent, "unchanged", last.Copied.Unchanged, "deltas", last.Copied.Deltas, "hot", last.Hot, "saved_bytes", last.Saved, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window}, d.inputs()...)...)
 }
 
 // round collects what is dirty, copies it and waits until it is stored, so
@@ -140,6 +140,9 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 	found, err := r.config.Tracker.Collect(ctx)
 	if err != nil {
 		return RoundStat{}, fmt.Errorf("collect dirty pages: %w", err)
+	}
+	if r.resent != nil {
+		r.resent.begin(found)
 	}
 	r.sort(&found, &stat)
 	memories := memoriesOf(found)
@@ -303,6 +306,7 @@ func (r *Rounds) final(ctx context.Context) (FinalStat, error) {
 	areas := processAreas(memoriesOf(found))
 	if r.resent != nil && !r.begun.IsZero() {
 		r.resent.sift(areas, found)
+		r.resent.copies.Last()
 	}
 	stat.Pages = pagesOfAreas(areas)
 	r.reporter.roundBegins(r.last.Number+1, stat.Pages)

@@ -58,7 +58,7 @@ func forecast(history []RoundStat, policy Policy) Forecast {
 	}
 	f.Dirty = uint64(next)
 	f.Duration = last.Scan + copyTime(f.Dirty, history)
-	left := float64(f.Left)
+	left := float64(f.Left - min(last.Saved, f.Left))
 	switch {
 	case last.Number == 0: // nothing is known: all of it may be dirty
 		f.Last = history[0].Bytes()

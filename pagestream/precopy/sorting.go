@@ -217,6 +217,7 @@ func (r *Rounds) sort(found *track.Round, stat *RoundStat) {
 		p.Dirty = s.Send
 		if left := s.Left(); len(left) > 0 {
 			tracker.Defer(p.Space, left)
+			stat.Saved += r.savedOf(p.Process, left)
 		}
 		stat.Book(processes[i], s)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/delta"
 	"godwit.dev/godwit/pagestream/pagemap"
 )
 
@@ -12,10 +13,12 @@ import (
 // chunk is allocated once.
 type worker struct {
 	stream Stream
+	deltas DeltaStream // the same one, if it can send deltas; else nil
 	pace   Pace
 	buf    []byte
 	// For the runs that are left of a chunk after each thinning.
-	present, changed []pagestream.Range
+	present, changed, whole []pagestream.Range
+	batch                   delta.Batch
 
 	// The chunk under way.
 	area  *area
@@ -24,12 +27,15 @@ type worker struct {
 }
 
 func newWorker(stream Stream) *worker {
+	deltas, _ := stream.(DeltaStream)
 	return &worker{
 		stream:  stream,
+		deltas:  deltas,
 		buf:     make([]byte, chunkBytes),
 		runs:    make([]pagestream.Range, 0, chunkPages),
 		present: make([]pagestream.Range, 0, chunkPages),
 		changed: make([]pagestream.Range, 0, chunkPages),
+		whole:   make([]pagestream.Range, 0, chunkPages),
 	}
 }
 
@@ -59,8 +65,9 @@ func (w *worker) carry() (CopyStats, error) {
 	}
 	stats.Sent = uint64(len(data)) / pagestream.PageSize
 	stats.Unchanged = read/pagestream.PageSize - stats.Sent
-	if len(data) == 0 {
-		return stats, nil
+	runs, data, err = w.sendDeltas(runs, data, &stats)
+	if err != nil || len(data) == 0 {
+		return stats, err
 	}
 	if err := w.stream.Runs(a.space, runs, data); err != nil {
 		return stats, fmt.Errorf("send pages of space %s: %w", a.space, err)

@@ -38,6 +38,10 @@ func (m *mapped) Pages(_ pagestream.Space, vaddr uint64, data []byte) error {
 	copy(m.memory[vaddr:], data)
 	return nil
 }
+func (m *mapped) Stored(_ pagestream.Space, vaddr uint64, data []byte) error {
+	copy(data, m.memory[vaddr:])
+	return nil
+}
 func (m *mapped) Zero(pagestream.Space, uint64, uint64) error { return nil }
 func (m *mapped) Blob(uint32, []byte) error                   { return nil }
 func (m *mapped) Closed(error)                                {}
@@ -103,6 +107,38 @@ func benchmarkSession(b *testing.B, memory []byte, streams int, compression Comp
 	b.ReportMetric(total/b.Elapsed().Seconds()/1e9, "GB/s")
 	b.ReportMetric((cpuTime(b)-before)/total*1e9, "cpu-s/GB")
 	b.ReportMetric(float64(stats.WireBytes)/total, "wire/raw")
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkLinks shows how the choice of codecs does against each fixed one, over links of 200 Mbit/s, 1
+// Gbit/s and without a limit.
+func BenchmarkLinks(b *testing.B) {
+	const size = 64 << 20
+	for name, fill := range map[string]func([]byte){"random": fillRandom, "text": fillText} {
+		memory := mmap(b, size)
+		fill(memory)
+		for _, link := range []int64{25e6, 125e6, 0} {
+			for _, compression := range []Compression{Auto, NoCompression, LZ4, Zstd} {
+				b.Run(fmt.Sprintf("%s/%dMB/%s", name, link/1e6, compression), func(b *testing.B) {
+					benchmarkLink(b, memory, compression, link)
+				})
+			}
+		}
+	}
+}
+
+func benchmarkLink(b *testing.B, memory []byte, compression Compression, link int64) {
+	c := newCluster(b)
+	o := c.options(c.listen(to(newMapped(b, len(memory)))).Addr())
+	o.Compression, o.Bandwidth = compression, link
+	s := c.dial(o)
+	b.SetBytes(int64(len(memory)))
+	for b.Loop() {
+		sendAll(b, s, memory)
+	}
+	b.ReportMetric(float64(s.Stats().WireBytes)/float64(b.N)/float64(len(memory)), "wire/raw")
 	if err := s.Close(); err != nil {
 		b.Fatal(err)
 	}

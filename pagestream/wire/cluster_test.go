@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -141,6 +142,20 @@ func (m *memory) Zero(_ pagestream.Space, vaddr, pages uint64) error {
 	m.calls++
 	for i := range pages {
 		m.pages[vaddr+i*pagestream.PageSize] = nil
+	}
+	return nil
+}
+
+func (m *memory) Stored(_ pagestream.Space, vaddr uint64, data []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for at := 0; at < len(data); at += pagestream.PageSize {
+		page, ok := m.pages[vaddr+uint64(at)]
+		if !ok {
+			return fmt.Errorf("page %#x never came", vaddr+uint64(at))
+		}
+		clear(data[at : at+pagestream.PageSize])
+		copy(data[at:], page)
 	}
 	return nil
 }

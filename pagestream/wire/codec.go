@@ -138,9 +138,7 @@ func (d *decoder) decode(c codec, body []byte, raw uint32) ([]byte, error) {
 	if raw > MaxBlob {
 		return nil, fmt.Errorf("body of %d bytes: %w", raw, ErrProtocol)
 	}
-	if d.out == nil {
-		d.out = make([]byte, MaxBlob)
-	}
+	d.room()
 	var n int
 	var err error
 	switch c {
@@ -167,6 +165,14 @@ func (d *decoder) decode(c codec, body []byte, raw uint32) ([]byte, error) {
 		return nil, fmt.Errorf("body compressed with %s holds %d bytes, header says %d: %w", c, n, raw, ErrProtocol)
 	}
 	return d.out[:n], nil
+}
+
+// room is what the decoder decodes into, MaxBlob bytes, for who has nothing to decode.
+func (d *decoder) room() []byte {
+	if d.out == nil {
+		d.out = make([]byte, MaxBlob)
+	}
+	return d.out
 }
 
 func (d *decoder) close() {

@@ -150,7 +150,7 @@ func TestObserverSeesWhetherTheLinkHoldsBack(t *testing.T) {
 	}{
 		"free": {free, 0}, "waits for the window": {held, MaxData * 1000}, "waits in the kernel": {slowKernel, MaxData * 1000},
 	} {
-		o := newObserver(Auto, 1)
+		o := newObserver(Auto, 1, DefaultWindow)
 		for range 60 {
 			o.transmitted(c.sent)
 		}
@@ -164,7 +164,7 @@ func TestObserverSeesWhetherTheLinkHoldsBack(t *testing.T) {
 }
 
 func TestSpoiledMeasurementDoesNotLast(t *testing.T) {
-	o := newObserver(Auto, 1)
+	o := newObserver(Auto, 1, DefaultWindow)
 	text := make([]byte, MaxData)
 	fillText(text)
 	var tries [numCodecs]int
@@ -188,7 +188,7 @@ func TestSpoiledMeasurementDoesNotLast(t *testing.T) {
 }
 
 func TestTrialsTakeASmallPartOfTheTime(t *testing.T) {
-	o := newObserver(Auto, 1)
+	o := newObserver(Auto, 1, DefaultWindow)
 	text := make([]byte, MaxData)
 	fillText(text)
 	var trials, all time.Duration
@@ -211,7 +211,7 @@ func TestObserverSamplesByBytesAndLessWhileNothingCompresses(t *testing.T) {
 	text, random := make([]byte, MaxData), make([]byte, MaxData)
 	fillText(text)
 	fillRandom(random)
-	o := newObserver(Auto, 1)
+	o := newObserver(Auto, 1, DefaultWindow)
 	if c := o.codec([][]byte{text}, MaxData); c == codecNone {
 		t.Error("text is not tried")
 	}
@@ -239,7 +239,7 @@ func TestObserverSamplesByBytesAndLessWhileNothingCompresses(t *testing.T) {
 func BenchmarkObserveIncompressible(b *testing.B) {
 	body := make([]byte, MaxData)
 	fillRandom(body)
-	o := newObserver(Auto, 1)
+	o := newObserver(Auto, 1, DefaultWindow)
 	b.SetBytes(MaxData)
 	for b.Loop() {
 		o.codec([][]byte{body}, MaxData)

@@ -74,7 +74,8 @@ func (c *batchConn) stopReading() {
 // record, which is encrypted in place, and out of it by the decryption. Writing
 // is for one goroutine at a time, reading for another one.
 type pageConn struct {
-	batch *batchConn
+	batch    *batchConn
+	features uint64 // that both sides have
 
 	sealing protection
 	renewal uint64        // records under one key

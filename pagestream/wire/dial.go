@@ -140,7 +140,7 @@ func dialStream(ctx context.Context, o *DialOptions, hello Hello) (*pageConn, er
 	}
 	stop := context.AfterFunc(ctx, func() { batch.SetDeadline(time.Unix(1, 0)) })
 	local := thisNode(o.Credentials.Node())
-	err = greet(conn, local, o.ServerName, hello)
+	conn.features, err = greet(conn, local, o.ServerName, hello)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -158,33 +158,33 @@ func dialStream(ctx context.Context, o *DialOptions, hello Hello) (*pageConn, er
 	return nil, fmt.Errorf("dial peer %s at %s: %w", o.ServerName, o.Address, err)
 }
 
-// greet says hello and reads the answer.
-func greet(conn io.ReadWriter, local speaker, peer string, hello Hello) error {
+// greet says hello, reads the answer and returns the features that both sides have.
+func greet(conn io.ReadWriter, local speaker, peer string, hello Hello) (uint64, error) {
 	hello.MinVersion, hello.MaxVersion = local.minVersion, local.maxVersion
 	hello.Features, hello.PageSize = local.features, local.pageSize
 	if _, err := conn.Write(hello.encode()); err != nil {
-		return err
+		return 0, err
 	}
 	b, err := readGreeting(conn, welcomeMagic)
 	if err != nil {
-		return unexpected(err)
+		return 0, unexpected(err)
 	}
 	w, err := decodeWelcome(b)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	remote := speaker{peer, w.minVersion, w.maxVersion, w.features, w.pageSize}
 	version, both, err := negotiate(local, remote)
 	switch {
 	case err != nil:
-		return err
+		return 0, err
 	case w.refused:
-		return &RefusedError{Peer: peer, Text: w.text}
+		return 0, &RefusedError{Peer: peer, Text: w.text}
 	case w.version != version || w.features != both:
-		return fmt.Errorf("welcome with version %d and features %#x, expected %d and %#x: %w",
+		return 0, fmt.Errorf("welcome with version %d and features %#x, expected %d and %#x: %w",
 			w.version, w.features, version, both, ErrProtocol)
 	}
-	return nil
+	return both, nil
 }
 
 // DialControl opens a control connection to the node serverName at addr. The

@@ -20,7 +20,9 @@
 // in clear text. Then frames follow, each a header of fixed size, a table of
 // page runs and a body, under one xxh3 checksum. The receiver answers with
 // acknowledgements of what it has stored; the sender keeps at most a window
-// unacknowledged. Pages of zeros travel as entries of the run table only.
+// unacknowledged. Pages of zeros travel as entries of the run table only, and pages of which
+// little changed since they were stored as what did (package delta), if both sides know
+// how.
 //
 // Frames of one stream are stored in order. Between streams there is no order
 // but that of Session.Flush, which returns when everything before it is
@@ -76,6 +78,9 @@ type Receiver interface {
 	// Zero makes pages zero. pages is bounded by the address space only, so
 	// its cost must not grow with it.
 	Zero(space pagestream.Space, vaddr, pages uint64) error
+	// Stored reads pages that were stored, 1 to MaxData bytes, for a delta to change. One
+	// that never came is an error.
+	Stored(space pagestream.Space, vaddr uint64, data []byte) error
 	// Blob takes up to MaxBlob bytes, possibly none.
 	Blob(channel uint32, payload []byte) error
 	// Closed is called once, after every other call has returned: nil after

@@ -22,10 +22,12 @@ const (
 	// From the receiver to the sender.
 	frameAck   frameType = 6 // how far the receiver is
 	frameError frameType = 7 // the receiver gave up; the body says why
+	// From the sender, if both sides have featureDeltas.
+	frameDeltas frameType = 8 // a run table, then a record of package delta for each page
 )
 
 // fromSender says which direction a type belongs to.
-func (t frameType) fromSender() bool { return t >= framePages && t <= frameAbort }
+func (t frameType) fromSender() bool { return t >= framePages && t <= frameAbort || t == frameDeltas }
 
 // headerSize is the size of a frame's header in bytes. Little endian:
 //
@@ -120,6 +122,14 @@ func (h *header) check() error {
 		rawLimit, runLimit, may.codec, may.space = MaxData, maxRuns, h.codec, h.space
 		if h.runs == 0 || h.raw%pagestream.PageSize != 0 {
 			return fmt.Errorf("%d runs, %d bytes: no whole pages", h.runs, h.raw)
+		}
+		if err := h.space.Valid(); err != nil {
+			return err
+		}
+	case frameDeltas: // never compressed
+		rawLimit, runLimit, may.space = maxDeltas, maxRuns, h.space
+		if h.runs == 0 || h.raw == 0 {
+			return fmt.Errorf("%d runs, %d bytes: no deltas", h.runs, h.raw)
 		}
 		if err := h.space.Valid(); err != nil {
 			return err

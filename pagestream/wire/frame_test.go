@@ -11,6 +11,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/delta"
 )
 
 func TestHeaderSurvivesEncoding(t *testing.T) {
@@ -21,6 +22,7 @@ func TestHeaderSurvivesEncoding(t *testing.T) {
 		{kind: framePages, runs: 1, space: space},
 		{kind: frameBlob, raw: MaxBlob, body: MaxBlob, channel: 1<<32 - 1},
 		{kind: frameBlob},
+		{kind: frameDeltas, runs: 2, raw: maxDeltas, body: maxDeltas, space: space},
 		{kind: frameBarrier}, {kind: frameBye},
 		{kind: frameAbort, raw: MaxText, body: MaxText},
 		{kind: frameAck, stored: 1, received: 1 << 63},
@@ -38,7 +40,7 @@ func TestHeaderSurvivesEncoding(t *testing.T) {
 func TestHeaderOutOfBoundsIsRefused(t *testing.T) {
 	for name, h := range map[string]header{
 		"no type":                   {},
-		"unknown type":              {kind: 8},
+		"unknown type":              {kind: 9},
 		"unknown codec":             {kind: frameBlob, codec: numCodecs, raw: 10, body: 5},
 		"pages without runs":        {kind: framePages, space: space},
 		"pages without space":       {kind: framePages, runs: 1, raw: 4096, body: 4096},
@@ -50,6 +52,11 @@ func TestHeaderOutOfBoundsIsRefused(t *testing.T) {
 		"body longer than raw":      {kind: frameBlob, raw: 10, body: 11},
 		"compressed but not less":   {kind: frameBlob, codec: codecLZ4, raw: 10, body: 10},
 		"plain but less":            {kind: frameBlob, raw: 10, body: 9},
+		"deltas without runs":       {kind: frameDeltas, raw: 20, body: 20, space: space},
+		"deltas without records":    {kind: frameDeltas, runs: 1, space: space},
+		"deltas without space":      {kind: frameDeltas, runs: 1, raw: 20, body: 20},
+		"too many deltas":           {kind: frameDeltas, runs: 1, raw: maxDeltas + 1, body: maxDeltas + 1, space: space},
+		"deltas compressed":         {kind: frameDeltas, codec: codecLZ4, runs: 1, raw: 20, body: 10, space: space},
 		"blob with runs":            {kind: frameBlob, runs: 1},
 		"blob with a space":         {kind: frameBlob, space: space},
 		"pages with a channel":      {kind: framePages, runs: 1, space: space, channel: 1},
@@ -257,6 +264,11 @@ func (r bounded) Pages(space pagestream.Space, vaddr uint64, data []byte) error 
 	return nil
 }
 
+func (r bounded) Stored(space pagestream.Space, vaddr uint64, data []byte) error {
+	clear(data)
+	return r.Pages(space, vaddr, data)
+}
+
 func (r bounded) Zero(space pagestream.Space, vaddr, pages uint64) error {
 	whole := pagestream.Range{Start: vaddr, Pages: pages}
 	if err := errors.Join(space.Valid(), whole.Valid()); err != nil {
@@ -295,6 +307,14 @@ func FuzzReception(f *testing.F) {
 		h.encode(head)
 		f.Add(head[:], body)
 	}
+	page = page[:pagestream.PageSize]
+	clear(page)
+	page[100] = 1
+	record, _ := delta.Append(nil, make([]byte, pagestream.PageSize), page, delta.MaxRecord)
+	head := new([headerSize]byte)
+	h := header{kind: frameDeltas, runs: 1, raw: uint32(len(record)), body: uint32(len(record)), space: space}
+	h.encode(head)
+	f.Add(head[:], append(table(data(0, 1)), record...))
 	f.Fuzz(func(t *testing.T, start, rest []byte) {
 		var head [headerSize]byte
 		copy(head[:], start)
@@ -302,7 +322,7 @@ func FuzzReception(f *testing.F) {
 		n = min(n, len(rest))
 		binary.LittleEndian.PutUint64(head[sumOffset:], checksum(&head, rest[:n], [][]byte{rest[n:]}, nil))
 		r := &reception{receiver: bounded{t}, reader: bytes.NewReader(append(head[:], rest...)),
-			payload: make([]byte, maxTable+MaxBlob), ackedAt: time.Now(), progress: time.Hour}
+			payload: make([]byte, maxTable+MaxBlob), ackedAt: time.Now(), progress: time.Hour, deltas: true}
 		defer r.decoder.close()
 		h, runs, body, err := r.next()
 		if err == nil {

@@ -19,8 +19,11 @@ import (
 const (
 	minVersion = 1
 	maxVersion = 1
-	features   = 0
+	features   = featureDeltas
 )
+
+// featureDeltas: frames of deltas.
+const featureDeltas = 1 << 0
 
 // Bounds of what a hello may ask for.
 const (

@@ -267,6 +267,7 @@ func (l *Listener) stream(conn *pageConn, peer string, admit Admit, known func()
 		}
 		return fmt.Errorf("stream of %s: %w", peer, err)
 	}
+	conn.features = answer.features
 	_, err = conn.Write(answer.encode())
 	conn.batch.SetDeadline(time.Time{})
 	in.serve(&hello, conn, err)

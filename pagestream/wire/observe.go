@@ -2,6 +2,7 @@ package wire
 
 import (
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/pierrec/lz4/v4"
@@ -45,16 +46,23 @@ type observer struct {
 	sampler   *lz4.Compressor
 	scratch   []byte
 
-	epoch transmission // sum since the link was last measured
+	epoch  transmission // sum since the link was last measured
+	window uint64       // bytes that may be under way
+	bound  bool         // the link holds the stream back, see boundFor
+	free   uint64       // bytes that it has not held back since
 
 	trial      codec         // the next one to be tried again
 	sinceTrial time.Duration // that the stream has worked
+
+	toldOf told
+	told   atomic.Pointer[string] // what explain says; for all goroutines
 }
 
-func newObserver(mode Compression, streams int) *observer {
+func newObserver(mode Compression, streams, window int) *observer {
 	cpu := min(1, float64(runtime.GOMAXPROCS(0))/float64(streams))
 	return &observer{
-		mode: mode,
+		mode:   mode,
+		window: uint64(window),
 		// Before anything is measured: AES-GCM and copies of a modest core.
 		now:       conditions{Sample: 1, Transmit: 1e9, CPU: cpu},
 		unsampled: sampleEvery,
@@ -73,6 +81,13 @@ func (o *observer) codec(body [][]byte, raw uint32) codec {
 	case o.mode == Zstd:
 		return codecZstd
 	}
+	c := o.chosen(body, raw)
+	o.tell(c)
+	return c
+}
+
+// chosen is what gets the body over soonest, or is tried again.
+func (o *observer) chosen(body [][]byte, raw uint32) codec {
 	o.unsampled += int(raw)
 	if o.unsampled >= o.every {
 		o.unsampled = 0
@@ -174,7 +189,9 @@ func (o *observer) transmitted(t transmission) {
 		return
 	}
 	o.now.Link = 0
-	if e.waited.Seconds() > heldBack*e.total.Seconds() {
+	held := e.waited.Seconds() > heldBack*e.total.Seconds()
+	o.noteBound(held, e.wire)
+	if held {
 		o.now.Link = float64(e.wire) / e.total.Seconds()
 	}
 	o.now.Transmit = 1 / (e.sealing.Seconds()/float64(e.wire) + 1/kernelCopy)

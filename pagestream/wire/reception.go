@@ -36,6 +36,7 @@ type reception struct {
 	conn     *pageConn
 	ackEvery uint64
 	progress time.Duration
+	deltas   bool // both sides know them
 
 	payload []byte // run table and body as they came
 	runs    []run
@@ -58,6 +59,7 @@ func newReception(in *inbound, hello *Hello, conn *pageConn) *reception {
 		conn:     conn,
 		ackEvery: min(uint64(hello.Window)/4, maxUnacked),
 		progress: min(progressEvery, hello.KeepAlive),
+		deltas:   conn.features&featureDeltas != 0,
 		payload:  make([]byte, maxTable+MaxBlob),
 		ackedAt:  time.Now(),
 	}
@@ -144,7 +146,11 @@ func (r *reception) readFull(p []byte) error {
 
 // deliver hands a frame's content to the Receiver.
 func (r *reception) deliver(h *header, table, body []byte) error {
-	if h.kind != framePages && h.kind != frameBlob {
+	switch h.kind {
+	case framePages, frameBlob:
+	case frameDeltas:
+		return r.changePages(h, table, body)
+	default:
 		return nil
 	}
 	data, err := r.decoder.decode(h.codec, body, h.raw)
@@ -162,6 +168,16 @@ func (r *reception) deliver(h *header, table, body []byte) error {
 		return err
 	}
 	return r.deliverRuns(h.space, data)
+}
+
+func (r *reception) changePages(h *header, table, body []byte) (err error) {
+	if !r.deltas {
+		return fmt.Errorf("deltas, which were not agreed upon: %w", ErrProtocol)
+	}
+	if r.runs, err = decodeDeltaRuns(r.runs, table); err != nil {
+		return err
+	}
+	return r.deliverDeltas(h.space, body)
 }
 
 func (r *reception) deliverRuns(space pagestream.Space, data []byte) error {

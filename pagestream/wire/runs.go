@@ -39,31 +39,39 @@ func appendRun(table []byte, r run) []byte {
 // valid and those with data add up to exactly raw bytes. Errors wrap
 // ErrProtocol.
 func decodeRuns(runs []run, table []byte, raw uint32) ([]run, error) {
+	most := uint64(raw) / pagestream.PageSize
+	runs, pages, err := parseRuns(runs, table, most)
+	if err == nil && pages != most {
+		return nil, fmt.Errorf("run table: %d pages fewer than the body's %d bytes: %w", most-pages, raw, ErrProtocol)
+	}
+	return runs, err
+}
+
+// parseRuns reads a run table, in which at most so many pages have data. It returns how many
+// do.
+func parseRuns(runs []run, table []byte, most uint64) ([]run, uint64, error) {
 	runs = runs[:0]
 	if len(table)%runSize != 0 || len(table) > maxTable {
-		return nil, fmt.Errorf("run table of %d bytes: %w", len(table), ErrProtocol)
+		return nil, 0, fmt.Errorf("run table of %d bytes: %w", len(table), ErrProtocol)
 	}
-	left := uint64(raw) / pagestream.PageSize
+	left := most
 	for ; len(table) > 0; table = table[runSize:] {
 		pages := binary.LittleEndian.Uint64(table[8:])
 		r := run{zero: pages&zeroFlag != 0}
 		r.Start = binary.LittleEndian.Uint64(table)
 		r.Pages = pages &^ zeroFlag
 		if err := r.Valid(); err != nil {
-			return nil, fmt.Errorf("run table: %w: %w", err, ErrProtocol)
+			return nil, 0, fmt.Errorf("run table: %w: %w", err, ErrProtocol)
 		}
 		if !r.zero {
 			if r.Pages > left {
-				return nil, fmt.Errorf("run table: more pages than the body's %d bytes: %w", raw, ErrProtocol)
+				return nil, 0, fmt.Errorf("run table: more than the %d pages of its body: %w", most, ErrProtocol)
 			}
 			left -= r.Pages
 		}
 		runs = append(runs, r)
 	}
-	if left != 0 {
-		return nil, fmt.Errorf("run table: %d pages fewer than the body's %d bytes: %w", left, raw, ErrProtocol)
-	}
-	return runs, nil
+	return runs, most - left, nil
 }
 
 var zeroPage [pagestream.PageSize]byte

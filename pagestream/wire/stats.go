@@ -10,11 +10,13 @@ import (
 type Stats struct {
 	Pages     uint64 // pages sent with their data
 	ZeroPages uint64 // pages sent as entries of a run table
-	Blobs     uint64
-	BlobBytes uint64 // before compression
-	RawBytes  uint64 // of pages and blobs, before compression, without zero pages
-	WireBytes uint64 // of all frames, before encryption
-	Acked     uint64 // of WireBytes, stored by the peer
+	// DeltaPages were sent as what changed in them, of which DeltaBytes say.
+	DeltaPages, DeltaBytes uint64
+	Blobs                  uint64
+	BlobBytes              uint64 // before compression
+	RawBytes               uint64 // of pages and blobs, before compression, without zero pages
+	WireBytes              uint64 // of all frames, before encryption
+	Acked                  uint64 // of WireBytes, stored by the peer
 
 	// Frames with a body, by codec.
 	FramesPlain, FramesLZ4, FramesZstd uint64
@@ -32,6 +34,7 @@ type Stats struct {
 // counters are a stream's part of Stats.
 type counters struct {
 	pages, zeroPages, blobs, blobBytes, raw, wire atomic.Uint64
+	deltaPages, deltaBytes                        atomic.Uint64
 	frames                                        [numCodecs]atomic.Uint64
 	blocked, throttled, writing                   atomic.Int64
 }
@@ -39,6 +42,8 @@ type counters struct {
 func (c *counters) addTo(s *Stats) {
 	s.Pages += c.pages.Load()
 	s.ZeroPages += c.zeroPages.Load()
+	s.DeltaPages += c.deltaPages.Load()
+	s.DeltaBytes += c.deltaBytes.Load()
 	s.Blobs += c.blobs.Load()
 	s.BlobBytes += c.blobBytes.Load()
 	s.RawBytes += c.raw.Load()

@@ -56,7 +56,7 @@ func newStream(s *Session, number int, conn *pageConn, o *DialOptions) *Stream {
 		session:  s,
 		number:   number,
 		flow:     flow{window: uint64(o.Window), active: &s.active},
-		observe:  newObserver(o.Compression, o.Streams),
+		observe:  newObserver(o.Compression, o.Streams, o.Window),
 		gate:     make(chan struct{}, 1),
 		conn:     conn,
 		kick:     make(chan struct{}, 1),
@@ -245,7 +245,7 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 		kernel: kernel, sealing: end.Sub(writeStart) - kernel})
 	s.written.raw.Add(uint64(h.raw))
 	s.written.writing.Add(int64(kernel))
-	if h.raw > 0 {
+	if h.raw > 0 && h.kind != frameDeltas {
 		s.written.frames[h.codec].Add(1)
 	}
 	return nil
@@ -253,6 +253,9 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 
 // compress replaces the body by its compressed form if that is worth it.
 func (s *Stream) compress(h *header, body *[][]byte) error {
+	if h.kind == frameDeltas {
+		return nil // short already, and another kind of data than the one that is measured
+	}
 	c := s.observe.codec(*body, h.raw)
 	if c == codecNone {
 		return nil

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -17,8 +18,8 @@ import (
 	"godwit.dev/godwit/test/lab"
 )
 
-// labDir is the bench's own lab.
-const labDir = "/var/lib/godwit-bench"
+// labDir is the bench's own lab, unless the environment names another.
+var labDir = cmp.Or(os.Getenv("GODWIT_BENCH_DIR"), "/var/lib/godwit-bench")
 
 // cleanLimit is how long cleaning up may take, also after Ctrl-C.
 const cleanLimit = 2 * time.Minute
@@ -52,6 +53,7 @@ var all = []steps.Step[*bench]{
 	{Name: "hybrid", Run: (*bench).fetched},
 	{Name: "aborts", Run: (*bench).aborted},
 	{Name: "unchanged", Run: (*bench).unchangedPages},
+	{Name: "deltas", Run: (*bench).deltaPages},
 	{Name: "loss", Run: (*bench).lossOfSource},
 	{Name: "page-server", Run: (*bench).pageServer},
 }

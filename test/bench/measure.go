@@ -46,6 +46,7 @@ type bench struct {
 	hybrid       *hybrid             // nil: not tried
 	broken       *aborted            // off, at random stages; nil: not tried
 	unchanged    *unchanged          // nil: not measured
+	deltas       []deltaMoves        // none: not measured
 	compared     []traces.Comparison // the rules, by replay; none: not compared
 	crowds       []crowd             // pods that move at once; none: not measured
 	peaks        []float64           // of a destination's memory, as multiples of the pod's there

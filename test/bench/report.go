@@ -91,6 +91,16 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "bytes sent / memory, 64 MiB rewritten with the same values, 200 Mbit/s", Value: u.same, Unpromised: true})
 		promise(true, figure.Figure{Name: "bytes sent / memory, the same with other values", Value: u.others, Unpromised: true})
 	}
+	for _, d := range b.deltas {
+		for _, f := range []figure.Figure{
+			{Name: "bytes sent", Value: d.with.bytes / d.whole.bytes},
+			{Name: "downtime", Value: float64(d.with.downtime) / float64(d.whole.downtime)},
+			{Name: "total", Value: float64(d.with.total) / float64(d.whole.total)},
+		} {
+			f.Name, f.Unpromised = f.Name+" with deltas / without, "+d.name, true
+			promise(true, f)
+		}
+	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	if len(b.compared) > 0 {
 		r.Rules = b.compared

@@ -32,7 +32,7 @@ const (
 	Ticker     = "ticker"     // PORT [FILE]
 	Printer    = "printer"    // PORT
 	Undumpable = "undumpable" // PORT [WHAT]
-	Rewriter   = "rewriter"   // PORT MIB [RATE [WORK]]
+	Rewriter   = "rewriter"   // PORT MIB [RATE [WORK [same|few]]]
 	Devices    = "devices"    // PORT [ASPECTS TO LEAVE OUT]
 )
 

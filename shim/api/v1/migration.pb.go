@@ -362,7 +362,9 @@ type BeginRequest struct {
 	// here is the volume's number on the wire.
 	Volumes []*Volume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// What Share would say, from the beginning.
-	Share         *LinkShare `protobuf:"bytes,40,opt,name=share,proto3" json:"share,omitempty"`
+	Share *LinkShare `protobuf:"bytes,40,opt,name=share,proto3" json:"share,omitempty"`
+	// Send pages whole, however little changed in them since they were sent.
+	WholePages    bool `protobuf:"varint,90,opt,name=whole_pages,json=wholePages,proto3" json:"whole_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -493,6 +495,13 @@ func (x *BeginRequest) GetShare() *LinkShare {
 		return x.Share
 	}
 	return nil
+}
+
+func (x *BeginRequest) GetWholePages() bool {
+	if x != nil {
+		return x.WholePages
+	}
+	return false
 }
 
 // Volume is a directory that containers of the pod have mounted.
@@ -977,6 +986,13 @@ type Progress struct {
 	// Source: pages that were written but had what the destination has already, and were
 	// not sent again.
 	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
+	// Source: pages that were sent as what changed in them since they were sent before, beside
+	// pages_sent, and how many bytes that took.
+	DeltaPages uint64 `protobuf:"varint,90,opt,name=delta_pages,json=deltaPages,proto3" json:"delta_pages,omitempty"`
+	DeltaBytes uint64 `protobuf:"varint,91,opt,name=delta_bytes,json=deltaBytes,proto3" json:"delta_bytes,omitempty"`
+	// Source: what pages are compressed with and why, in words; empty if that was said by who
+	// began the migration.
+	Compression string `protobuf:"bytes,92,opt,name=compression,proto3" json:"compression,omitempty"`
 	// Source: as in Round.
 	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
 	ThrottleOfMilliCpu uint32 `protobuf:"varint,61,opt,name=throttle_of_milli_cpu,json=throttleOfMilliCpu,proto3" json:"throttle_of_milli_cpu,omitempty"`
@@ -1232,6 +1248,27 @@ func (x *Progress) GetUnchangedPages() uint64 {
 		return x.UnchangedPages
 	}
 	return 0
+}
+
+func (x *Progress) GetDeltaPages() uint64 {
+	if x != nil {
+		return x.DeltaPages
+	}
+	return 0
+}
+
+func (x *Progress) GetDeltaBytes() uint64 {
+	if x != nil {
+		return x.DeltaBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
 }
 
 func (x *Progress) GetThrottleMilliCpu() uint32 {
@@ -2327,7 +2364,7 @@ const file_migration_proto_rawDesc = "" +
 	"\tfreeze_us\x18\x01 \x01(\x04R\bfreezeUs\x12\x17\n" +
 	"\adump_us\x18\x02 \x01(\x04R\x06dumpUs\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x03 \x01(\x04R\trestoreUs\"\xe2\x03\n" +
+	"restore_us\x18\x03 \x01(\x04R\trestoreUs\"\x83\x04\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +
@@ -2346,7 +2383,9 @@ const file_migration_proto_rawDesc = "" +
 	"\vfiles_later\x18\f \x01(\bR\n" +
 	"filesLater\x120\n" +
 	"\avolumes\x18\r \x03(\v2\x16.godwit.shim.v1.VolumeR\avolumes\x12/\n" +
-	"\x05share\x18( \x01(\v2\x19.godwit.shim.v1.LinkShareR\x05share\"c\n" +
+	"\x05share\x18( \x01(\v2\x19.godwit.shim.v1.LinkShareR\x05share\x12\x1f\n" +
+	"\vwhole_pages\x18Z \x01(\bR\n" +
+	"wholePages\"c\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03dir\x18\x02 \x01(\tR\x03dir\x123\n" +
@@ -2389,7 +2428,8 @@ const file_migration_proto_rawDesc = "" +
 	"\n" +
 	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xed\t\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xd1\n" +
+	"\n" +
 	"\bProgress\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.godwit.shim.v1.StateR\x05state\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x14\n" +
@@ -2430,7 +2470,12 @@ const file_migration_proto_rawDesc = "" +
 	"link_bytes\x18( \x01(\x04R\tlinkBytes\x12!\n" +
 	"\fthrottled_us\x18) \x01(\x04R\vthrottledUs\x12$\n" +
 	"\x0elink_active_us\x18+ \x01(\x04R\flinkActiveUs\x12'\n" +
-	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12\x1f\n" +
+	"\vdelta_pages\x18Z \x01(\x04R\n" +
+	"deltaPages\x12\x1f\n" +
+	"\vdelta_bytes\x18[ \x01(\x04R\n" +
+	"deltaBytes\x12 \n" +
+	"\vcompression\x18\\ \x01(\tR\vcompression\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
 	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +
 	"\bfetching\x18F \x01(\bR\bfetching\x12#\n" +

@@ -116,6 +116,9 @@ type Result struct {
 	StopReason    string       `json:"stop_reason"`
 	PagesSent     uint64       `json:"pages_sent"`
 	ZeroPages     uint64       `json:"zero_pages"`
+	DeltaPages    uint64       `json:"delta_pages"` // sent as what changed in them, of DeltaBytes
+	DeltaBytes    uint64       `json:"delta_bytes"`
+	Compression   string       `json:"compression"` // and why
 	BytesSent     uint64       `json:"bytes_sent"`
 	WireBytesSent uint64       `json:"wire_bytes_sent"`
 	FileBytesSent uint64       `json:"file_bytes_sent"`

@@ -502,7 +502,9 @@ type MigrateRequest struct {
 	Priority int32 `protobuf:"varint,40,opt,name=priority,proto3" json:"priority,omitempty"`
 	// How long the two nodes wait for each other while pages are missing after the commit, until
 	// the pod is lost, milliseconds; 0 means two minutes.
-	ReconnectMs   uint64 `protobuf:"varint,41,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
+	ReconnectMs uint64 `protobuf:"varint,41,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
+	// Send pages whole, however little changed in them since they were sent.
+	WholePages    bool `protobuf:"varint,90,opt,name=whole_pages,json=wholePages,proto3" json:"whole_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -675,6 +677,13 @@ func (x *MigrateRequest) GetReconnectMs() uint64 {
 		return x.ReconnectMs
 	}
 	return 0
+}
+
+func (x *MigrateRequest) GetWholePages() bool {
+	if x != nil {
+		return x.WholePages
+	}
+	return false
 }
 
 type Round struct {
@@ -887,6 +896,12 @@ type Progress struct {
 	LeftBytes           uint64 `protobuf:"varint,33,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
 	// Pages that were written but had what the destination has already.
 	UnchangedPages uint64 `protobuf:"varint,42,opt,name=unchanged_pages,json=unchangedPages,proto3" json:"unchanged_pages,omitempty"`
+	// Pages that were sent as what changed in them since they were sent before, beside pages_sent,
+	// and how many bytes that took.
+	DeltaPages uint64 `protobuf:"varint,90,opt,name=delta_pages,json=deltaPages,proto3" json:"delta_pages,omitempty"`
+	DeltaBytes uint64 `protobuf:"varint,91,opt,name=delta_bytes,json=deltaBytes,proto3" json:"delta_bytes,omitempty"`
+	// What pages are compressed with and why, in words; empty if the request said it.
+	Compression string `protobuf:"bytes,92,opt,name=compression,proto3" json:"compression,omitempty"`
 	// What the pod may use of processors, as it writes too fast, and what it might use otherwise,
 	// thousandths of a core; 0 if it is not held back.
 	ThrottleMilliCpu   uint32 `protobuf:"varint,60,opt,name=throttle_milli_cpu,json=throttleMilliCpu,proto3" json:"throttle_milli_cpu,omitempty"`
@@ -1069,6 +1084,27 @@ func (x *Progress) GetUnchangedPages() uint64 {
 		return x.UnchangedPages
 	}
 	return 0
+}
+
+func (x *Progress) GetDeltaPages() uint64 {
+	if x != nil {
+		return x.DeltaPages
+	}
+	return 0
+}
+
+func (x *Progress) GetDeltaBytes() uint64 {
+	if x != nil {
+		return x.DeltaBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
 }
 
 func (x *Progress) GetThrottleMilliCpu() uint32 {
@@ -2323,7 +2359,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xc9\x04\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xea\x04\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -2348,7 +2384,9 @@ const file_node_proto_rawDesc = "" +
 	"\ffirst_rounds\x18  \x01(\rR\vfirstRounds\x12\x19\n" +
 	"\bon_stall\x18! \x01(\tR\aonStall\x12\x1a\n" +
 	"\bpriority\x18( \x01(\x05R\bpriority\x12!\n" +
-	"\freconnect_ms\x18) \x01(\x04R\vreconnectMs\"\x9e\x05\n" +
+	"\freconnect_ms\x18) \x01(\x04R\vreconnectMs\x12\x1f\n" +
+	"\vwhole_pages\x18Z \x01(\bR\n" +
+	"wholePages\"\x9e\x05\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2375,7 +2413,7 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"elapsed_us\x18\x10 \x01(\x04R\telapsedUs\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
-	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\x99\a\n" +
+	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\"\xfd\a\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12\x1f\n" +
 	"\vround_pages\x18\x02 \x01(\x04R\n" +
@@ -2405,7 +2443,12 @@ const file_node_proto_rawDesc = "" +
 	"\x11downtime_limit_us\x18  \x01(\x04R\x0fdowntimeLimitUs\x12\x1d\n" +
 	"\n" +
 	"left_bytes\x18! \x01(\x04R\tleftBytes\x12'\n" +
-	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12,\n" +
+	"\x0funchanged_pages\x18* \x01(\x04R\x0eunchangedPages\x12\x1f\n" +
+	"\vdelta_pages\x18Z \x01(\x04R\n" +
+	"deltaPages\x12\x1f\n" +
+	"\vdelta_bytes\x18[ \x01(\x04R\n" +
+	"deltaBytes\x12 \n" +
+	"\vcompression\x18\\ \x01(\tR\vcompression\x12,\n" +
 	"\x12throttle_milli_cpu\x18< \x01(\rR\x10throttleMilliCpu\x121\n" +
 	"\x15throttle_of_milli_cpu\x18= \x01(\rR\x12throttleOfMilliCpu\x12\x1a\n" +
 	"\bfetching\x18F \x01(\bR\bfetching\x12#\n" +

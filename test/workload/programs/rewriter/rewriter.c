@@ -1,8 +1,9 @@
 /*
- * rewriter PORT MIB [RATE [WORK [same]]]: writes MIB of memory over and over, page after
+ * rewriter PORT MIB [RATE [WORK [same|few]]]: writes MIB of memory over and over, page after
  * page, each time with another stamp, as fast as it can, or RATE MiB a second, and
  * computes each page WORK times before it does. It sees that every second page is as
- * it was left. With "same" a page gets the same stamp each time.
+ * it was left. With "same" a page gets the same stamp each time, with "few" that too, but
+ * for 32 bytes in its middle.
  *
  * "check" answers with how many pages it has written, or with what was wrong.
  */
@@ -12,13 +13,47 @@
 
 static char *memory;
 static uint64_t pages, rate, work = 1;
-static int same;
+static int same, few;
 static uint64_t written; /* by the writer; read whenever */
 
 /* A page's stamp in a pass, never 0. */
 static uint64_t stamp(uint64_t page, uint64_t pass)
 {
-	return mix(page) ^ (same ? 1 : pass);
+	return mix(page) ^ (same || few ? 1 : pass);
+}
+
+/* The 32 bytes of a page that "few" changes in a pass. */
+#define MIDDLE 1999
+
+static void middle(char *to, uint64_t page, uint64_t pass)
+{
+	for (uint64_t i = 0; i < 4; i++) {
+		uint64_t w = mix(page ^ pass << 40 ^ i << 62);
+		memcpy(to + 8 * i, &w, 8);
+	}
+}
+
+/* Makes a page what it has to be after a pass. */
+static void write_page(char *page, uint64_t number, uint64_t pass)
+{
+	if (!few || pass == 1)
+		stamp_page(page, stamp(number, pass));
+	if (few)
+		middle(page + MIDDLE, number, pass);
+}
+
+/* The first wrong byte of a page that was written in a pass, or -1. */
+static int wrong_in(const char *page, uint64_t number, uint64_t pass)
+{
+	char want[PAGE];
+	if (!few)
+		return wrong_byte(page, stamp(number, pass));
+	write_page(want, number, 1);
+	middle(want + MIDDLE, number, pass);
+	for (size_t i = 0; i < PAGE; i++)
+		if (page[i] != want[i])
+			return (int)i;
+	return -1;
 }
 
 static void *rewrite(void *unused)
@@ -30,7 +65,7 @@ static void *rewrite(void *unused)
 		for (uint64_t i = 0; i < pages; i++) {
 			char *page = memory + i * PAGE;
 			if (pass > 1 && i % 2 == 0) {
-				int at = wrong_byte(page, stamp(i, pass - 1));
+				int at = wrong_in(page, i, pass - 1);
 				if (at >= 0)
 					is_wrong("page %" PRIu64 " of pass %" PRIu64 ": byte %d", i, pass, at);
 			}
@@ -38,7 +73,7 @@ static void *rewrite(void *unused)
 				stamp_page(trial, stamp(i, pass + k));
 				__asm__ volatile("" : : "r"(trial) : "memory");
 			}
-			stamp_page(page, stamp(i, pass));
+			write_page(page, i, pass);
 			__atomic_store_n(&written, written + 1, __ATOMIC_RELAXED);
 			if (rate == 0 || written % 16 != 0)
 				continue;
@@ -66,9 +101,10 @@ static void reply(int fd, const char *question)
 int main(int argc, char **argv)
 {
 	pthread_t thread;
-	if (argc < 3 || argc > 6 || (argc > 5 && strcmp(argv[5], "same") != 0))
-		return fprintf(stderr, "usage: rewriter PORT MIB [RATE [WORK [same]]]\n"), 2;
-	same = argc > 5;
+	same = argc > 5 && strcmp(argv[5], "same") == 0;
+	few = argc > 5 && strcmp(argv[5], "few") == 0;
+	if (argc < 3 || argc > 6 || (argc > 5 && !same && !few))
+		return fprintf(stderr, "usage: rewriter PORT MIB [RATE [WORK [same|few]]]\n"), 2;
 	int listener = ask_here(argv[1]);
 	pages = strtoull(argv[2], NULL, 10) * 256;
 	if (argc > 3)
