@@ -30,7 +30,7 @@ type relayed struct {
 	mu    sync.Mutex
 	stage Stage // of the notification that the client has yet to answer; guarded by mu
 	// lent are files of the client that CRIU finds at us; they are of the client's side alone.
-	lent []*os.File
+	lent []int
 }
 
 // newRelayed takes the client's socket from a CRIU that has just come.
@@ -42,28 +42,39 @@ func newRelayed(r *Relay, criu *net.UnixConn) (*relayed, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeAll(passed)
 	if len(passed) != 1 {
+		closeAll(passed)
 		return nil, fmt.Errorf("%d sockets came, not one", len(passed))
 	}
 	s := &relayed{relay: r, criu: criu}
-	if s.clientPID, err = peer(passed[0]); err != nil {
+	if s.criuPID, err = peer(criu); err != nil {
+		closeAll(passed)
 		return nil, err
 	}
-	if s.criuPID, err = connPeer(criu); err != nil {
+	if s.client, err = connection(passed[0]); err != nil {
 		return nil, err
 	}
-	conn, err := net.FileConn(passed[0])
+	if s.clientPID, err = peer(s.client); err != nil {
+		s.client.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// connection takes over a descriptor of a socket.
+func connection(fd int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(fd), "client")
+	defer f.Close()
+	conn, err := net.FileConn(f)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the socket of CRIU's client: %w", err)
 	}
-	client, ok := conn.(*net.UnixConn)
+	local, ok := conn.(*net.UnixConn)
 	if !ok {
 		conn.Close()
-		return nil, errors.New("the client's socket is none of the local kind")
+		return nil, errors.New("the socket of CRIU's client is none of the local kind")
 	}
-	s.client = client
-	return s, nil
+	return local, nil
 }
 
 // serve hands on what both say, until both have ended.
@@ -166,14 +177,15 @@ func (s *relayed) lend(opts *rpc.CriuOpts) error {
 		if err != nil {
 			return fmt.Errorf("file %d of CRIU's client: %w", *number, err)
 		}
-		s.lent = append(s.lent, os.NewFile(uintptr(fd), "lent"))
+		s.lent = append(s.lent, fd)
 		*number = int32(fd)
 	}
 	return nil
 }
 
-// receive reads one message, and the descriptors that it carries. No bytes are the end.
-func receive(c *net.UnixConn, buf []byte) (n int, passed []*os.File, err error) {
+// receive reads one message, and the descriptors that it carries: they are handed on as they are, no file of them is made that would change
+// how they block. No bytes are the end.
+func receive(c *net.UnixConn, buf []byte) (n int, passed []int, err error) {
 	oob := make([]byte, unix.CmsgSpace(4*maxPassed))
 	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
 	if err != nil {
@@ -188,9 +200,7 @@ func receive(c *net.UnixConn, buf []byte) (n int, passed []*os.File, err error) 
 		if err != nil {
 			continue // credentials, say: nobody asked for them
 		}
-		for _, fd := range fds {
-			passed = append(passed, os.NewFile(uintptr(fd), "passed"))
-		}
+		passed = append(passed, fds...)
 	}
 	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		return n, passed, fmt.Errorf("a message of CRIU or its client is longer than %d bytes", len(buf))
@@ -206,35 +216,32 @@ func ended(err error) error {
 	return err
 }
 
-func send(c *net.UnixConn, message []byte, passed []*os.File) error {
+func send(c *net.UnixConn, message []byte, passed []int) error {
 	var oob []byte
 	if len(passed) > 0 {
-		fds := make([]int, len(passed))
-		for i, f := range passed {
-			fds[i] = int(f.Fd())
-		}
-		oob = unix.UnixRights(fds...)
+		oob = unix.UnixRights(passed...)
 	}
 	_, _, err := c.WriteMsgUnix(message, oob, nil)
 	return err
 }
 
-// peer is the process that made a socket's pair, or listens where it is connected to.
-func peer(f *os.File) (int, error) {
-	cred, err := unix.GetsockoptUcred(int(f.Fd()), unix.SOL_SOCKET, unix.SO_PEERCRED)
+// peer is the process that made a socket's pair, or was at the other end when it was connected.
+func peer(c *net.UnixConn) (pid int, err error) {
+	// Not through a file of it: os.File.Fd would have the connection block, and a Close wait for what is read.
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("who is at the other end: %w", err)
+	}
+	var cred *unix.Ucred
+	if failed := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); failed != nil {
+		err = failed
+	}
 	if err != nil {
 		return 0, fmt.Errorf("who is at the other end: %w", err)
 	}
 	return int(cred.Pid), nil
-}
-
-func connPeer(c *net.UnixConn) (pid int, err error) {
-	f, err := c.File()
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	return peer(f)
 }
 
 // closeWith closes connections when broken is, or not at all once stop has been called.
@@ -253,8 +260,8 @@ func closeWith(broken <-chan struct{}, conns ...*net.UnixConn) (stop func()) {
 	return func() { close(done); watching.Wait() }
 }
 
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 }
