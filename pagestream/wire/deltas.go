@@ -20,6 +20,8 @@ const (
 	// stream that was held back by it does not count as such any more. A window of them is
 	// under way before anything waits, so small rounds tell nothing.
 	boundFor = 4
+	// slowShare is how many times as much as the link takes the stream must be able to send.
+	slowShare = 3
 )
 
 // DeltaLimit is the most bytes that a record of package delta may have to be worth sending
@@ -58,7 +60,12 @@ func (p performance) ratio() float64 {
 	return p.Ratio
 }
 
-// noteBound takes in whether an epoch was held back.
+// slowLink says whether the link holds the stream back so much that a copy of what goes over it
+// is worth its memory. Processes on one machine, or a fast network, wait for each
+// other now and then, too.
+func (c conditions) slowLink() bool { return c.Link > 0 && slowShare*c.Link < c.Transmit*c.CPU }
+
+// noteBound takes in whether the link held the stream back in an epoch, and what went over it.
 func (o *observer) noteBound(heldBack bool, bytes uint64) {
 	if heldBack {
 		o.bound, o.free = true, 0

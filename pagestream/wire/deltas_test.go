@@ -213,6 +213,24 @@ func TestDeltasAreWorthItWhereTheLinkHoldsAStreamBack(t *testing.T) {
 	}
 }
 
+func TestALinkIsSlowIfItTakesMuchLessThanTheProcessorsSend(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		now  conditions
+		slow bool
+	}{
+		{"nothing is held back", conditions{Transmit: 1e9, CPU: 1}, false},
+		{"200 Mbit/s, two streams", conditions{Link: 12e6, Transmit: 1e9, CPU: 0.7}, true},
+		{"1 Gbit/s, two streams", conditions{Link: 60e6, Transmit: 1e9, CPU: 0.7}, true},
+		{"a fast network", conditions{Link: 600e6, Transmit: 1e9, CPU: 0.7}, false},
+		{"one machine that is busy", conditions{Link: 100e6, Transmit: 0.4e9, CPU: 0.7}, false},
+	} {
+		if got := c.now.slowLink(); got != c.slow {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
 func BenchmarkDeltas(b *testing.B) {
 	const pages = 64
 	c := newCluster(b)

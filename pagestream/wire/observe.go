@@ -190,10 +190,10 @@ func (o *observer) transmitted(t transmission) {
 	}
 	o.now.Link = 0
 	held := e.waited.Seconds() > heldBack*e.total.Seconds()
-	o.noteBound(held, e.wire)
 	if held {
 		o.now.Link = float64(e.wire) / e.total.Seconds()
 	}
 	o.now.Transmit = 1 / (e.sealing.Seconds()/float64(e.wire) + 1/kernelCopy)
+	o.noteBound(o.now.slowLink(), e.wire)
 	o.epoch = transmission{}
 }
