@@ -4,11 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -20,13 +18,12 @@ import (
 // was acknowledged, and the last one that was sent. A write that was sent and
 // not acknowledged may or may not have happened.
 type Redis struct {
+	whereabouts
 	keys uint32
 
 	mu        sync.Mutex
-	addresses []string      // where the server may be, guarded by mu
-	moved     chan struct{} // closed when addresses change, guarded by mu
-	acked     []uint32      // by key, guarded by mu
-	sent      []uint32      // by key, guarded by mu
+	acked     []uint32 // by key, guarded by mu
+	sent      []uint32 // by key, guarded by mu
 	acks      []time.Time
 	total     uint64 // acknowledged writes, guarded by mu
 	lastError error  // of the last connection that broke, guarded by mu
@@ -36,31 +33,9 @@ type Redis struct {
 // host:port.
 func NewRedis(address string, keys uint32) *Redis {
 	return &Redis{
-		keys: keys, addresses: []string{address}, moved: make(chan struct{}),
-		acked: make([]uint32, keys), sent: make([]uint32, keys),
+		whereabouts: serverAt(address, ping),
+		keys:        keys, acked: make([]uint32, keys), sent: make([]uint32, keys),
 	}
-}
-
-// AlsoAt adds an address at which the server may appear.
-func (r *Redis) AlsoAt(address string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.addresses = append(r.addresses, address)
-	r.tellMoved()
-}
-
-// tellMoved has who looks for the server look at the new addresses; mu is held.
-func (r *Redis) tellMoved() {
-	close(r.moved)
-	r.moved = make(chan struct{})
-}
-
-// OnlyAt replaces all addresses by one, where the server is for the time being.
-func (r *Redis) OnlyAt(address string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.addresses = []string{address}
-	r.tellMoved()
 }
 
 // fillBatch is how many commands go out before their replies are read.
@@ -168,94 +143,6 @@ func (r *Redis) acknowledge(key, write uint32) {
 	r.total++
 }
 
-// dialAny connects to whichever address answers first. All are tried at the same
-// time: one that does not answer must not hold up the others.
-func (r *Redis) dialAny(ctx context.Context) (net.Conn, error) {
-	for {
-		conn, err := r.dialKnown(ctx)
-		if conn != nil || err != nil {
-			return conn, err
-		}
-	}
-}
-
-// dialKnown does dialAny as long as no other address is told of; then it returns
-// nothing.
-func (r *Redis) dialKnown(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	answered := make(chan net.Conn)
-	var dialers sync.WaitGroup
-	defer dialers.Wait()
-	defer cancel()
-	r.mu.Lock()
-	addresses, moved := slices.Clone(r.addresses), r.moved
-	r.mu.Unlock()
-	for _, address := range addresses {
-		dialers.Go(func() {
-			conn := dialUntilAnswer(ctx, address)
-			if conn == nil {
-				return
-			}
-			select {
-			case answered <- conn:
-			case <-ctx.Done():
-				conn.Close()
-			}
-		})
-	}
-	select {
-	case conn := <-answered:
-		return conn, nil
-	case <-moved:
-		return nil, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// retryPause is how long an address that refuses is left alone. Where everything
-// is slow, asking as often would take a processor from what is asked for.
-const retryPause = time.Millisecond
-
-// dialUntilAnswer tries one address until it answers; nil when ctx ended first.
-func dialUntilAnswer(ctx context.Context, address string) net.Conn {
-	dialer := net.Dialer{Timeout: pace.Stretch(time.Second)}
-	for ctx.Err() == nil {
-		conn, err := dialer.DialContext(ctx, "tcp", address)
-		if err == nil {
-			stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-			err = ping(conn)
-			if stop() && err == nil {
-				return conn
-			}
-			conn.Close()
-		}
-		select {
-		case <-time.After(pace.Stretch(retryPause)):
-		case <-ctx.Done():
-		}
-	}
-	return nil
-}
-
-// ping asks whether the server answers at all: a frozen one accepts
-// connections and says nothing.
-func ping(conn net.Conn) error {
-	conn.SetReadDeadline(time.Now().Add(pace.Stretch(time.Second)))
-	defer conn.SetDeadline(time.Time{})
-	if _, err := io.WriteString(conn, "*1\r\n$4\r\nPING\r\n"); err != nil {
-		return err
-	}
-	var answer [7]byte
-	if _, err := io.ReadFull(conn, answer[:]); err != nil {
-		return err
-	}
-	if string(answer[:]) != "+PONG\r\n" {
-		return errors.New("no pong")
-	}
-	return nil
-}
-
 func readOK(replies *bufio.Reader) error {
 	line, err := replies.ReadSlice('\n')
 	if err != nil {
@@ -282,8 +169,7 @@ func (r *Redis) Verify(ctx context.Context) (Verdict, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	v := Verdict{Acked: r.total}
-	address := r.addresses[len(r.addresses)-1]
-	conn, err := (&net.Dialer{Timeout: pace.Stretch(5 * time.Second)}).DialContext(ctx, "tcp", address)
+	conn, err := (&net.Dialer{Timeout: pace.Stretch(5 * time.Second)}).DialContext(ctx, "tcp", r.last())
 	if err != nil {
 		return v, fmt.Errorf("verify redis: %w", err)
 	}
