@@ -1,4 +1,4 @@
-package main
+package byhand
 
 import (
 	"context"
@@ -10,15 +10,14 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"godwit.dev/godwit/test/lab"
-	"godwit.dev/godwit/test/trial"
 )
 
 // What the operator has on each node.
 const (
-	// handDir has the bundle, and below imagesIn the images. It is on a tmpfs, which spares the operator the disk.
-	handDir = "/run/enginebench"
+	// dir has the bundle, and below imagesIn the images. It is on a tmpfs, which spares the operator the disk.
+	dir = "/run/by-hand"
 	// imagesIn has a directory for each checkpoint, by its number.
-	imagesIn = handDir + "/images"
+	imagesIn = dir + "/images"
 	// containerID is also its cgroup's name.
 	containerID = "by-hand"
 )
@@ -31,12 +30,12 @@ ctr -n k8s.io images mount --rw "$2" "$1/rootfs" >/dev/null
 echo tcp-close >/etc/criu/runc.conf
 runc spec`
 
-// prepare makes a bundle of the image on a node.
-func prepare(ctx context.Context, n *lab.Node, image string) error {
-	if _, err := n.Exec(ctx, "bash", "-c", prepareNode, "bash", handDir, image); err != nil {
+// prepare makes a bundle on a node.
+func prepare(ctx context.Context, n *lab.Node, spec Spec) error {
+	if _, err := n.Exec(ctx, "bash", "-c", prepareNode, "bash", dir, spec.Image); err != nil {
 		return err
 	}
-	path := n.Path(handDir + "/config.json")
+	path := n.Path(dir + "/config.json")
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("bundle on node %s: %w", n.Name, err)
@@ -45,20 +44,25 @@ func prepare(ctx context.Context, n *lab.Node, image string) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf("bundle on node %s: %w", n.Name, err)
 	}
-	adapt(&s)
+	adapt(&s, spec.Args)
 	if b, err = json.Marshal(s); err != nil {
 		return fmt.Errorf("bundle on node %s: %w", n.Name, err)
 	}
 	return os.WriteFile(path, b, 0o600)
 }
 
-// adapt makes of runc's example a redis that can be reached at the node's address.
-func adapt(s *specs.Spec) {
+// adapt makes of runc's example a program that can be reached at the node's address.
+func adapt(s *specs.Spec, args []string) {
 	s.Process.Terminal = false
-	s.Process.Args = trial.RedisCommand
+	s.Process.Args = args
 	s.Root.Readonly = false
 	s.Linux.CgroupsPath = "/" + containerID
 	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.NetworkNamespace
 	})
 }
+
+// forget is what an operator types in the end. Nothing in it fails for what is not there.
+const forget = `runc delete --force "$2" >/dev/null 2>&1
+ctr -n k8s.io images unmount --rm "$1/rootfs" >/dev/null 2>&1
+rm -rf "$1" /tmp/hand-* /etc/criu/runc.conf`
