@@ -22,12 +22,13 @@ const (
 	containerID = "by-hand"
 )
 
-// prepareNode is what an operator types once on each node. The configuration file makes CRIU leave established connections
-// out, at both ends: the container's address does not come along, and clients are to hear of it at once.
+// prepareNode is what an operator types once on each node. The configuration file makes CRIU leave connections out, established
+// ones at both ends, and those that nobody has accepted yet: the container's address does not come along, and clients are to
+// hear of it at once.
 const prepareNode = `set -e
 mkdir -p "$1/rootfs" /etc/criu && cd "$1"
 ctr -n k8s.io images mount --rw "$2" "$1/rootfs" >/dev/null
-echo tcp-close >/etc/criu/runc.conf
+printf 'tcp-close\nskip-in-flight\n' >/etc/criu/runc.conf
 runc spec`
 
 // prepare makes a bundle on a node.

@@ -87,7 +87,7 @@ func rate(answers []time.Time, from, to time.Time) float64 {
 type Sample struct {
 	// AtMS is when the answer came, from the begin of the downtime on, milliseconds.
 	AtMS float64 `json:"at_ms"`
-	// WaitedMS is how long after the answer before, milliseconds: the longest of a fiftieth of a second.
+	// WaitedMS is how long after the answer before, milliseconds: the longest of 40 ms.
 	WaitedMS float64 `json:"waited_ms"`
 }
 
@@ -95,7 +95,7 @@ type Sample struct {
 const (
 	samplesFrom = -2 * time.Second
 	samplesTo   = 3 * time.Second
-	sampleEvery = 20 * time.Millisecond
+	sampleEvery = 40 * time.Millisecond
 )
 
 // Around are the waits of a client around the begin of its downtime.

@@ -96,13 +96,13 @@ func TestSamplesKeepTheLongestWaits(t *testing.T) {
 			t.Fatalf("sample %d is at %v, after one at %v", i, s.AtMS, got[i-1].AtMS)
 		}
 	}
-	if longest.WaitedMS != 300 || longest.AtMS < 300 || longest.AtMS > 320 {
+	if longest.WaitedMS != 300 || longest.AtMS < 300 || longest.AtMS > 340 {
 		t.Errorf("the longest wait is %+v, want 300 ms", longest)
 	}
-	if first, last := got[0].AtMS, got[len(got)-1].AtMS; first > -1970 || first < -2000 || last < 2970 || last > 3000 {
+	if first, last := got[0].AtMS, got[len(got)-1].AtMS; first > -1950 || first < -2000 || last < 2950 || last > 3000 {
 		t.Errorf("samples from %v to %v", first, last)
 	}
-	if n := len(got); n < 200 || n > 252 {
+	if n := len(got); n < 100 || n > 127 {
 		t.Errorf("%d samples", n)
 	}
 }

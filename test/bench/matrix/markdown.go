@@ -3,6 +3,7 @@ package matrix
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 )
@@ -48,7 +49,7 @@ func (t *Table) Markdown(drawn []Drawing) string {
 	b.WriteString("\n" + columns + "\n")
 	t.rows(&b)
 	for _, d := range drawn {
-		fmt.Fprintf(&b, "\n![%s](%s)\n", d.Title, d.File)
+		fmt.Fprintf(&b, "\n## %[1]s\n\n![%[1]s](%[2]s)\n", d.Title, d.File)
 	}
 	return b.String()
 }
@@ -134,7 +135,8 @@ func length(ms float64) string {
 
 func mebibytes(n uint64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) }
 
-func share(x float64) string { return fmt.Sprintf("%.0f %%", 100*x) }
+// share writes a share in percent. Adding 0 makes a 0 of a -0.
+func share(x float64) string { return fmt.Sprintf("%.0f %%", math.Round(100*x)+0) }
 
 // maxReason is how much of a reason is told, bytes: the JSON has all of it.
 const maxReason = 400

@@ -7,29 +7,17 @@ import (
 	"path/filepath"
 	"slices"
 
-	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/plotutil"
-	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgsvg"
 
 	"godwit.dev/godwit/test/bench/matrix"
-)
-
-// How large plots are.
-const (
-	width  = 22 * vg.Centimeter
-	height = 11 * vg.Centimeter
 )
 
 // figure is a plot before it is drawn.
 type figure struct {
 	name, title string // name is its file's, without .svg
 	x, y        string
-	logX        bool
 	lines       []line
-	points      bool // marks what was measured
+	draw        func(figure) ([]byte, error)
 }
 
 // line is one series.
@@ -49,8 +37,11 @@ func Write(dir string, t *matrix.Table) ([]matrix.Drawing, error) {
 		if len(f.lines) == 0 {
 			continue
 		}
-		path := filepath.Join(dir, f.name+".svg")
-		if err := f.write(path); err != nil {
+		svg, err := f.draw(f)
+		if err != nil {
+			return nil, fmt.Errorf("plot %s: %w", f.name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, f.name+".svg"), svg, 0o644); err != nil {
 			return nil, fmt.Errorf("plot %s: %w", f.name, err)
 		}
 		drawn = append(drawn, matrix.Drawing{File: filepath.Join(filepath.Base(dir), f.name+".svg"), Title: f.title})
@@ -73,7 +64,8 @@ func figures(t *matrix.Table) []figure {
 // bySize is the downtime by memory.
 func bySize(sizes []matrix.Size) figure {
 	f := figure{
-		name: "downtime-by-memory", title: "Downtime of a redis by its memory", x: "memory, MiB", y: "downtime, ms", logX: true, points: true,
+		name: "downtime-by-memory", title: "Downtime of a redis under 5,000 writes a second, by its memory",
+		x: "memory, MiB", y: "downtime, ms", draw: drawBySize,
 	}
 	for _, m := range matrix.Modes() {
 		var points plotter.XYs
@@ -93,7 +85,8 @@ var roundModes = []string{"live-s0", "live"}
 // byRound is what the rounds found to copy.
 func byRound(rows []matrix.Row, workload string) figure {
 	f := figure{
-		name: "dirty-by-round-" + workload, title: "What each round found to copy: " + workload, x: "round", y: "MiB", points: true,
+		name: "dirty-by-round-" + workload, title: "What each round found to copy, " + workload,
+		x: "round", y: "MiB", draw: drawLines,
 	}
 	for _, r := range rows {
 		if r.Workload != workload || !slices.Contains(roundModes, r.Mode) {
@@ -108,11 +101,11 @@ func byRound(rows []matrix.Row, workload string) figure {
 	return f
 }
 
-// around is how long a redis' client waited around the cutover.
+// around is how long a redis' client waited around the cutover, in seconds from the begin of the downtime.
 func around(rows []matrix.Row, l matrix.Link) figure {
 	f := figure{
-		name: "latency-" + l.Name, title: "Waits of a redis' client around the cutover: " + l.Title,
-		x: "seconds from the begin of the downtime", y: "time since the answer before, ms",
+		name: "latency-" + l.Name, title: "How long a redis' client waits around the cutover, " + l.Title,
+		x: "seconds from the begin of the downtime", y: "ms", draw: drawStacked,
 	}
 	for _, r := range rows {
 		if r.Workload != matrix.Redis || r.Link != l.Name {
@@ -120,11 +113,29 @@ func around(rows []matrix.Row, l matrix.Link) figure {
 		}
 		var points plotter.XYs
 		for _, s := range r.Samples {
-			points = append(points, plotter.XY{X: s.AtMS / 1000, Y: s.WaitedMS})
+			// Who asked at the begin of a wait waited for all of it.
+			begin, end := (s.AtMS-s.WaitedMS)/1000, s.AtMS/1000
+			if k := len(points); k > 0 {
+				begin = max(begin, points[k-1].X)
+			}
+			points = append(points, plotter.XY{X: begin, Y: s.WaitedMS}, plotter.XY{X: end, Y: s.WaitedMS})
 		}
-		f.add(r.Mode, points)
+		f.add(r.Mode, within(points))
 	}
 	return f
+}
+
+// What is shown of the time around a cutover, seconds. A longer downtime reaches the edge.
+const from, to = -2.0, 3.0
+
+// within cuts points off at the edges.
+func within(points plotter.XYs) plotter.XYs {
+	var cut plotter.XYs
+	for _, p := range points {
+		p.X = min(max(p.X, from), to)
+		cut = append(cut, p)
+	}
+	return cut
 }
 
 // least is what is shown of less: the axes are logarithmic.
@@ -139,69 +150,4 @@ func (f *figure) add(name string, points plotter.XYs) {
 		points[i].Y = max(points[i].Y, least)
 	}
 	f.lines = append(f.lines, line{name, points})
-}
-
-// draw makes the plot.
-func (f figure) draw() (*plot.Plot, error) {
-	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = f.title, f.x, f.y
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-	if f.logX {
-		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, doublings{}
-	}
-	p.Add(plotter.NewGrid())
-	p.Legend.Top, p.Legend.Left = true, false
-	for i, l := range f.lines {
-		drawn, marks, err := plotter.NewLinePoints(l.points)
-		if err != nil {
-			return nil, fmt.Errorf("line %s: %w", l.name, err)
-		}
-		drawn.Color, drawn.Width, drawn.Dashes = plotutil.Color(i), vg.Points(1.2), plotutil.Dashes(i/len(plotutil.DefaultColors))
-		marks.Color, marks.Shape, marks.Radius = plotutil.Color(i), draw.CircleGlyph{}, vg.Points(2)
-		p.Add(drawn)
-		if f.points {
-			p.Add(marks)
-		}
-		p.Legend.Add(l.name, drawn)
-	}
-	return p, nil
-}
-
-// write draws into a file.
-func (f figure) write(path string) (err error) {
-	p, err := f.draw()
-	if err != nil {
-		return err
-	}
-	canvas := vgsvg.New(width, height)
-	// The legend stands beside what is drawn, not on it.
-	all := draw.New(canvas)
-	legend := p.Legend
-	p.Legend = plot.NewLegend()
-	box := legend.Rectangle(all)
-	p.Draw(draw.Crop(all, 0, -box.Size().X-vg.Centimeter/2, 0, 0))
-	legend.Draw(all)
-	out, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	_, err = canvas.WriteTo(out)
-	if closed := out.Close(); err == nil {
-		err = closed
-	}
-	return err
-}
-
-// doublings are an axis' ticks at powers of two.
-type doublings struct{}
-
-// Ticks implements plot.Ticker.
-func (doublings) Ticks(least, most float64) []plot.Tick {
-	var ticks []plot.Tick
-	for v := 1.0; v <= most; v *= 2 {
-		if v >= least {
-			ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprint(v)})
-		}
-	}
-	return ticks
 }

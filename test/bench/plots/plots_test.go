@@ -35,7 +35,7 @@ func TestPlotsAreSVGWithALineForEachWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string][]string{
-		"bench/downtime-by-memory.svg":   {"Downtime of a redis by its memory", "live", "cold", "64", "1024"},
+		"bench/downtime-by-memory.svg":   {"live", "cold", "64", "1024"},
 		"bench/dirty-by-round-redis.svg": {"live, unshaped", "live, 200mbit"},
 		"bench/latency-unshaped.svg":     {"live"},
 		"bench/latency-1gbit.svg":        {"live"},
