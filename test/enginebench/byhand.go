@@ -16,7 +16,7 @@ import (
 // handRedis is a redis that an operator moves by hand.
 type handRedis struct {
 	*byhand.Container
-	redis *load.Redis
+	redis *load.Store
 }
 
 // startByHand runs and fills it.

@@ -76,9 +76,16 @@ func (a *Asker) Answers() []time.Time {
 	return slices.Clone(a.answered)
 }
 
-// Answers are the moments of all acknowledged writes so far, the oldest first.
-func (r *Redis) Answers() []time.Time {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.acks)
+// LastAnswer is the moment of the last one, zero if there was none.
+func (a *Asker) LastAnswer() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return last(a.answered)
+}
+
+func last(moments []time.Time) time.Time {
+	if len(moments) == 0 {
+		return time.Time{}
+	}
+	return moments[len(moments)-1]
 }

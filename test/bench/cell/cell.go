@@ -136,7 +136,11 @@ func (s *scene) watched(ctx context.Context, mode matrix.Mode) (moved, uint64, e
 		return m, 0, err
 	}
 	// The client's downtime ends after the program runs, at a moment that only the client knows: its first answer since.
-	if err := s.awaitAnswer(ctx, max(m.Runs.UnixNano(), m.Ended.UnixNano())); err != nil {
+	last := m.Ended
+	if m.Runs.After(last) {
+		last = m.Runs
+	}
+	if err := s.awaitAnswer(ctx, last); err != nil {
 		return m, 0, err
 	}
 	return m, after - before, pause(ctx, matrix.After)
@@ -145,17 +149,14 @@ func (s *scene) watched(ctx context.Context, mode matrix.Mode) (moved, uint64, e
 // answerPoll is how often it is looked whether a client was answered.
 const answerPoll = 20 * time.Millisecond
 
-// awaitAnswer returns when the client has been answered since a moment, in nanoseconds.
-func (s *scene) awaitAnswer(ctx context.Context, since int64) error {
-	for {
-		all := s.client.Answers()
-		if len(all) > 0 && all[len(all)-1].UnixNano() > since {
-			return nil
-		}
+// awaitAnswer returns when the client has been answered since a moment.
+func (s *scene) awaitAnswer(ctx context.Context, since time.Time) error {
+	for !s.client.LastAnswer().After(since) {
 		if err := pause(ctx, answerPoll); err != nil {
 			return fmt.Errorf("the client was not answered after the move: %w", err)
 		}
 	}
+	return nil
 }
 
 // rowOf is what one move came to.

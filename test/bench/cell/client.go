@@ -33,8 +33,9 @@ type client interface {
 	AlsoAt(address string)
 	// run uses the program until ctx ends.
 	run(context.Context)
-	// Answers are the moments of all answers, the oldest first.
+	// Answers are the moments of all answers, the oldest first, and LastAnswer is the last of them, zero without any.
 	Answers() []time.Time
+	LastAnswer() time.Time
 	// fill has the program fill its memory; verify fails if any of it is not what it must be. Nobody runs meanwhile.
 	fill(context.Context) error
 	verify(context.Context) error
@@ -62,6 +63,13 @@ func programOf(w matrix.Workload, memory int64) (program, error) {
 			return pinger{load.NewPinger(address), load.NewRedis(address, trial.Keys(memory))}
 		}
 		return redis, nil
+	case matrix.Memcached:
+		return program{
+			name: w.Name, port: memcachedPort, image: memcachedImage,
+			// Nothing is evicted: its slabs have room for more than is stored.
+			args:   []string{"memcached", "-u", "root", "-l", "0.0.0.0", "-p", memcachedPort, "-t", "2", "-m", strconv.FormatInt(2*memory>>20, 10)},
+			client: func(address string) client { return writer{load.NewMemcached(address, trial.Keys(memory))} },
+		}, nil
 	case matrix.Rewriter:
 		return program{
 			name: w.Name, port: workload.Port,
@@ -75,15 +83,21 @@ func programOf(w matrix.Workload, memory int64) (program, error) {
 	return program{}, fmt.Errorf("workload %s: nobody knows how to run it", w.Name)
 }
 
-// writer writes values to a redis.
-type writer struct{ *load.Redis }
+const memcachedPort = "11211"
+
+func memcachedImage(ctx context.Context, l *lab.Lab) (string, error) {
+	return l.AddImage(ctx, lab.ImageSpec{Name: matrix.Memcached, Debian: []string{"memcached"}})
+}
+
+// writer writes values to a server of keys and values.
+type writer struct{ *load.Store }
 
 func (w writer) run(ctx context.Context)          { _ = w.Write(ctx, writes) }
 func (w writer) fill(ctx context.Context) error   { return w.Fill(ctx) }
-func (w writer) verify(ctx context.Context) error { return verify(ctx, w.Redis) }
+func (w writer) verify(ctx context.Context) error { return verify(ctx, w.Store) }
 
-// verify reads all of a redis.
-func verify(ctx context.Context, r *load.Redis) error {
+// verify reads all of it.
+func verify(ctx context.Context, r *load.Store) error {
 	v, err := r.Verify(ctx)
 	if err == nil && v.Lost+v.Wrong > 0 {
 		err = fmt.Errorf("data was lost or changed: %d writes lost, %d values wrong", v.Lost, v.Wrong)
@@ -94,7 +108,7 @@ func verify(ctx context.Context, r *load.Redis) error {
 // pinger asks a redis for nothing but an answer.
 type pinger struct {
 	*load.Asker
-	content *load.Redis
+	content *load.Store
 }
 
 func (p pinger) OnlyAt(address string) {

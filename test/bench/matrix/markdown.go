@@ -34,10 +34,10 @@ func (t *Table) Markdown(drawn []Drawing) string {
 			fmt.Fprintf(&b, "- **%s**: %s\n", m.Name, m.Title)
 		}
 	}
-	b.WriteString("\nThe programs:\n\n")
+	fmt.Fprintf(&b, "\nThe programs, with %d MiB each:\n\n", t.About.MemoryBytes>>20)
 	for _, w := range Workloads() {
 		if t.has(func(r Row) bool { return r.Workload == w.Name }) {
-			fmt.Fprintf(&b, "- **%s**: "+w.Title+"\n", w.Name, t.About.MemoryBytes>>20)
+			fmt.Fprintf(&b, "- **%s**: %s\n", w.Name, w.Title)
 		}
 	}
 	b.WriteString("\nThe links between the nodes:\n\n")

@@ -45,25 +45,25 @@ func Modes() []Mode {
 
 // Workload is a program that is moved.
 type Workload struct {
-	Name string
-	// Title says what it does, with %d MiB of memory.
-	Title string
+	// Name is what flags and the JSON have, Title what the Markdown says of it.
+	Name, Title string
 }
 
 // The workloads' names.
 const (
-	Redis    = "redis"
-	Rewriter = "rewriter"
-	Idle     = "idle"
-	Memcache = "memcached"
+	Redis     = "redis"
+	Memcached = "memcached"
+	Rewriter  = "rewriter"
+	Idle      = "idle"
 )
 
 // Workloads are the programs, in the order of the table.
 func Workloads() []Workload {
 	return []Workload{
-		{Redis, "a redis of %d MiB; its client writes 5,000 values of 1 KiB a second, all over the memory, and verifies every one after each move"},
-		{Rewriter, "a program that rewrites %d MiB at 50 MiB a second, page after page, and verifies them; its client asks it 200 times a second"},
-		{Idle, "a redis of %d MiB that nobody writes to; its client asks for an answer (PING) 1,000 times a second"},
+		{Redis, "a redis; its client writes 5,000 values of 1 KiB a second, all over the memory, and verifies every one after each move"},
+		{Memcached, "the same with a memcached, which puts a value where an old one was"},
+		{Rewriter, "a program that rewrites its memory at 50 MiB a second, page after page, and verifies them; its client asks it 200 times a second"},
+		{Idle, "a redis that nobody writes to; its client asks for an answer (PING) 1,000 times a second"},
 	}
 }
 

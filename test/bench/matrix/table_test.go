@@ -72,7 +72,7 @@ func TestMarkdownHasEveryCellWithItsFigures(t *testing.T) {
 	for _, want := range []string{
 		"Written by `make it` on 29 November 2026, 18:00 UTC",
 		"| machine | 2 × Some CPU, 24 GiB;", "| kernel | Linux 6.18 |\n| CRIU | 4.2.1 |\n| runc | 1.3.6 |", "medians of 3 moves",
-		"- **live**: ", "- **redis**: a redis of 256 MiB;",
+		"- **live**: ", "The programs, with 256 MiB each:", "- **redis**: a redis; its client",
 		"| redis | unshaped | live | 105 ms | 10.0 ms | 1.23 s | 300 MiB | 12 % | 0 % |",
 		"| redis | unshaped | cold | 12.3 s | 0.0 ms | 0.0 ms | 0 MiB | – | 50 % |\n| redis | unshaped | live",
 		"| redis | 200mbit | runc | failed (1) |", "(1) redis over 200mbit, runc: node a: exit status 1: / a long story\n",
