@@ -25,7 +25,7 @@ type tableOptions struct {
 }
 
 func (o *tableOptions) register(f *flag.FlagSet) {
-	f.IntVar(&o.memory, "table-memory", 256, "what the programs of step table have, `MiB`")
+	f.IntVar(&o.memory, "table-memory", 128, "what the programs of step table have, `MiB`")
 	f.IntVar(&o.repeat, "table-repeat", 1, "moves of each of its cells; the medians count")
 	f.StringVar(&o.sizes, "table-sizes", "64,256,1024", "what redis has in its plot of downtime by memory, `MiB`, with commas; none: no plot")
 	f.StringVar(&o.modes, "table-modes", "", "its modes, with commas: "+names(matrix.Modes(), modeName))
@@ -146,10 +146,11 @@ func about(ctx context.Context, c cell.Config, o tableOptions) (a matrix.About, 
 func (o tableOptions) command() string {
 	var usual tableOptions
 	usual.register(flag.NewFlagSet("", flag.ContinueOnError))
-	command := "go run ./test/bench -only table -docs docs"
+	const bare = "go run ./test/bench -only table -docs docs"
+	command := bare
 	add := func(name string, value, usual any) {
 		if value != usual {
-			command += fmt.Sprintf(" -table-%s %v", name, value)
+			command += fmt.Sprintf(" -table-%s=%v", name, value)
 		}
 	}
 	add("memory", o.memory, usual.memory)
@@ -158,5 +159,8 @@ func (o tableOptions) command() string {
 	add("modes", o.modes, usual.modes)
 	add("workloads", o.workloads, usual.workloads)
 	add("links", o.links, usual.links)
+	if command == bare {
+		return "make bench-docs"
+	}
 	return command
 }

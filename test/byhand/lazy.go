@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -32,14 +31,11 @@ echo restored
 wait $daemon`
 )
 
-// lazyPatience is how long CRIU may take to fetch all pages.
-const lazyPatience = 2 * time.Minute
-
 // FinishLazily moves by CRIU's own lazy pages: a checkpoint without memory, its copy, and a restore for which CRIU fetches
 // pages from the CRIU at the source, those first that are waited for. restored is called when the container runs on the other
 // node; FinishLazily returns when all pages are there.
 func (c *Container) FinishLazily(ctx context.Context, restored func()) error {
-	ctx, cancel := context.WithTimeout(ctx, lazyPatience)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	putBack, err := letPipesGrow()
 	if err != nil {
