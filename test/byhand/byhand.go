@@ -111,11 +111,12 @@ func parent(round int) string {
 	return strconv.Itoa(round - 1)
 }
 
-// said is what the logs of a failed move say.
+// said is what the logs of a failed move say: what follows the first errors follows from them. That CRIU cannot raise its own
+// limit of files is so in every sandbox, and no error.
 func (c *Container) said(ctx context.Context) string {
 	var all string
 	for _, n := range []*lab.Node{c.from, c.to} {
-		out, _ := n.Exec(context.WithoutCancel(ctx), "sh", "-c", "tail -n 5 /tmp/hand-restore.err 2>/dev/null; grep -h Error /tmp/hand-*/*.log 2>/dev/null | tail -n 5")
+		out, _ := n.Exec(context.WithoutCancel(ctx), "sh", "-c", "tail -n 5 /tmp/hand-restore.err 2>/dev/null; grep -h Error /tmp/hand-*/*.log 2>/dev/null | grep -v RLIMIT_NOFILE | head -n 5")
 		if len(out) > 0 {
 			all += fmt.Sprintf("\nnode %s: %s", n.Name, out)
 		}

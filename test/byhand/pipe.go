@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -50,9 +51,21 @@ func combined(n *lab.Node, cmd *exec.Cmd) error {
 	}
 	if err := cmd.Run(); err != nil {
 		b, _ := os.ReadFile(said.Name())
-		return fmt.Errorf("node %s: %w: %s", n.Name, err, b[max(0, len(b)-2000):])
+		return fmt.Errorf("node %s: %w: %s", n.Name, err, gist(string(b)))
 	}
 	return nil
+}
+
+// gist is what a command has said, without its warnings: runc quotes CRIU's log with them, of which said takes what matters.
+func gist(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, `time="`) || strings.Contains(line, "level=error") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	short := strings.Join(lines, "; ")
+	return short[max(0, len(short)-1000):]
 }
 
 // connect makes a TCP connection between two nodes.
