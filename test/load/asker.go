@@ -41,7 +41,7 @@ func (a *Asker) Ask(ctx context.Context, rate int) {
 		a.note()
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
 		for next = pause(next, interval); a.keep && ctx.Err() == nil; next = pause(next, interval) {
-			conn.SetDeadline(time.Now().Add(pace.Stretch(replyTimeout)))
+			conn.SetDeadline(time.Now().Add(a.limit(pace.Stretch(replyTimeout))))
 			if a.ask(conn) != nil {
 				break
 			}

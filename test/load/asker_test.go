@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -108,6 +109,40 @@ func TestAFrozenServerDoesNotHoldUpTheOneThatAnswers(t *testing.T) {
 	awaitAnswers(t, a, 1)
 	if took := time.Since(began); took > 900*time.Millisecond {
 		t.Errorf("the answer took %v", took)
+	}
+}
+
+func TestAServerThatFreezesIsLookedForElsewhereWhenPatienceEnds(t *testing.T) {
+	var frozen atomic.Bool
+	freezes := func(conn net.Conn) error {
+		if err := squawk(conn); err != nil || !frozen.Load() {
+			return err
+		}
+		var b [1]byte
+		_, err := conn.Read(b[:]) // that never comes
+		return err
+	}
+	first, _ := parrot(t, false)
+	second, _ := parrot(t, false)
+	a := NewAsker(first, true, func(conn net.Conn) error {
+		if conn.RemoteAddr().String() == second {
+			return squawk(conn)
+		}
+		return freezes(conn)
+	})
+	a.GiveUpAfter(50 * time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	asking.Go(func() { a.Ask(ctx, 1000) })
+	awaitAnswers(t, a, 5)
+	frozen.Store(true)
+	a.AlsoAt(second)
+	began := time.Now()
+	awaitAnswers(t, a, 2)
+	if took := time.Since(began); took > 900*time.Millisecond {
+		t.Errorf("it took %v", took)
 	}
 }
 

@@ -126,7 +126,7 @@ func (r *Store) writeOn(ctx context.Context, conn net.Conn, key *uint32, next *t
 		k := *key
 		write := r.begin(k)
 		out = r.set(out[:0], k, write)
-		conn.SetDeadline(time.Now().Add(replyTimeout))
+		conn.SetDeadline(time.Now().Add(r.limit(replyTimeout)))
 		if _, err := conn.Write(out); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"slices"
@@ -22,6 +23,7 @@ type places struct {
 	mu        sync.Mutex
 	addresses []string
 	moved     chan struct{} // closed when addresses change
+	patience  time.Duration // 0: the usual
 }
 
 // serverAt is a server at address, host:port, that answers to greet.
@@ -37,6 +39,21 @@ func (w whereabouts) AlsoAt(address string) {
 // OnlyAt replaces all addresses by one, where the server is for the time being.
 func (w whereabouts) OnlyAt(address string) {
 	w.places.change(func([]string) []string { return []string{address} })
+}
+
+// GiveUpAfter says how long one answer is waited for until the server is looked for at all addresses again; usually it is dialTimeout
+// or replyTimeout. One that is frozen where it was, and not killed, is found again no sooner.
+func (w whereabouts) GiveUpAfter(d time.Duration) {
+	w.places.mu.Lock()
+	defer w.places.mu.Unlock()
+	w.places.patience = d
+}
+
+// limit is how long an answer is waited for, if nobody said otherwise for so long as usual.
+func (w whereabouts) limit(usual time.Duration) time.Duration {
+	w.places.mu.Lock()
+	defer w.places.mu.Unlock()
+	return cmp.Or(w.places.patience, usual)
 }
 
 // last is the address that was told last.
@@ -108,13 +125,17 @@ func (w whereabouts) dialKnown(ctx context.Context) (net.Conn, error) {
 // is slow, asking as often would take a processor from what is asked for.
 const retryPause = time.Millisecond
 
+// dialTimeout is how long a server may take to accept a connection, and then to
+// answer on it.
+const dialTimeout = time.Second
+
 // dialUntilAnswer tries one address until it answers; nil when ctx ended first.
 func (w whereabouts) dialUntilAnswer(ctx context.Context, address string) net.Conn {
-	dialer := net.Dialer{Timeout: pace.Stretch(time.Second)}
 	for ctx.Err() == nil {
-		conn, err := dialer.DialContext(ctx, "tcp", address)
+		limit := w.limit(pace.Stretch(dialTimeout))
+		conn, err := (&net.Dialer{Timeout: limit}).DialContext(ctx, "tcp", address)
 		if err == nil {
-			conn.SetDeadline(time.Now().Add(pace.Stretch(time.Second)))
+			conn.SetDeadline(time.Now().Add(limit))
 			stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 			err = w.greet(conn)
 			if stop() && err == nil {

@@ -24,6 +24,10 @@ const (
 	checks = 200
 )
 
+// patience is how long a client waits for one answer until it asks again, wherever the program answers: a program that has moved may
+// still be held at its source, which then resets no connection, and how long clients are patient is not what is measured.
+const patience = 100 * time.Millisecond
+
 // rewriteRate is how much the rewriter writes, MiB a second.
 const rewriteRate = 50
 
@@ -31,6 +35,7 @@ const rewriteRate = 50
 type client interface {
 	OnlyAt(address string)
 	AlsoAt(address string)
+	GiveUpAfter(time.Duration)
 	// run uses the program until ctx ends.
 	run(context.Context)
 	// Answers are the moments of all answers, the oldest first, and LastAnswer is the last of them, zero without any.

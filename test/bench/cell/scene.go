@@ -35,6 +35,7 @@ func (s *scene) prepare(ctx context.Context, by matrix.By) error {
 	if err := s.client.fill(ctx); err != nil {
 		return fmt.Errorf("fill %s: %w", p.name, err)
 	}
+	s.client.GiveUpAfter(patience)
 	return nil
 }
 

@@ -15,7 +15,7 @@ type Drawing struct {
 }
 
 // columns explains the table.
-const columns = "All times are the client's, who is on the same machine and reconnects as soon as it can:\n\n" +
+const columns = "All times are the client's, who is on the same machine, waits for an answer for a tenth of a second at most, and then asks again wherever the program answers:\n\n" +
 	"- **downtime**: its longest time without an answer around the cutover.\n" +
 	"- **worst after**: its longest time without an answer from then until a second after the move's end, while memory is filled in or fetched.\n" +
 	"- **total**: from the command until nothing is left at the source.\n" +
