@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -82,10 +83,12 @@ func (b *bench) measureTable(ctx context.Context) error {
 		t.Rows = append(t.Rows, r)
 		fmt.Println(" ", r)
 	}
-	if err := cell.Measure(ctx, c); err != nil {
-		return err
+	err = cell.Measure(ctx, c)
+	if err == nil {
+		t.Sizes, err = measureSizes(ctx, c, sizes)
 	}
-	if t.Sizes, err = measureSizes(ctx, c, sizes); err != nil {
+	t.About.Took = time.Since(t.About.Measured).Round(time.Second).Seconds()
+	if err := errors.Join(err, b.keepTable(t)); err != nil {
 		return err
 	}
 	b.table = t
@@ -115,11 +118,13 @@ func measureSizes(ctx context.Context, c cell.Config, sizes []int64) ([]matrix.S
 	return all, nil
 }
 
-// writeTable writes it as JSON beside the figures, and as Markdown with plots.
+// keepTable writes it as JSON beside the figures, also one that was broken off.
+func (b *bench) keepTable(t *matrix.Table) error {
+	return figure.WriteReport(filepath.Join(filepath.Dir(b.out), "bench-table.json"), t)
+}
+
+// writeTable writes it as Markdown with plots.
 func (b *bench) writeTable(t *matrix.Table) error {
-	if err := figure.WriteReport(filepath.Join(filepath.Dir(b.out), "bench-table.json"), t); err != nil {
-		return err
-	}
 	docs := b.docs
 	if docs == "" {
 		docs = filepath.Join(filepath.Dir(b.out), "table")

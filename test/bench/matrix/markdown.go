@@ -67,7 +67,7 @@ func (a About) write(b *strings.Builder) {
 	for _, name := range slices.Sorted(maps.Keys(a.Versions)) {
 		fmt.Fprintf(b, "| %s | %s |\n", name, a.Versions[name])
 	}
-	fmt.Fprintf(b, "| cells | %s |\n", moves)
+	fmt.Fprintf(b, "| cells | %s; the whole took %.0f minutes |\n", moves, a.Took/60)
 }
 
 // rows writes the table itself, sorted by programs, links and ways, and below it why cells have no figures.

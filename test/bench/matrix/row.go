@@ -26,6 +26,8 @@ type About struct {
 	Versions    map[string]string `json:"versions"` // of criu, runc, containerd, godwit
 	// Load is the machine's load average over a minute before the first cell.
 	Load float64 `json:"load_before"`
+	// Took is how long all of it took, seconds.
+	Took float64 `json:"took_s"`
 }
 
 // Row is one cell of the table: the medians of its moves. Times are in milliseconds.

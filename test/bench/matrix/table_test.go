@@ -57,7 +57,8 @@ func example() *Table {
 	return &Table{
 		About: About{
 			Measured: time.Date(2026, 11, 29, 18, 0, 0, 0, time.UTC), Command: "make it", MemoryBytes: 256 << 20, Repeat: 3, CPUs: 2,
-			Processor: "Some CPU", RAMBytes: 24 << 30, Kernel: "Linux 6.18", Versions: map[string]string{"runc": "1.3.6", "CRIU": "4.2.1"},
+			Processor: "Some CPU", RAMBytes: 24 << 30, Kernel: "Linux 6.18", Took: 1140,
+			Versions: map[string]string{"runc": "1.3.6", "CRIU": "4.2.1"},
 		},
 		Rows: []Row{
 			{Mode: "runc", Workload: Redis, Link: "200mbit", Failed: "node a: exit status 1:\n| a long\nstory"},
@@ -71,7 +72,7 @@ func TestMarkdownHasEveryCellWithItsFigures(t *testing.T) {
 	text := example().Markdown([]Drawing{{File: "bench/x.svg", Title: "X"}})
 	for _, want := range []string{
 		"Written by `make it` on 29 November 2026, 18:00 UTC",
-		"| machine | 2 × Some CPU, 24 GiB;", "| kernel | Linux 6.18 |\n| CRIU | 4.2.1 |\n| runc | 1.3.6 |", "medians of 3 moves",
+		"| machine | 2 × Some CPU, 24 GiB;", "| kernel | Linux 6.18 |\n| CRIU | 4.2.1 |\n| runc | 1.3.6 |", "medians of 3 moves each; the whole took 19 minutes",
 		"- **live**: ", "The programs, with 256 MiB each:", "- **redis**: a redis; its client",
 		"| redis | unshaped | live | 105 ms | 10.0 ms | 1.23 s | 300 MiB | 12 % | 0 % |",
 		"| redis | unshaped | cold | 12.3 s | 0.0 ms | 0.0 ms | 0 MiB | – | 50 % |\n| redis | unshaped | live",
