@@ -26,7 +26,7 @@ const (
 type Client struct {
 	// Downtime is the longest time between two answers that reaches into the time from the freeze until the program ran again.
 	Downtime time.Duration
-	// Worst is the longest time between two answers after that, until a second after the end.
+	// Worst is the longest time between two answers after that, until a second after the end, or after the downtime if that is later.
 	Worst time.Duration
 	// LostBefore is the share of answers that the client missed from the asking to its last answer before the downtime, and LostAfter that in
 	// the three seconds after the downtime; both compared with the second before the move. Below 0 it got more.
@@ -46,7 +46,11 @@ func See(answers []time.Time, m Moments) (c Client, ok bool) {
 		return c, false
 	}
 	c.Downtime, c.Cut = gap.length(), gap.begin
-	c.Worst = longest(answers, gap.end, m.Ended.Add(settled)).length()
+	end := m.Ended
+	if gap.end.After(end) {
+		end = gap.end
+	}
+	c.Worst = longest(answers, gap.end, end.Add(settled)).length()
 	c.LostAfter = 1 - rate(answers, gap.end, gap.end.Add(After))/undisturbed
 	if gap.begin.Sub(m.Asked) >= leastRounds {
 		c.LostBefore = 1 - rate(answers, m.Asked, gap.begin)/undisturbed

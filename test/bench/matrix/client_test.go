@@ -47,6 +47,10 @@ func TestAClientSeesTheGapAroundTheCutoverAndWhatComesAfter(t *testing.T) {
 				steady(5400*msec, 6000*msec, msec)...),
 			downtime: 150 * msec, worst: msec, lostAfter: 150.0 / 3000,
 		},
+		"the downtime ends after the move": {
+			answers:  append(append(append(undisturbed, steady(0, 2000*msec+1, msec)...), steady(9000*msec, 9100*msec, msec)...), steady(9200*msec, 15_000*msec, msec)...),
+			downtime: 7000 * msec, worst: 101 * msec, lostAfter: 100.0 / 3000,
+		},
 	} {
 		got, ok := See(c.answers, m)
 		if !ok {
