@@ -68,25 +68,31 @@ type scene struct {
 // measure makes the moves of all modes.
 func (s *scene) measure(ctx context.Context) error {
 	for _, mode := range s.Modes {
-		var moves []matrix.Row
-		for range s.Repeat {
-			row, err := s.move(ctx, mode)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			row.Mode, row.Workload, row.Link = mode.Name, s.workload.Name, s.link.Name
-			if moves = append(moves, row); err == nil {
-				continue
-			}
-			moves[len(moves)-1].Failed = err.Error()
-			if err := s.discard(ctx); err != nil {
-				return err
-			}
-			break
+		row, err := s.cell(ctx, mode)
+		if err != nil {
+			return err
 		}
-		s.Told(matrix.Medians(moves))
+		row.Mode, row.Workload, row.Link = mode.Name, s.workload.Name, s.link.Name
+		s.Told(row)
 	}
 	return nil
+}
+
+// cell makes the moves of one mode. A move that fails makes a row that says why; the error is that of ctx, or says why the nodes could not
+// be taken down.
+func (s *scene) cell(ctx context.Context, mode matrix.Mode) (matrix.Row, error) {
+	var moves []matrix.Row
+	for range s.Repeat {
+		row, err := s.move(ctx, mode)
+		if ctx.Err() != nil {
+			return row, ctx.Err()
+		}
+		if err != nil {
+			return matrix.Row{Failed: err.Error()}, s.discard(ctx)
+		}
+		moves = append(moves, row)
+	}
+	return matrix.Medians(moves), nil
 }
 
 // move makes one move, with the program as it is after the one before, if there is one.

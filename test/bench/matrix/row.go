@@ -73,11 +73,8 @@ type Size struct {
 	Failed      string  `json:"failed,omitempty"`
 }
 
-// Medians is the row of several moves of one cell. What cannot have a median is the first move's; a cell fails if one of its moves did.
+// Medians is the row of several moves of one cell, one at least. What cannot have a median is the first move's.
 func Medians(moves []Row) Row {
-	if i := slices.IndexFunc(moves, func(r Row) bool { return r.Failed != "" }); i >= 0 {
-		return moves[i]
-	}
 	r := moves[0]
 	r.DowntimeMS = medianOf(moves, func(r Row) float64 { return r.DowntimeMS })
 	r.WorstMS = medianOf(moves, func(r Row) float64 { return r.WorstMS })

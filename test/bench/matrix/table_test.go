@@ -27,13 +27,6 @@ func TestARowIsTheMediansOfItsMoves(t *testing.T) {
 	}
 }
 
-func TestACellFailsIfOneOfItsMovesDid(t *testing.T) {
-	got := Medians([]Row{{DowntimeMS: 1}, {Failed: "why"}, {DowntimeMS: 3}})
-	if got.Failed != "why" || got.DowntimeMS != 0 {
-		t.Errorf("%+v", got)
-	}
-}
-
 func TestChoosingKeepsTheOrderThatWasAskedFor(t *testing.T) {
 	name := func(l Link) string { return l.Name }
 	for only, want := range map[string]string{
