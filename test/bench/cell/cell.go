@@ -41,8 +41,7 @@ func Measure(ctx context.Context, c Config) error {
 	for _, link := range c.Links {
 		for _, w := range c.Workloads {
 			s := scene{Config: c, link: link, workload: w}
-			err := s.measure(ctx)
-			if err := errors.Join(err, s.end(context.WithoutCancel(ctx))); err != nil {
+			if err := errors.Join(s.measure(ctx), s.finish(ctx)); err != nil {
 				return err
 			}
 		}

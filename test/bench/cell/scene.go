@@ -56,6 +56,16 @@ func (s *scene) end(ctx context.Context) error {
 	return err
 }
 
+// finish removes what is moved, if need be with the nodes.
+func (s *scene) finish(ctx context.Context) error {
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), downLimit)
+	defer cancel()
+	if s.end(clean) == nil {
+		return nil
+	}
+	return s.discard(ctx)
+}
+
 // discard takes the nodes down with all that is on them: nobody knows what a failed move has left.
 func (s *scene) discard(ctx context.Context) error {
 	if s.lab != nil {
