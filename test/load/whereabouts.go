@@ -41,8 +41,9 @@ func (w whereabouts) OnlyAt(address string) {
 	w.places.change(func([]string) []string { return []string{address} })
 }
 
-// GiveUpAfter says how long one answer is waited for until the server is looked for at all addresses again; usually it is dialTimeout
-// or replyTimeout. One that is frozen where it was, and not killed, is found again no sooner.
+// GiveUpAfter says how long one answer is waited for until the server is looked for at all addresses again, and one connection until it
+// is tried again; usually it is replyTimeout and dialTimeout. A server that was moved is found no sooner if it is still frozen where it was,
+// as that resets no connection. The first answer on a connection keeps its time: it takes long while memory is fetched.
 func (w whereabouts) GiveUpAfter(d time.Duration) {
 	w.places.mu.Lock()
 	defer w.places.mu.Unlock()
@@ -132,10 +133,10 @@ const dialTimeout = time.Second
 // dialUntilAnswer tries one address until it answers; nil when ctx ended first.
 func (w whereabouts) dialUntilAnswer(ctx context.Context, address string) net.Conn {
 	for ctx.Err() == nil {
-		limit := w.limit(pace.Stretch(dialTimeout))
-		conn, err := (&net.Dialer{Timeout: limit}).DialContext(ctx, "tcp", address)
+		usual := pace.Stretch(dialTimeout)
+		conn, err := (&net.Dialer{Timeout: w.limit(usual)}).DialContext(ctx, "tcp", address)
 		if err == nil {
-			conn.SetDeadline(time.Now().Add(limit))
+			conn.SetDeadline(time.Now().Add(usual))
 			stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 			err = w.greet(conn)
 			if stop() && err == nil {
