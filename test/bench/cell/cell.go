@@ -102,6 +102,7 @@ func (s *scene) move(ctx context.Context, mode matrix.Mode) (matrix.Row, error) 
 		return matrix.Row{}, err
 	}
 	s.client.OnlyAt(s.subject.address())
+	earlier := len(s.client.Answers())
 	using, stop := context.WithCancel(ctx)
 	var user sync.WaitGroup
 	user.Go(func() { s.client.run(using) })
@@ -112,7 +113,7 @@ func (s *scene) move(ctx context.Context, mode matrix.Mode) (matrix.Row, error) 
 		return matrix.Row{}, err
 	}
 	s.client.OnlyAt(s.subject.address())
-	row, err := rowOf(s.client.Answers(), m)
+	row, err := rowOf(s.client.Answers()[earlier:], m)
 	row.Bytes = bytes
 	return row, errors.Join(err, s.client.verify(ctx))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -85,7 +86,7 @@ func drawStacked(f figure) ([]byte, error) {
 		p := newPlot()
 		p.Y.Label.Text = l.name + "\n" + f.y
 		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = from, to, 1, decade(most, math.Ceil)
-		p.Y.Tick.Marker, p.Y.Scale = decades{}, plot.LogScale{}
+		p.Y.Tick.Marker, p.Y.Scale = decades{crowded: true}, plot.LogScale{}
 		last := i == len(f.lines)-1
 		p.X.Tick.Marker = plot.ConstantTicks(seconds(last))
 		for k := range l.points {
@@ -124,17 +125,24 @@ func decade(v float64, round func(float64) float64) float64 {
 	return math.Pow(10, round(math.Log10(v)))
 }
 
-// decades are an axis' ticks at powers of ten.
-type decades struct{}
+// decades are an axis' ticks at powers of ten. Of a crowded one only every second says which.
+type decades struct{ crowded bool }
 
 // Ticks implements plot.Ticker.
-func (decades) Ticks(least, most float64) []plot.Tick {
+func (d decades) Ticks(least, most float64) []plot.Tick {
 	var ticks []plot.Tick
 	for v := decade(least, math.Floor); v <= most*1.001; v *= 10 {
-		ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%.4g", v)})
+		label := strconv.FormatFloat(v, 'f', -1, 64)
+		if d.crowded && len(ticks)%2 == 1 {
+			label = unsaid
+		}
+		ticks = append(ticks, plot.Tick{Value: v, Label: label})
 	}
 	return ticks
 }
+
+// unsaid is the label of a tick that says nothing: one without a label is a minor one, and has no line in the grid.
+const unsaid = " "
 
 // doublings are ticks at powers of two.
 type doublings struct{}
@@ -167,7 +175,7 @@ func integers(lines []line) (ticks []plot.Tick) {
 // seconds are ticks for the time around a cutover. Only one of several axes says which.
 func seconds(said bool) (ticks []plot.Tick) {
 	for v := from; v <= to; v++ {
-		label := " " // a tick without a label is a minor one, and has no line in the grid
+		label := unsaid
 		if said {
 			label = fmt.Sprint(v)
 		}
