@@ -44,6 +44,11 @@ bench: build setup
 	$(GO) run ./test/bench -out $(OUT)/bench.json
 	$(MAKE) bench-vm
 
+# The table of docs/bench.md alone, with its plots: all ways to move, programs and links. The machine must be idle, for a quarter of an hour.
+.PHONY: bench-docs
+bench-docs: build setup
+	$(GO) run ./test/bench -only table -out $(OUT)/bench-docs.json -docs docs
+
 # The engines against each other and against runc by hand, where there are both: in a virtual machine, with room for six times
 # the memory that is moved. Ratios only. Emulated it takes most of an hour on a machine of its own.
 .PHONY: bench-vm
@@ -58,7 +63,7 @@ test: lint generate-check unit e2e test-vm e2e-kubernetes
 .PHONY: unit
 unit: setup
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/)
-	$(GO) test -timeout 20m ./test/load/... ./test/workload/... ./test/lab/... ./test/pace/...
+	$(GO) test -timeout 20m ./test/load/... ./test/workload/... ./test/lab/... ./test/pace/... ./test/figure/... ./test/bench/... ./test/enginebench/... ./test/byhand/...
 	$(GO) test -short ./test/vm/...
 
 .PHONY: e2e

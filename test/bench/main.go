@@ -28,10 +28,12 @@ func main() {
 	out := flag.String("out", "out/bench.json", "file for the figures")
 	repeat := flag.Int("repeat", 3, "moves of the small redis each way; the median counts")
 	only := flag.String("only", "", "run only these steps, by name, with commas: "+steps.Names(all))
+	var t tableOptions
+	t.register(flag.CommandLine)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *out, *repeat, *only); err != nil {
+	if err := run(ctx, *out, *repeat, *only, t); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -56,9 +58,10 @@ var all = []steps.Step[*bench]{
 	{Name: "deltas", Run: (*bench).deltaPages},
 	{Name: "loss", Run: (*bench).lossOfSource},
 	{Name: "page-server", Run: (*bench).pageServer},
+	{Name: "table", Run: (*bench).measureTable},
 }
 
-func run(ctx context.Context, out string, repeat int, only string) (err error) {
+func run(ctx context.Context, out string, repeat int, only string, t tableOptions) (err error) {
 	chosen, err := steps.Choose(all, only)
 	if err != nil {
 		return err
@@ -68,7 +71,7 @@ func run(ctx context.Context, out string, repeat int, only string) (err error) {
 		defer cancel()
 		err = errors.Join(err, lab.Down(clean, labDir))
 	}()
-	b := &bench{repeat: repeat, byMemory: map[int64]*moves{}}
+	b := &bench{repeat: repeat, out: out, tableOptions: t, byMemory: map[int64]*moves{}}
 	for _, s := range chosen {
 		if err := s.Run(b, ctx); err != nil {
 			return fmt.Errorf("step %s: %w", s.Name, err)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"godwit.dev/godwit/test/bench/matrix"
 	"godwit.dev/godwit/test/bench/traces"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
@@ -29,6 +30,8 @@ const (
 // bench collects figures.
 type bench struct {
 	repeat int
+	out    string // file for the figures
+	tableOptions
 
 	live, cold   []time.Duration // downtimes of the small redis
 	stalls       []time.Duration // longest of each live move's rounds
@@ -49,6 +52,7 @@ type bench struct {
 	deltas       []deltaMoves        // none: not measured
 	compared     []traces.Comparison // the rules, by replay; none: not compared
 	crowds       []crowd             // pods that move at once; none: not measured
+	table        *matrix.Table       // nil: not measured
 	peaks        []float64           // of a destination's memory, as multiples of the pod's there
 }
 

@@ -101,6 +101,11 @@ func (b *bench) report() report {
 			promise(true, f)
 		}
 	}
+	if b.table != nil {
+		godwit, byHand := b.table.Failures()
+		promise(true, figure.Figure{Name: "cells of the table that failed", Value: float64(godwit), Limit: 0})
+		promise(true, figure.Figure{Name: "the same by hand", Value: float64(byHand), Unpromised: true})
+	}
 	promise(b.absorbed > 0, figure.Figure{Name: "a dump to our page server / to criu's own, speed", Value: b.absorbed, Limit: 0.8, AtLeast: true})
 	if len(b.compared) > 0 {
 		r.Rules = b.compared

@@ -28,7 +28,7 @@ func redisContainer(t *testing.T) lab.ContainerSpec {
 // writer writes to the redis of a pod until it is stopped, wherever the pod is.
 type writer struct {
 	t     *testing.T
-	redis *load.Redis
+	redis *load.Store
 	begun time.Time
 	stop  func() // waits until it has stopped
 }

@@ -42,7 +42,7 @@ type moved struct {
 type bench struct {
 	options
 	pod   *trial.Pod
-	hand  *byHand
+	hand  *handRedis
 	began time.Time
 	moves []moved
 }

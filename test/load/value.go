@@ -33,27 +33,3 @@ func writeOf(value []byte) (write uint32, ok bool) {
 func appendKey(dst []byte, key uint32) []byte {
 	return strconv.AppendUint(append(dst, "key:"...), uint64(key), 10)
 }
-
-// appendSet appends a SET command in redis' protocol.
-func appendSet(dst []byte, key, write uint32) []byte {
-	var name [16]byte
-	k := appendKey(name[:0], key)
-	dst = append(dst, "*3\r\n$3\r\nSET\r\n$"...)
-	dst = strconv.AppendInt(dst, int64(len(k)), 10)
-	dst = append(append(append(dst, "\r\n"...), k...), "\r\n$"...)
-	dst = strconv.AppendInt(dst, ValueSize, 10)
-	dst = append(dst, "\r\n"...)
-	at := len(dst)
-	dst = append(dst, make([]byte, ValueSize)...)
-	fillValue(dst[at:], key, write)
-	return append(dst, "\r\n"...)
-}
-
-// appendGet appends a GET command.
-func appendGet(dst []byte, key uint32) []byte {
-	var name [16]byte
-	k := appendKey(name[:0], key)
-	dst = append(dst, "*2\r\n$3\r\nGET\r\n$"...)
-	dst = strconv.AppendInt(dst, int64(len(k)), 10)
-	return append(append(append(dst, "\r\n"...), k...), "\r\n"...)
-}

@@ -48,7 +48,7 @@ type Pod struct {
 	name  string
 	node  *lab.Node
 	pod   *lab.Pod
-	redis *load.Redis
+	redis *load.Store
 }
 
 // RedisImage gives the lab's nodes the image with redis.

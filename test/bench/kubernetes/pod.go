@@ -28,7 +28,7 @@ const readyTimeout = "60s"
 type pod struct {
 	c          *cluster
 	name, node string
-	redis      *load.Redis
+	redis      *load.Store
 }
 
 // startPod runs a pod on a node and fills its redis with about so much memory, bytes.
