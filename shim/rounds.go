@@ -217,21 +217,18 @@ func (s *source) note(p precopy.Progress) {
 		d := p.Decisions[n-1]
 		out.Rule, out.DowntimeLimitUs, out.StopReason = string(d.Rule), uint64(d.DowntimeLimit.Microseconds()), d.Explain()
 	}
-	s.mu.Lock()
 	for i, r := range p.Rounds {
 		round := &shimv1.Round{
 			Number: uint32(r.Number), DirtyPages: r.Pages, Bytes: r.Copied.Sent * pagestream.PageSize,
 			DurationUs: uint64((r.Scan + r.Copy).Microseconds()), ScanUs: uint64(r.Scan.Microseconds()),
-			StoodUs: uint64(r.Stood.Microseconds()), LeftPages: r.Hot + r.Behind, DirtyRate: uint64(r.DirtyRate()),
+			WireBytes: r.WireBytes, StoodUs: uint64(r.Stood.Microseconds()), LeftPages: r.Hot + r.Behind, DirtyRate: uint64(r.DirtyRate()),
 		}
 		noteDecision(round, p.Decisions[i])
-		if i < len(s.progress.GetRounds()) {
-			round.WireBytes = s.progress.GetRounds()[i].GetWireBytes()
-		} else { // its flush has just ended: what was sent since the one before is its own
-			round.WireBytes = stats.WireBytes - s.roundsWire
-			s.roundsWire = stats.WireBytes
-		}
 		out.Rounds = append(out.Rounds, round)
+	}
+	s.mu.Lock()
+	if len(p.Decisions) == 0 { // there was nothing to decide after no round: converge knows more
+		out.StopReason = s.progress.GetStopReason()
 	}
 	s.progress = out
 	s.mu.Unlock()

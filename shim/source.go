@@ -75,11 +75,8 @@ type source struct {
 	placing  bool             // the destination's pod is to be made; guarded by mu
 	placed   time.Time        // since when, guarded by mu
 	use      linkUse          // guarded by mu
-	// roundsWire is what had been sent when the last round known ended, bytes,
-	// guarded by mu.
-	roundsWire uint64
-	leaves     bool     // what is dirty at the cutover is left here, guarded by mu
-	serving    *serving // gives it to the destination; nil if nothing was left; guarded by mu
+	leaves   bool             // what is dirty at the cutover is left here, guarded by mu
+	serving  *serving         // gives it to the destination; nil if nothing was left; guarded by mu
 }
 
 // newSource checks that the pod can be moved; nothing happens to it yet.

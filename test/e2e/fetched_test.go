@@ -19,6 +19,9 @@ func TestRedisRunsWhileItsPagesAreFetched(t *testing.T) {
 			if r.Mode != mode || r.LeftPages == 0 {
 				t.Errorf("mode %s, %d pages left at the source", r.Mode, r.LeftPages)
 			}
+			if mode == "hybrid" && r.StopReason == "" {
+				t.Error("it is not said why the rounds ended, or why there were none")
+			}
 			t.Logf("%s: downtime %.0f ms, %d pages left, %d faults waited for some, total %.0f ms", mode, r.DowntimeMS, r.LeftPages, r.RemoteFaults, r.TotalMS)
 			w.awaitWrites(writeRate)
 			w.verifyAndGoOn()
