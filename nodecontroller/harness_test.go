@@ -399,7 +399,16 @@ func newTestCluster(t *testing.T) *testCluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		// Of a node that is off at the end of a test, nobody else clears up.
+		stores, _ := filepath.Glob(filepath.Join(dir, "*-state", "store", "*"))
+		for _, s := range stores {
+			if err := store.Cleanup(s); err != nil {
+				t.Errorf("store of a node that is off: %v", err)
+			}
+		}
+		os.RemoveAll(dir)
+	})
 	c := &testCluster{t: t, dir: dir, running: make(map[string]bool), struck: make(chan struct{})}
 	if err := pki.Init(filepath.Join(dir, "ca")); err != nil {
 		t.Fatal(err)
