@@ -198,6 +198,7 @@ func (c *Copier) settle(t *task, w *worker, got CopyStats, err error) {
 
 // retire removes a task of which nothing is left to do. Callers hold c.mu.
 func (c *Copier) retire(t *task) {
+	t.skipEmpty() // what is left may be of a process that has ended over its last chunk
 	if !t.exhausted() || (t.inFlight > 0 && t.err == nil) {
 		return
 	}

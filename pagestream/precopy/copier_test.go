@@ -157,13 +157,27 @@ func TestCopyGoesOnWhenAProcessHasEnded(t *testing.T) {
 		Space:  pagestream.Space{Kind: pagestream.Process, ID: 9},
 		Ranges: []pagestream.Range{{Start: 0x10000, Pages: 5000}, {Start: 1 << 40, Pages: 5000}},
 	}
-	s := newSink(2)
-	stats, err := newTestCopier(t, s).Copy(t.Context(), append([]Memory{dead}, ownMemory(pagestream.Range{Start: start, Pages: 256})...), Background)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if stats.Gone != 10000 || stats.Sent != 256 {
-		t.Errorf("%+v, want 10000 pages gone and 256 sent", stats)
+	alive := ownMemory(pagestream.Range{Start: start, Pages: 256})[0]
+	for _, c := range []struct {
+		name     string
+		memories []Memory
+		sent     uint64
+	}{
+		{"first", []Memory{dead, alive}, 256},
+		{"last", []Memory{alive, dead}, 256},
+		{"alone", []Memory{dead}, 0},
+	} {
+		for streams := 1; streams <= 2; streams++ {
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("the copy does not end"))
+			stats, err := newTestCopier(t, newSink(streams)).Copy(ctx, c.memories, Background)
+			cancel()
+			if err != nil {
+				t.Fatalf("%s, %d streams: %v", c.name, streams, err)
+			}
+			if stats.Gone != 10000 || stats.Sent != c.sent {
+				t.Errorf("%s, %d streams: %+v, want 10000 pages gone and %d sent", c.name, streams, stats, c.sent)
+			}
+		}
 	}
 }
 
