@@ -3,7 +3,6 @@ package criu
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,10 @@ import (
 
 // EnvStandIns names the directory in which programs find this one under the names of others, before those.
 const EnvStandIns = "GODWIT_CRIU_STAND_INS"
+
+// lockersDir is where, in the directory of the stand-ins, those for networkLockers are: CRIU finds them, and not runc, whose hooks may have
+// rules to set.
+const lockersDir = "lockers"
 
 // standInCRIU is what runc executes.
 const standInCRIU = "criu"
@@ -29,14 +32,19 @@ var networkLockers = map[string][]string{
 
 // placeStandIns makes the directory.
 func placeStandIns(dir string) error {
-	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
+	lockers := filepath.Join(dir, lockersDir)
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(lockers, 0o700)); err != nil {
 		return fmt.Errorf("directory of what stands in for programs: %w", err)
 	}
 	// It holds whatever becomes of our file, and wherever that is mounted.
 	self := fmt.Sprintf("/proc/%d/exe", os.Getpid())
-	for _, name := range append(slices.Collect(maps.Keys(networkLockers)), standInCRIU) {
-		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("what stands in for %s: %w", name, err)
+	paths := []string{filepath.Join(dir, standInCRIU)}
+	for name := range networkLockers {
+		paths = append(paths, filepath.Join(lockers, name))
+	}
+	for _, path := range paths {
+		if err := os.Symlink(self, path); err != nil {
+			return fmt.Errorf("what stands in for %s: %w", filepath.Base(path), err)
 		}
 	}
 	return nil
@@ -61,17 +69,23 @@ func StandIn(args []string) (stood bool, err error) {
 	case name != standInCRIU && !isLocker:
 		return false, nil
 	}
-	path, err := realProgram(name, dir)
+	lockers := filepath.Join(dir, lockersDir)
+	path, err := realProgram(name, dir, lockers)
 	if err != nil {
 		return true, err
+	}
+	if name == standInCRIU {
+		if err := os.Setenv("PATH", lockers+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
+			return true, err
+		}
 	}
 	return true, fmt.Errorf("execute %s: %w", path, unix.Exec(path, args, os.Environ()))
 }
 
 // realProgram finds the program of a name that is there without us.
-func realProgram(name, without string) (string, error) {
+func realProgram(name string, without ...string) (string, error) {
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		if !filepath.IsAbs(dir) || dir == without {
+		if !filepath.IsAbs(dir) || slices.Contains(without, dir) {
 			continue
 		}
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {

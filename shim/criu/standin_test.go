@@ -38,6 +38,10 @@ func TestTheNetworkIsNotLockedAndOtherRulesAreCarried(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A CRIU that runs what it is told, as what it becomes finds it.
+	if err := os.WriteFile(filepath.Join(bin, "criu"), []byte("#!/bin/sh\nexec sh -c \"$2\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for command, want := range map[string]string{
 		"iptables -w -t filter -I INPUT --protocol tcp -j DROP": "",
 		"ip6tables -D OUTPUT --protocol tcp -j DROP":            "",
@@ -48,10 +52,20 @@ func TestTheNetworkIsNotLockedAndOtherRulesAreCarried(t *testing.T) {
 		"iptables-restore -w":                                   "iptables-restore -w\n",
 		"ip6tables-restore -V":                                  "ip6tables-restore -V\n",
 	} {
-		cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
-		cmd.Env = c.environment(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")))
-		if out, err := cmd.CombinedOutput(); err != nil || string(out) != want {
-			t.Errorf("%s: %v: %q, want %q", command, err, out, want)
+		run := func(name string, args ...string) string {
+			cmd := exec.CommandContext(t.Context(), "sh", append([]string{"-c", name + ` "$@"`, "sh"}, args...)...)
+			cmd.Env = c.environment(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")))
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("%s: %v: %s", command, err, out)
+			}
+			return string(out)
+		}
+		if got := run("criu", "-c", command); got != want {
+			t.Errorf("%s, called by CRIU: %q, want %q", command, got, want)
+		}
+		if got := run("sh", "-c", command); got != command+"\n" {
+			t.Errorf("%s, called by a hook of runc's: %q", command, got)
 		}
 	}
 }
