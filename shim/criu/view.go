@@ -37,16 +37,20 @@ type View struct {
 	// PID as the caller sees it, VPID as the process does.
 	PID, VPID int
 	file      string
-	// maps is the text that the view was made from: if the process' maps still
-	// reads the same when it is frozen, the view holds.
-	maps  []byte
-	owned []pagestream.Range
+	// sections are the areas that the view was made from: if the process' maps still
+	// has the same lines when it is frozen, the view holds.
+	sections []section
+	owned    []pagestream.Range
 }
 
 // NewView makes the view of a running process, in a file of dir.
 func NewView(dir string, pid, vpid int) (*View, error) {
 	v := &View{PID: pid, VPID: vpid, file: filepath.Join(dir, "smaps-"+strconv.Itoa(pid))}
-	return v, v.make()
+	sections, err := readSections(pid)
+	if err != nil {
+		return nil, err
+	}
+	return v, v.make(sections)
 }
 
 // Mount is the bind mount by which CRIU sees the view.
@@ -54,58 +58,73 @@ func (v *View) Mount() (source, target string) {
 	return v.file, fmt.Sprintf("/proc/%d/smaps", v.PID)
 }
 
+// cheapWalk is how much memory the kernel may look at while the process is frozen, bytes: about 1 ms.
+const cheapWalk = 64 << 20
+
 // Refresh makes the view again if the process, which is frozen now, has changed
 // its areas since. It says whether it had to.
+//
+// Only what is new is asked for, as each page that smaps counts costs time. If even that would be much, because a big area has
+// grown, then it keeps the flags of what it has grown out of.
 func (v *View) Refresh() (bool, error) {
-	now, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", v.PID))
+	now, err := readHeaders(v.PID)
 	if err != nil {
-		return false, fmt.Errorf("areas of process %d: %w", v.PID, err)
+		return false, err
 	}
-	if bytes.Equal(now, v.maps) {
+	if sameHeaders(now, v.sections) {
 		return false, nil
 	}
-	return true, v.make()
+	unknown := carryOver(now, v.sections)
+	if upTo(now, unknown) > cheapWalk {
+		unknown = grow(now, v.sections, unknown)
+	}
+	err = readUnknown(v.PID, now, unknown)
+	if errors.Is(err, errMoving) {
+		now, err = readSections(v.PID)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, v.make(now)
 }
 
-// make reads smaps and writes it as CRIU is to see it.
-func (v *View) make() error {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", v.PID))
-	if err != nil {
-		return fmt.Errorf("areas of process %d: %w", v.PID, err)
+// upTo is how much memory lies in the areas up to the last of those that are unknown, bytes.
+func upTo(now []section, unknown []int) uint64 {
+	var sum uint64
+	if len(unknown) > 0 {
+		for _, s := range now[:unknown[len(unknown)-1]+1] {
+			sum += s.area.Bytes()
+		}
 	}
-	areas, err := pagemap.ParseSmaps(nil, text)
-	if err != nil {
-		return fmt.Errorf("areas of process %d: %w", v.PID, err)
-	}
-	shown, headers, owned := show(text, areas)
+	return sum
+}
+
+// make writes the areas as CRIU is to see them.
+func (v *View) make(sections []section) error {
+	shown, owned := show(sections)
 	if err := os.WriteFile(v.file, shown, 0o600); err != nil {
 		return fmt.Errorf("write view of process %d: %w", v.PID, err)
 	}
-	v.maps, v.owned = headers, owned
+	v.sections, v.owned = sections, owned
 	return nil
 }
 
-// show marks the areas that are ours in the text of an smaps file. It returns
-// the text, its lines that maps has too, and the areas.
-func show(text []byte, areas []pagemap.VMA) (shown, headers []byte, owned []pagestream.Range) {
-	shown = make([]byte, 0, len(text)+16*len(areas))
-	headers = make([]byte, 0, 100*len(areas))
-	n := -1
-	for line := range bytes.Lines(text) {
-		if line[0] < 'A' || line[0] > 'Z' {
-			n++
-			headers = append(headers, line...)
-		}
-		flags, isFlags := bytes.CutPrefix(line, []byte("VmFlags:"))
-		if !isFlags || n < 0 || !ours(areas[n], flags) {
-			shown = append(shown, line...)
+// show marks the areas that are ours in the text of an smaps file, and returns them.
+func show(sections []section) (shown []byte, owned []pagestream.Range) {
+	for _, s := range sections {
+		shown = append(append(shown, s.header...), s.counts...)
+		if s.flags == nil {
 			continue
 		}
-		owned = append(owned, pagestream.Range{Start: areas[n].Start, Pages: areas[n].Bytes() / pagestream.PageSize})
-		shown = append(shown, bytes.TrimRight(line, " \n")...)
+		if !ours(s.area, s.flags) {
+			shown = append(append(shown, flagsField...), s.flags...)
+			continue
+		}
+		owned = append(owned, pagestream.Range{Start: s.area.Start, Pages: s.area.Bytes() / pagestream.PageSize})
+		shown = append(append(shown, flagsField...), bytes.TrimRight(s.flags, " \n")...)
 		shown = append(shown, " dp \n"...)
 	}
-	return shown, headers, owned
+	return shown, owned
 }
 
 // ours says whether an area's pages are ours to account for: private anonymous
