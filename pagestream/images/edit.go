@@ -13,14 +13,15 @@ import (
 // Numbers of the fields that EditMMFile knows (images/mm.proto, images/vma.proto).
 const (
 	fieldMMVMAs   = 14
+	fieldVMAEnd   = 2
 	fieldVMAFlags = 6
 )
 
-// EditMMFile gives areas of mm-PID.img other flags (MAP_*): flags is asked for
-// each area and says what they are to be. Everything else in the image, also
+// EditMMFile gives areas of mm-PID.img another end or other flags (MAP_*): edit
+// is asked for each area and says what they are to be. Everything else in the image, also
 // what this package does not know, stays as it is. It returns how many areas
 // changed; with none the file is not touched.
-func EditMMFile(path string, flags func(VMA) uint32) (changed int, err error) {
+func EditMMFile(path string, edit func(VMA) VMA) (changed int, err error) {
 	f, err := Open(path)
 	if err != nil {
 		return 0, err
@@ -34,7 +35,7 @@ func EditMMFile(path string, flags func(VMA) uint32) (changed int, err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
-	out, changed, err := editMM(msg, flags)
+	out, changed, err := editMM(msg, edit)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", path, rs.bad("%v", err))
 	}
@@ -54,8 +55,8 @@ func EditMMFile(path string, flags func(VMA) uint32) (changed int, err error) {
 	return changed, nil
 }
 
-// editMM copies an mm message with other flags in some areas.
-func editMM(msg []byte, flags func(VMA) uint32) (out []byte, changed int, err error) {
+// editMM copies an mm message with another end and other flags in some areas.
+func editMM(msg []byte, edit func(VMA) VMA) (out []byte, changed int, err error) {
 	out = make([]byte, 0, len(msg)+16)
 	for len(msg) > 0 {
 		num, typ, n := protowire.ConsumeField(msg)
@@ -74,27 +75,31 @@ func editMM(msg []byte, flags func(VMA) uint32) (out []byte, changed int, err er
 		if err != nil {
 			return nil, 0, err
 		}
-		want := flags(v)
-		if want == v.Flags {
+		want := edit(v)
+		if want.End == v.End && want.Flags == v.Flags {
 			out = append(out, field...)
 			continue
 		}
 		changed++
 		out = protowire.AppendTag(out, fieldMMVMAs, protowire.BytesType)
-		out = protowire.AppendBytes(out, withFlags(area, want))
+		out = protowire.AppendBytes(out, withEndAndFlags(area, want))
 	}
 	return out, changed, nil
 }
 
-// withFlags copies an area's message with other flags.
-func withFlags(area []byte, flags uint32) []byte {
-	out := make([]byte, 0, len(area)+4)
+// withEndAndFlags copies an area's message with those of another.
+func withEndAndFlags(area []byte, want VMA) []byte {
+	out := make([]byte, 0, len(area)+8)
 	for len(area) > 0 {
 		num, _, n := protowire.ConsumeField(area)
-		if num == fieldVMAFlags {
+		switch num {
+		case fieldVMAEnd:
 			out = protowire.AppendTag(out, num, protowire.VarintType)
-			out = protowire.AppendVarint(out, uint64(flags))
-		} else {
+			out = protowire.AppendVarint(out, want.End)
+		case fieldVMAFlags:
+			out = protowire.AppendTag(out, num, protowire.VarintType)
+			out = protowire.AppendVarint(out, uint64(want.Flags))
+		default:
 			out = append(out, area[:n]...)
 		}
 		area = area[n:]

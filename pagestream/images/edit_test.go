@@ -30,26 +30,29 @@ func areaOf(start, end uint64, flags uint32) []byte {
 	return append(a, message(7, 0x201)...)
 }
 
-func TestEditMMFileChangesFlagsAndNothingElse(t *testing.T) {
+func TestEditMMFileChangesEndAndFlagsAndNothingElse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mm-1.img")
 	before := mmOf(areaOf(0x1000, 0x2000, 0x22), areaOf(0x100000, 0x200000, 0x28), areaOf(0x300000, 0x400000, 0x28))
 	if err := os.WriteFile(path, image(magicMM, before), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	changed, err := EditMMFile(path, func(v VMA) uint32 {
-		if v.Start == 0x100000 {
-			return 0x22
+	changed, err := EditMMFile(path, func(v VMA) VMA {
+		switch v.Start {
+		case 0x100000:
+			v.Flags = 0x22
+		case 0x300000:
+			v.End = 0x40000000
 		}
-		return v.Flags
+		return v
 	})
-	if err != nil || changed != 1 {
+	if err != nil || changed != 2 {
 		t.Fatalf("changed %d: %v", changed, err)
 	}
 	got, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := image(magicMM, mmOf(areaOf(0x1000, 0x2000, 0x22), areaOf(0x100000, 0x200000, 0x22), areaOf(0x300000, 0x400000, 0x28)))
+	want := image(magicMM, mmOf(areaOf(0x1000, 0x2000, 0x22), areaOf(0x100000, 0x200000, 0x22), areaOf(0x300000, 0x40000000, 0x28)))
 	if !bytes.Equal(got, want) {
 		t.Errorf("got\n%x, want\n%x", got, want)
 	}
@@ -61,7 +64,7 @@ func TestEditMMFileLeavesAFileAloneThatNeedsNoChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, _ := os.Stat(path)
-	if n, err := EditMMFile(path, func(v VMA) uint32 { return v.Flags }); n != 0 || err != nil {
+	if n, err := EditMMFile(path, func(v VMA) VMA { return v }); n != 0 || err != nil {
 		t.Fatalf("changed %d: %v", n, err)
 	}
 	if after, _ := os.Stat(path); after.ModTime() != before.ModTime() {
@@ -73,7 +76,7 @@ func FuzzEditMM(f *testing.F) {
 	f.Add(mmOf(areaOf(0x1000, 0x2000, 0x22)))
 	f.Add([]byte{0x72, 0xff})
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		out, changed, err := editMM(msg, func(v VMA) uint32 { return v.Flags })
+		out, changed, err := editMM(msg, func(v VMA) VMA { return v })
 		if err == nil && (changed != 0 || !bytes.Equal(out, msg)) {
 			t.Errorf("%x became %x", msg, out)
 		}

@@ -2,6 +2,7 @@ package criu
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -52,17 +53,19 @@ func join(ranges []pagestream.Range, r pagestream.Range) []pagestream.Range {
 }
 
 // Complete puts the truth back into a container's images: the areas that CRIU
-// was told are droppable become private again, and their present pages are
+// was told are short and droppable become long and private again, and their present pages are
 // listed, for the fault server to bring. Images that are not complete must
-// never be restored: such memory would read as zeros.
+// never be restored: such memory would read as zeros, or not be there.
 func (v *View) Complete(dir string, present []pagestream.Range) error {
-	hidden := map[uint64]bool{}
-	_, err := images.EditMMFile(images.MMPath(dir, uint64(v.VPID)), func(a images.VMA) uint32 {
-		if a.Flags&(mapDroppable|mapPrivate) != mapDroppable || !v.owns(a) {
-			return a.Flags
+	var hidden []pagestream.Range
+	_, err := images.EditMMFile(images.MMPath(dir, uint64(v.VPID)), func(a images.VMA) images.VMA {
+		area, ours := v.owns(a)
+		if !ours || a.End != a.Start+shownBytes {
+			return a
 		}
-		hidden[a.Start] = true
-		return a.Flags&^mapDroppable | mapPrivate
+		hidden = append(hidden, area)
+		a.End, a.Flags = area.End(), a.Flags&^mapDroppable|mapPrivate
+		return a
 	})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // a zombie has no memory
@@ -70,49 +73,55 @@ func (v *View) Complete(dir string, present []pagestream.Range) error {
 	if err != nil {
 		return fmt.Errorf("complete images: %w", err)
 	}
-	return v.list(dir, hidden, present)
+	if len(hidden) != len(v.owned) {
+		return fmt.Errorf("complete images: CRIU has dumped %d of the %d areas of process %d that it was shown, of %d as they were not",
+			len(hidden), len(v.owned), v.PID, len(v.owned)-len(hidden))
+	}
+	return v.list(dir, present)
 }
 
-// owns says whether an area of the image is one of ours.
-func (v *View) owns(a images.VMA) bool {
+// owns finds the area of ours that an area of the image is, or is the beginning of.
+func (v *View) owns(a images.VMA) (pagestream.Range, bool) {
 	i, found := slices.BinarySearchFunc(v.owned, a.Start, func(r pagestream.Range, start uint64) int {
-		switch {
-		case r.Start < start:
-			return -1
-		case r.Start > start:
-			return 1
-		}
-		return 0
+		return cmp.Compare(r.Start, start)
 	})
-	return found && v.owned[i].End() == a.End
+	if !found {
+		return pagestream.Range{}, false
+	}
+	return v.owned[i], true
 }
 
-// list adds the present pages of hidden areas to the process' pagemap.
-func (v *View) list(dir string, hidden map[uint64]bool, present []pagestream.Range) error {
+// list adds the present pages of areas that are ours to the process' pagemap, but for those that are there: a CRIU that does
+// not know what is droppable lists the first page of each.
+func (v *View) list(dir string, present []pagestream.Range) error {
 	path := images.PagemapPath(dir, uint64(v.VPID))
 	id, entries, err := images.ReadPagemapFile(path)
 	if err != nil {
 		return fmt.Errorf("complete images: %w", err)
+	}
+	var listed []pagestream.Range
+	for _, e := range entries {
+		listed = pagestream.AppendRun(listed, pagestream.Range{Start: e.Vaddr, Pages: e.Pages})
 	}
 	i := 0
 	for _, area := range v.owned {
 		for i < len(present) && present[i].End() <= area.Start {
 			i++
 		}
-		for ; hidden[area.Start] && i < len(present) && present[i].Start < area.End(); i++ {
+		for ; i < len(present) && present[i].Start < area.End(); i++ {
 			r := clip(present[i], area)
-			entries = append(entries, images.Entry{Vaddr: r.Start, Pages: r.Pages, Flags: images.Lazy})
+			if r.Start == area.Start && pagestream.Contains(listed, r.Start) {
+				r = pagestream.Range{Start: r.Start + pagestream.PageSize, Pages: r.Pages - 1}
+			}
+			if r.Pages > 0 {
+				entries = append(entries, images.Entry{Vaddr: r.Start, Pages: r.Pages, Flags: images.Lazy})
+			}
 			if present[i].End() > area.End() {
 				break // the rest belongs to the next area
 			}
 		}
 	}
-	slices.SortFunc(entries, func(a, b images.Entry) int {
-		if a.Vaddr < b.Vaddr {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(entries, func(a, b images.Entry) int { return cmp.Compare(a.Vaddr, b.Vaddr) })
 	var image bytes.Buffer
 	if err := images.WritePagemap(&image, id, entries); err != nil {
 		return fmt.Errorf("complete images: %w", err)

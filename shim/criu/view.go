@@ -15,16 +15,20 @@ import (
 )
 
 // CRIU looks at every page of every area while the pod is frozen, 0.1 s for
-// each GB, also at those that we have sent already. It passes over the pages of
-// areas that smaps calls droppable (flag "dp"; CRIU 4.2, criu/mem.c,
-// generate_iovs). So we show it an smaps in which the big private areas, whose
-// pages are all our business anyway, bear that flag, and put the truth back
-// into the images afterwards. A CRIU that does not know the flag dumps those
-// areas as it always did, and the images show that there is nothing to put
-// back.
+// each GB, also at those that we have sent already. So we show it an smaps in which
+// the big private areas, whose pages are all our business anyway, are one page long, and
+// put the truth back into the images afterwards. It passes over that page, as well, if it knows the flag
+// "dp" of areas that the kernel may drop (CRIU 4.2, criu/mem.c, generate_vma_iovs).
+//
+// To leave them as long as they are, with that flag, would not do: CRIU takes room for a record of 16 bytes for each page that
+// areas may have, and copies all of that, used or not, into the process (criu/mem.c, dump_pages_args_size and
+// __parasite_dump_pages_seized): 4 to 8 ms for each GiB.
 
 // minOwned is the smallest area worth hiding from CRIU, bytes.
 const minOwned = 1 << 20
+
+// shownBytes is how much of an area that is ours CRIU is shown.
+const shownBytes = pagestream.PageSize
 
 // Flags of areas as CRIU's images have them (mmap(2)).
 const (
@@ -109,20 +113,20 @@ func (v *View) make(sections []section) error {
 	return nil
 }
 
-// show marks the areas that are ours in the text of an smaps file, and returns them.
+// show writes the text of an smaps file in which the areas that are ours are short and droppable, and returns them.
 func show(sections []section) (shown []byte, owned []pagestream.Range) {
 	for _, s := range sections {
-		shown = append(append(shown, s.header...), s.counts...)
-		if s.flags == nil {
-			continue
-		}
 		if !ours(s.area, s.flags) {
-			shown = append(append(shown, flagsField...), s.flags...)
+			shown = append(append(shown, s.header...), s.counts...)
+			if s.flags != nil {
+				shown = append(append(shown, flagsField...), s.flags...)
+			}
 			continue
 		}
 		owned = append(owned, pagestream.Range{Start: s.area.Start, Pages: s.area.Bytes() / pagestream.PageSize})
-		shown = append(append(shown, flagsField...), bytes.TrimRight(s.flags, " \n")...)
-		shown = append(shown, " dp \n"...)
+		_, rest, _ := bytes.Cut(s.header, []byte(" "))
+		shown = fmt.Appendf(shown, "%08x-%08x %s%s%s%s dp \n", s.area.Start, s.area.Start+shownBytes, rest,
+			s.counts, flagsField, bytes.TrimRight(s.flags, " \n"))
 	}
 	return shown, owned
 }
@@ -135,7 +139,7 @@ func ours(a pagemap.VMA, flags []byte) bool {
 		pagemap.FlagIO | pagemap.FlagPFNMap | pagemap.FlagShadowStack
 	named := a.Path != "" && a.Path != "[heap]" && !bytes.HasPrefix([]byte(a.Path), []byte("[anon:"))
 	return a.Perms == pagemap.Read|pagemap.Write && a.Inode == 0 && !named &&
-		a.Bytes() >= minOwned && a.Flags&special == 0 && !guarded(flags)
+		a.Bytes() >= minOwned && a.Flags&pagemap.FlagsKnown != 0 && a.Flags&special == 0 && !guarded(flags)
 }
 
 // guarded finds the flag "gu": pages of the area are guard pages
