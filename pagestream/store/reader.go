@@ -239,6 +239,11 @@ func mapFile(f *os.File, size int64) (mapping, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
 	}
+	// As its tmpfs may have large folios, khugepaged would begin at once to copy what is mapped into huge pages (mm/khugepaged.c,
+	// collapse_file): 30 ms of a processor, and its locks, just when the pod is restored. EINVAL is a kernel without it.
+	if err := unix.Madvise(b, unix.MADV_NOHUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
+		return nil, errors.Join(fmt.Errorf("map %s without huge pages: %w", f.Name(), err), unix.Munmap(b))
+	}
 	return b, nil
 }
 
