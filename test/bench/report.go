@@ -3,11 +3,9 @@ package main
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"godwit.dev/godwit/test/bench/traces"
 	"godwit.dev/godwit/test/figure"
-	"godwit.dev/godwit/test/trial"
 )
 
 type report struct {
@@ -31,7 +29,8 @@ func (b *bench) report() report {
 			r.Figures = append(r.Figures, f)
 		}
 	}
-	live, cold := medianMS(b.live), medianMS(b.cold)
+	one := b.of(smallMemory)
+	live, cold := medianOf(one.live, gapMS), medianOf(one.cold, gapMS)
 	promise(live > 0, figure.Figure{Name: "downtime, 1 GiB under load, live, as the client sees it", Value: live, Unit: "ms", Limit: 150})
 	small := b.frozen(smallMemory)
 	promise(live > 0, figure.Figure{Name: "frozen, the same", Value: small, Unit: "ms", Limit: 100})
@@ -43,17 +42,14 @@ func (b *bench) report() report {
 		promise(true, figure.Figure{Name: "downtime, 1 GiB under load over 1 Gbit/s, live", Value: medianOf(g.live, gapMS), Unit: "ms", Limit: 400})
 		promise(true, figure.Figure{Name: "live downtime / cold downtime over 1 Gbit/s", Value: medianOf(g.live, gapMS) / medianOf(g.cold, gapMS), Limit: 1.0 / 25})
 	}
-	if len(b.aftermath) > 0 {
-		promise(true, figure.Figure{Name: "writes in the second after such a move / in one before it", Value: medianOf(b.aftermath, afterOverBefore),
-			Limit: 0.7, AtLeast: true})
-		promise(true, figure.Figure{Name: "the longest wait for one of them", Value: medianOf(b.aftermath, func(r *trial.Result) float64 { return ms(r.Worst.Length()) }),
-			Unit: "ms", Limit: 50})
-	}
+	promise(live > 0, figure.Figure{Name: "writes in the second after such a move / in one before it", Value: medianOf(one.live, afterOverBefore),
+		Limit: 0.7, AtLeast: true})
+	promise(live > 0, figure.Figure{Name: "the longest wait for one of them", Value: medianOf(one.live, worstMS), Unit: "ms", Limit: 50})
 	if c := b.containers; c != nil {
 		promise(true, figure.Figure{Name: "frozen, a pod of five containers of 64 MiB / of one", Value: c.share(), Limit: containersShare})
 	}
-	if len(b.stalls) > 0 {
-		promise(true, figure.Figure{Name: "longest stall of a 1 ms ticker in the rounds", Value: ms(slices.Max(b.stalls)), Unit: "ms", Limit: 50})
+	if t := b.ticked; t != nil && len(t.live) > 0 {
+		promise(true, figure.Figure{Name: "longest stall of a 1 ms ticker in the rounds", Value: slices.Max(each(t.live, stallMS)), Unit: "ms", Limit: 50})
 	}
 	if len(b.copyRates) > 0 {
 		promise(true, figure.Figure{Name: "first copy, incompressible, over TLS", Value: median(b.copyRates) / 1e9, Unit: "GB/s", Limit: 0.7, AtLeast: true})
@@ -116,22 +112,6 @@ func (b *bench) report() report {
 	}
 	promise(true, figure.Figure{Name: "lost writes and wrong values", Value: float64(b.lost + b.wrong), Limit: 0})
 	r.ByMemory, r.Peaks = rowsOf(b.byMemory), b.peaks
-	for _, d := range b.live {
-		r.Live = append(r.Live, ms(d))
-	}
-	for _, d := range b.cold {
-		r.Cold = append(r.Cold, ms(d))
-	}
+	r.Live, r.Cold = each(one.live, gapMS), each(one.cold, gapMS)
 	return r
-}
-
-// afterOverBefore is what the client got done after a move, as a share of before.
-func afterOverBefore(r *trial.Result) float64 { return float64(r.After) / float64(max(r.Before, 1)) }
-
-// medianMS is the median in milliseconds, 0 of none.
-func medianMS(d []time.Duration) float64 {
-	if len(d) == 0 {
-		return 0
-	}
-	return ms(median(d))
 }
