@@ -48,16 +48,19 @@ type client interface {
 
 // program is one that can be moved.
 type program struct {
-	name  string
-	port  string
-	args  []string
+	name string
+	port string
+	args []string
+	user int64 // who runs it, by number
+	// files is the directory in its file system that it writes to, without a slash at its begin; empty is none.
+	files string
 	image func(context.Context, *lab.Lab) (string, error)
 	// client makes one for the program at an address.
 	client func(address string) client
 }
 
 // programOf is a workload with so much memory, bytes.
-func programOf(w matrix.Workload, memory int64) (program, error) {
+func programOf(ctx context.Context, w matrix.Workload, memory int64) (program, error) {
 	redis := program{name: w.Name, port: trial.RedisPort, args: trial.RedisCommand, image: trial.RedisImage}
 	switch w.Name {
 	case matrix.Redis:
@@ -75,6 +78,8 @@ func programOf(w matrix.Workload, memory int64) (program, error) {
 			args:   []string{"memcached", "-u", "root", "-l", "0.0.0.0", "-p", memcachedPort, "-t", "2", "-m", strconv.FormatInt(2*memory>>20, 10)},
 			client: func(address string) client { return writer{load.NewMemcached(address, trial.Keys(memory))} },
 		}, nil
+	case matrix.Postgres:
+		return postgres(ctx, memory)
 	case matrix.Rewriter:
 		return program{
 			name: w.Name, port: workload.Port,
