@@ -13,15 +13,17 @@ import (
 	"godwit.dev/godwit/test/bench/matrix"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/load"
+	"godwit.dev/godwit/test/postgres"
 	"godwit.dev/godwit/test/trial"
 	"godwit.dev/godwit/test/workload"
 )
 
 // What the clients ask for a second.
 const (
-	writes = 5000
-	pings  = 1000
-	checks = 200
+	writes  = 5000
+	pings   = 1000
+	checks  = 200
+	inserts = 200
 )
 
 // patience is how long a client waits for one answer until it asks again, wherever the program answers: a program that has moved may
@@ -79,7 +81,11 @@ func programOf(ctx context.Context, w matrix.Workload, memory int64) (program, e
 			client: func(address string) client { return writer{load.NewMemcached(address, trial.Keys(memory))} },
 		}, nil
 	case matrix.Postgres:
-		return postgres(ctx, memory)
+		p, err := postgres.New(ctx, memory)
+		return program{
+			name: w.Name, port: postgres.Port, args: p.Args, user: p.User, files: postgres.Files, image: postgres.Image,
+			client: func(address string) client { return inserter{postgres.NewClient(address)} },
+		}, err
 	case matrix.Rewriter:
 		return program{
 			name: w.Name, port: workload.Port,
@@ -129,6 +135,13 @@ func (p pinger) OnlyAt(address string) {
 func (p pinger) run(ctx context.Context)          { p.Ask(ctx, pings) }
 func (p pinger) fill(ctx context.Context) error   { return p.content.Fill(ctx) }
 func (p pinger) verify(ctx context.Context) error { return verify(ctx, p.content) }
+
+// inserter inserts numbers into a PostgreSQL.
+type inserter struct{ postgres.Client }
+
+func (i inserter) run(ctx context.Context)          { i.Ask(ctx, inserts) }
+func (i inserter) fill(ctx context.Context) error   { return i.Fill(ctx) }
+func (i inserter) verify(ctx context.Context) error { return i.Verify(ctx) }
 
 // checker asks a program that verifies itself.
 type checker struct {
