@@ -44,7 +44,7 @@ bench: build setup
 	$(GO) run ./test/bench -out $(OUT)/bench.json
 	$(MAKE) bench-vm
 
-# The table of docs/bench.md alone, with its plots: all ways to move, programs and links. The machine must be idle, for a quarter of an hour.
+# The table of docs/bench.md alone, with its plots: all ways to move, programs and links. The machine must be idle, for half an hour.
 .PHONY: bench-docs
 bench-docs: build setup
 	$(GO) run ./test/bench -only table -out $(OUT)/bench-docs.json -docs docs

@@ -23,6 +23,34 @@ func (o *offLater) Address(string) (string, error) {
 	return "", nil
 }
 
+// lostAfterCommit begins a migration whose destination's machine goes off, with the pod that it owns by then, when it is to hear of the commit.
+func (c *testCluster) lostAfterCommit() *Orchestrated {
+	told := make(chan struct{}, 1)
+	c.fault = &fault{call: "destination.Resume", do: func(c *testCluster) error {
+		c.b.dies()
+		c.note("b", false)
+		told <- struct{}{}
+		return errors.New("the machine is off")
+	}}
+	o, err := c.orchestrate("m-lost")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	<-told
+	c.b.restarts.Wait()
+	return o
+}
+
+// mustEndLost waits for a migration's end, which has to be that its pod is lost, for a reason.
+func mustEndLost(t *testing.T, o *Orchestrated, reason error) {
+	t.Helper()
+	<-o.Done()
+	m := o.Migration()
+	if r := m.Result; m.Phase != nodev1.Phase_PHASE_FAILED || r.GetSucceeded() || !r.GetLost() || !strings.Contains(r.GetError(), reason.Error()) {
+		t.Errorf("%v", m)
+	}
+}
+
 // The destination's machine is lost with the pod that it owns, before it could say that it has it: nothing runs on the source
 // any more, its pod goes from the cluster, and the migration ends when somebody says that the machine is off.
 func TestAMigrationEndsWhoseDestinationIsLostAfterTheCommit(t *testing.T) {
@@ -34,19 +62,7 @@ func TestAMigrationEndsWhoseDestinationIsLostAfterTheCommit(t *testing.T) {
 			return o
 		}
 		b := resolve()
-		told := make(chan struct{}, 1)
-		c.fault = &fault{call: "destination.Resume", do: func(c *testCluster) error {
-			c.b.dies()
-			c.note("b", false)
-			told <- struct{}{}
-			return errors.New("the machine is off")
-		}}
-		o, err := c.orchestrate("m-lost")
-		if err != nil {
-			t.Fatal(err)
-		}
-		<-told
-		c.b.restarts.Wait()
+		o := c.lostAfterCommit()
 		if restarted {
 			c.a.restart()
 			c.a.restarts.Wait()
@@ -58,11 +74,7 @@ func TestAMigrationEndsWhoseDestinationIsLostAfterTheCommit(t *testing.T) {
 		b.off.Store(true)
 		c.until("the source's pod out of the cluster", func() bool { return c.a.only() == nil })
 		if !restarted {
-			<-o.Done()
-			m := o.Migration()
-			if r := m.Result; m.Phase != nodev1.Phase_PHASE_FAILED || r.GetSucceeded() || !r.GetLost() || !strings.Contains(r.GetError(), ErrOutOfService.Error()) {
-				t.Errorf("%v", m)
-			}
+			mustEndLost(t, o, ErrOutOfService)
 		}
 		if left, err := c.a.daemon.journal.load(); err != nil || len(left) > 0 {
 			t.Errorf("journal: %v, %v", left, err)
@@ -106,19 +118,7 @@ func TestAMigrationFailsWhoseDestinationIsStartedAgainAfterTheCommit(t *testing.
 		for _, restarted := range []bool{false, true} {
 			t.Run(fmt.Sprintf("its record kept %v, the source's daemon restarted %v", recorded, restarted), func(t *testing.T) {
 				c, _ := newKubernetes(t)
-				told := make(chan struct{}, 1)
-				c.fault = &fault{call: "destination.Resume", do: func(c *testCluster) error {
-					c.b.dies()
-					c.note("b", false)
-					told <- struct{}{}
-					return errors.New("the machine is off")
-				}}
-				o, err := c.orchestrate("m-lost")
-				if err != nil {
-					t.Fatal(err)
-				}
-				<-told
-				c.b.restarts.Wait()
+				o := c.lostAfterCommit()
 				if restarted {
 					c.a.stop()
 				}
@@ -135,11 +135,7 @@ func TestAMigrationFailsWhoseDestinationIsStartedAgainAfterTheCommit(t *testing.
 					}
 					return
 				}
-				<-o.Done()
-				m := o.Migration()
-				if r := m.Result; m.Phase != nodev1.Phase_PHASE_FAILED || r.GetSucceeded() || !r.GetLost() || !strings.Contains(r.GetError(), errDestinationLost.Error()) {
-					t.Errorf("%v", m)
-				}
+				mustEndLost(t, o, errDestinationLost)
 				if len(c.lost) > 0 {
 					t.Errorf("the cluster was told of %v, its events tell it as well", c.lost)
 				}

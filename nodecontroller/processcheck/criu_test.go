@@ -93,6 +93,15 @@ var everything = []held{
 	{kind: "namespace-cgroup", refused: "namespace of its own (cgroup)"},
 	{kind: "traced", refused: "is traced by process"},
 	{kind: "stopped"},
+	{kind: "user", refused: withoutResource("is not root's")},
+}
+
+// withoutResource is a refusal on machines where nobody has CAP_SYS_RESOURCE.
+func withoutResource(refused string) string {
+	if anyoneMay(unix.CAP_SYS_RESOURCE) {
+		return ""
+	}
+	return refused
 }
 
 // machine is a node with the program of testdata/hold.

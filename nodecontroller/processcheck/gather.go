@@ -24,7 +24,8 @@ var namespaceKinds = []string{"cgroup", "ipc", "mnt", "net", "pid", "time", "use
 // gone is an error.
 func Gather(ctx context.Context, containers []Container) (*Snapshot, error) {
 	g := &gatherer{mounts: make(map[string]map[int]Mount), peers: make(map[string]map[uint64]uint64)}
-	s := new(Snapshot)
+	s := &Snapshot{RootOnly: !anyoneMay(unix.CAP_SYS_RESOURCE)}
+	s.UserNamespace, _ = os.Readlink("/proc/self/ns/user") // a kernel without them has none below either
 	for _, c := range containers {
 		state, err := g.container(ctx, c)
 		if err != nil {
@@ -131,7 +132,7 @@ func isolated(pid, first int) bool {
 }
 
 func (g *gatherer) process(pid int) (Process, error) {
-	p := Process{PID: pid, Namespaces: make(map[string]string)}
+	p := Process{PID: pid, Root: true, Namespaces: make(map[string]string)}
 	if err := p.readStatus(); err != nil {
 		return p, err
 	}
@@ -176,6 +177,8 @@ func (p *Process) readStatus() error {
 			p.Threads, err = strconv.Atoi(value)
 		case "TracerPid":
 			p.Tracer, err = strconv.Atoi(value)
+		case "Uid", "Gid":
+			p.Root = p.Root && allRoot(value)
 		case "NSpid":
 			f := strings.Fields(value)
 			p.PIDInside, err = strconv.Atoi(f[len(f)-1])
@@ -185,6 +188,27 @@ func (p *Process) readStatus() error {
 		}
 	}
 	return nil
+}
+
+// allRoot says whether a process' users or groups of a status are root: real, effective and saved. The fourth is for files only.
+func allRoot(ids string) bool {
+	f := strings.Fields(ids)
+	return len(f) >= 3 && f[0] == "0" && f[1] == "0" && f[2] == "0"
+}
+
+// anyoneMay says whether any process of the node can have a capability: what its first one is bound to, all are. Where that cannot be read it may.
+func anyoneMay(capability int) bool {
+	b, err := os.ReadFile(proc(1, "status"))
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(b)) {
+		if set, ok := strings.CutPrefix(line, "CapBnd:"); ok {
+			bits, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64)
+			return err != nil || bits&(1<<capability) != 0
+		}
+	}
+	return true
 }
 
 func (g *gatherer) mountsOf(p *Process) (map[int]Mount, error) {

@@ -91,6 +91,12 @@ func (c *scope) judgeState(first bool) []obstacle.Finding {
 		// criu/seize.c, collect_task: "Zombies with threads are not supported".
 		found = append(found, c.refuse("has ended its first thread while others run on, which CRIU cannot dump", "let its main thread wait for the others"))
 	}
+	if c.snapshot.RootOnly && !p.Root && p.State != 'Z' && p.Namespaces["user"] == c.snapshot.UserNamespace {
+		// criu/cr-dump.c, dump_task_rlimits: it asks for them by prlimit, which takes CAP_SYS_RESOURCE for another user's process (kernel:
+		// kernel/sys.c, check_prlimit_permission).
+		found = append(found, c.refuse("is not root's, and nobody on this node has CAP_SYS_RESOURCE, without which CRIU cannot read its limits",
+			"give the node that capability, or run the container as root"))
+	}
 	if first && p.PIDInside != 1 {
 		// criu/namespaces.c, dump_namespaces: "Can't dump a pid namespace without the process init".
 		found = append(found, c.refuse("is not the first of its pid namespace, without which CRIU cannot dump it", "set shareProcessNamespace: false"))

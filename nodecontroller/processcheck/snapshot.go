@@ -23,7 +23,11 @@ type Snapshot struct {
 	// SourceFirst says that the source's processes are gone before the destination's
 	// are restored.
 	SourceFirst bool
-	Containers  []ContainerState
+	// RootOnly says that nobody on the node has CAP_SYS_RESOURCE.
+	RootOnly bool
+	// UserNamespace is the node's own: in one below it, whoever made that has every capability.
+	UserNamespace string
+	Containers    []ContainerState
 }
 
 // ContainerState is what runs in one container.
@@ -57,6 +61,8 @@ type Process struct {
 	Threads int
 	// Tracer is the process that traces it, 0 if there is none.
 	Tracer int
+	// Root says that its users and groups, real, effective and saved, are all root, by the node's numbers.
+	Root bool
 	// Namespaces by kind, "mnt" for example, each with the kernel's name of it.
 	Namespaces map[string]string
 	// Mounts of its mount namespace, by their ids.

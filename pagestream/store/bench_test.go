@@ -3,6 +3,7 @@ package store
 import (
 	"testing"
 
+	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/images"
 )
 
@@ -71,5 +72,32 @@ func BenchmarkSeal4GiB(b *testing.B) {
 	sp, _ := s.lookup(proc(1))
 	for b.Loop() {
 		must(b, sp.seal())
+	}
+}
+
+// BenchmarkMaterializeShared writes 64 MiB of shared memory out for CRIU, which came in one piece, and page by page in another order.
+func BenchmarkMaterializeShared(b *testing.B) {
+	const pages = 64 << 20 / pageSize
+	for name, next := range map[string]func(i uint64) uint64{
+		"in order":  func(i uint64) uint64 { return i },
+		"scattered": func(i uint64) uint64 { return i * 5 % pages },
+	} {
+		b.Run(name, func(b *testing.B) {
+			shared := pagestream.Space{Kind: pagestream.Shared, ID: 1}
+			b.SetBytes(pages * pageSize)
+			for b.Loop() {
+				b.StopTimer()
+				s := newStore(b, 256<<20)
+				for i := range uint64(pages) {
+					must(b, s.Pages(shared, next(i)*pageSize, content(i+1, 1)))
+				}
+				writePagemap(b, images.SharedPagemapPath(s.ImagesDir(0), 1), 1, nil, images.Entry{Pages: pages, Flags: images.Present})
+				b.StartTimer()
+				must(b, s.MaterializeShared(0))
+				b.StopTimer()
+				must(b, s.Remove())
+				b.StartTimer()
+			}
+		})
 	}
 }

@@ -35,7 +35,7 @@ type aborted struct {
 
 // aborted breaks migrations of a pod under load off, and moves it at last.
 func (b *bench) aborted(ctx context.Context) error {
-	l, p, err := start(ctx, abortMemory, false)
+	l, p, err := start(ctx, lab.Shape{}, abortMemory, false)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -144,10 +145,7 @@ func (b *bench) sets(ctx context.Context, name string, link lab.Shape, memory in
 	return inTurns(name, func(flags ...string) (*move.Result, error) {
 		watch := watchShim(p)
 		r, err := b.move(ctx, p, trial.Config{Rate: writes, Flags: flags})
-		grown := watch.stop()
-		b.agentGrowth = max(b.agentGrowth, grown)
-		fmt.Printf("       the source's shim grew by %.1f MiB\n", float64(grown)/(1<<20))
-		if err != nil {
+		if err := errors.Join(err, b.noteGrowth(watch)); err != nil {
 			return nil, err
 		}
 		return r.Result, nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/trial"
 )
 
@@ -24,15 +23,11 @@ type hybrid struct {
 
 // fetched measures a move, in mode hybrid, of a pod that writes faster than the link copies.
 func (b *bench) fetched(ctx context.Context) error {
-	l, err := lab.Up(ctx, lab.Options{Dir: labDir, Shape: throttleLink})
+	l, p, err := start(ctx, throttleLink, hybridMemory, false)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
-	p, err := fill(ctx, l, hybridMemory, false)
-	if err != nil {
-		return err
-	}
 	r, err := b.move(ctx, p, trial.Config{Rate: hybridRate, Flags: []string{"--mode", "hybrid"}})
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -13,13 +12,14 @@ import (
 	"syscall"
 	"time"
 
+	"godwit.dev/godwit/test/bench/claim"
 	"godwit.dev/godwit/test/bench/steps"
 	"godwit.dev/godwit/test/figure"
 	"godwit.dev/godwit/test/lab"
 )
 
-// labDir is the bench's own lab, unless the environment names another.
-var labDir = cmp.Or(os.Getenv("GODWIT_BENCH_DIR"), "/var/lib/godwit-bench")
+// labDir is the bench's own lab.
+var labDir = claim.Dir()
 
 // cleanLimit is how long cleaning up may take, also after Ctrl-C.
 const cleanLimit = 2 * time.Minute
@@ -39,9 +39,9 @@ func main() {
 	}
 }
 
-// all are the steps; each has nodes of its own.
+// all are the steps; each has nodes of its own, if it needs any.
 var all = []steps.Step[*bench]{
-	{Name: "rules", Run: (*bench).rules},
+	{Name: "rules", Alone: true, Run: (*bench).rules},
 	{Name: "first-copy", Run: (*bench).firstCopy},
 	{Name: "downtime", Run: (*bench).small},
 	{Name: "gigabit", Run: (*bench).overGigabit},
@@ -61,24 +61,19 @@ var all = []steps.Step[*bench]{
 	{Name: "table", Run: (*bench).measureTable},
 }
 
-func run(ctx context.Context, out string, repeat int, only string, t tableOptions) (err error) {
+func run(ctx context.Context, out string, repeat int, only string, t tableOptions) error {
 	chosen, err := steps.Choose(all, only)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
-		defer cancel()
-		err = errors.Join(err, lab.Down(clean, labDir))
-	}()
 	b := &bench{repeat: repeat, out: out, tableOptions: t, byMemory: map[int64]*moves{}}
-	for _, s := range chosen {
-		if err := s.Run(b, ctx); err != nil {
-			return fmt.Errorf("step %s: %w", s.Name, err)
-		}
-		if err := lab.Down(ctx, labDir); err != nil {
-			return err
-		}
+	if steps.NeedNodes(chosen) {
+		err = b.onNodes(ctx, chosen)
+	} else {
+		err = b.do(ctx, chosen)
+	}
+	if err != nil {
+		return err
 	}
 	r := b.report()
 	figure.Print(os.Stdout, r.Figures)
@@ -86,4 +81,37 @@ func run(ctx context.Context, out string, repeat int, only string, t tableOption
 		return err
 	}
 	return figure.Judge(r.Figures)
+}
+
+// onNodes does steps with the directory of their nodes claimed. What a bench that was killed has left there goes first.
+func (b *bench) onNodes(ctx context.Context, chosen []steps.Step[*bench]) (err error) {
+	release, err := claim.Take(labDir)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+		defer cancel()
+		err = errors.Join(err, lab.Down(clean, labDir), release())
+	}()
+	if err := lab.Down(ctx, labDir); err != nil {
+		return err
+	}
+	return b.do(ctx, chosen)
+}
+
+// do does steps, and takes the nodes of each down.
+func (b *bench) do(ctx context.Context, chosen []steps.Step[*bench]) error {
+	for _, s := range chosen {
+		if err := s.Run(b, ctx); err != nil {
+			return fmt.Errorf("step %s: %w", s.Name, err)
+		}
+		if s.Alone {
+			continue
+		}
+		if err := lab.Down(ctx, labDir); err != nil {
+			return err
+		}
+	}
+	return nil
 }

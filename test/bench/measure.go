@@ -5,12 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"godwit.dev/godwit/test/bench/matrix"
@@ -20,12 +15,8 @@ import (
 	"godwit.dev/godwit/test/trial"
 )
 
-// What the bench moves.
-const (
-	smallMemory = 1 << 30
-	// rate is the client's writes a second.
-	rate = 5000
-)
+// rate is the client's writes a second.
+const rate = 5000
 
 // bench collects figures.
 type bench struct {
@@ -33,14 +24,12 @@ type bench struct {
 	out    string // file for the figures
 	tableOptions
 
-	live, cold   []time.Duration // downtimes of the small redis
-	stalls       []time.Duration // longest of each live move's rounds
 	byMemory     map[int64]*moves
-	gigabit      *moves          // of the small redis over 1 Gbit/s; nil: not measured
-	aftermath    []*trial.Result // live moves of the small redis
-	containers   *containers     // nil: not measured
-	copyRates    []float64       // first full copies of incompressible memory, bytes a second
-	agentGrowth  uint64          // of the source's shim, bytes
+	gigabit      *moves      // of the small redis over 1 Gbit/s; nil: not measured
+	ticked       *moves      // of the small redis with a ticker beside it; nil: not measured
+	containers   *containers // nil: not measured
+	copyRates    []float64   // first full copies of incompressible memory, bytes a second
+	agentGrowth  uint64      // of the source's shim, bytes
 	lost, wrong  uint64
 	survived     *bool // the pod outlived its source node; nil: not tried
 	acked, lines uint64
@@ -69,23 +58,18 @@ func (b *bench) note(r *trial.Result) error {
 	return nil
 }
 
-// start brings two nodes up with a filled pod on the first.
-func start(ctx context.Context, memory int64, ticker bool) (*lab.Lab, *trial.Pod, error) {
-	l, err := lab.Up(ctx, lab.Options{Dir: labDir})
+// start brings two nodes up, with such a link, and on the first a pod with a filled redis.
+func start(ctx context.Context, link lab.Shape, memory int64, ticker bool) (*lab.Lab, *trial.Pod, error) {
+	l, err := lab.Up(ctx, lab.Options{Dir: labDir, Shape: link})
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := fill(ctx, l, memory, ticker)
+	fmt.Printf("filling redis with %d MiB\n", memory>>20)
+	p, err := trial.Start(ctx, l, trial.Spec{Node: "a", Memory: memory, Ticker: ticker})
 	if err != nil {
 		l.Close()
 	}
 	return l, p, err
-}
-
-// fill runs a pod on the first node and fills its redis.
-func fill(ctx context.Context, l *lab.Lab, memory int64, ticker bool) (*trial.Pod, error) {
-	fmt.Printf("filling redis with %d MiB\n", memory>>20)
-	return trial.Start(ctx, l, trial.Spec{Node: "a", Memory: memory, Ticker: ticker})
 }
 
 // other is the node that a pod is not on.
@@ -94,72 +78,6 @@ func other(p *trial.Pod) string {
 		return "b"
 	}
 	return "a"
-}
-
-// small measures live and cold moves of 1 GiB, in turns.
-func (b *bench) small(ctx context.Context) error {
-	l, p, err := start(ctx, smallMemory, false)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	for range b.repeat {
-		r, err := b.move(ctx, p, trial.Config{Rate: rate})
-		if err != nil {
-			return err
-		}
-		b.live = append(b.live, r.Gap.Length())
-		b.of(smallMemory).note(r, false)
-		b.aftermath = append(b.aftermath, r)
-		if r, err = b.move(ctx, p, trial.Config{Rate: rate, Cold: true}); err != nil {
-			return err
-		}
-		b.cold = append(b.cold, r.Gap.Length())
-		b.of(smallMemory).note(r, true)
-	}
-	return nil
-}
-
-// overGigabit measures live moves of 1 GiB, and a cold one, over a link of 1 Gbit/s.
-func (b *bench) overGigabit(ctx context.Context) error {
-	l, err := lab.Up(ctx, lab.Options{Dir: labDir, Shape: lab.Shape{Rate: gigabit}})
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	p, err := fill(ctx, l, smallMemory, false)
-	if err != nil {
-		return err
-	}
-	m := new(moves)
-	for i := range b.repeat + 1 {
-		cold := i == b.repeat
-		r, err := b.move(ctx, p, trial.Config{Rate: rate, Cold: cold})
-		if err != nil {
-			return err
-		}
-		m.note(r, cold)
-	}
-	b.gigabit = m
-	return nil
-}
-
-// ticking measures how long a 1 ms ticker in a second container stalls while the
-// pod's memory is copied under load.
-func (b *bench) ticking(ctx context.Context) error {
-	l, p, err := start(ctx, smallMemory, true)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	for range b.repeat {
-		r, err := b.move(ctx, p, trial.Config{Rate: rate})
-		if err != nil {
-			return err
-		}
-		b.stalls = append(b.stalls, r.LongestStall())
-	}
-	return nil
 }
 
 // move moves the pod to the other node and tells about it.
@@ -185,7 +103,7 @@ const firstCopies = 5
 // before each, memory that the machine's host took back is made resident, as one
 // drops caches elsewhere: see makeResident.
 func (b *bench) firstCopy(ctx context.Context) error {
-	l, p, err := start(ctx, smallMemory, false)
+	l, p, err := start(ctx, lab.Shape{}, smallMemory, false)
 	if err != nil {
 		return err
 	}
@@ -196,8 +114,7 @@ func (b *bench) firstCopy(ctx context.Context) error {
 		}
 		watch := watchShim(p)
 		r, err := b.move(ctx, p, trial.Config{Flags: []string{"--compression", "none"}})
-		b.agentGrowth = max(b.agentGrowth, watch.stop())
-		if err != nil {
+		if err := errors.Join(err, b.noteGrowth(watch)); err != nil {
 			return err
 		}
 		if len(r.Rounds) == 0 {
@@ -211,18 +128,10 @@ func (b *bench) firstCopy(ctx context.Context) error {
 	return nil
 }
 
-// of are the moves of one amount of memory.
-func (b *bench) of(memory int64) *moves {
-	if b.byMemory[memory] == nil {
-		b.byMemory[memory] = new(moves)
-	}
-	return b.byMemory[memory]
-}
-
 // lossOfSource kills the source node 1 ms after the commit: the pod must live
 // with all its memory.
 func (b *bench) lossOfSource(ctx context.Context) error {
-	l, p, err := start(ctx, smallMemory, false)
+	l, p, err := start(ctx, lab.Shape{}, smallMemory, false)
 	if err != nil {
 		return err
 	}
@@ -248,72 +157,4 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func median[T cmp.Ordered](values []T) T {
 	s := slices.Sorted(slices.Values(values))
 	return s[len(s)/2]
-}
-
-// shimWatch watches how much memory the shim of a pod takes.
-type shimWatch struct {
-	end  chan struct{}
-	done sync.WaitGroup
-
-	before, most uint64
-}
-
-// watchInterval is how often the shim's memory is looked at.
-const watchInterval = 5 * time.Millisecond
-
-func watchShim(p *trial.Pod) *shimWatch {
-	w := &shimWatch{end: make(chan struct{})}
-	pid := shimPID(p)
-	w.before = resident(pid)
-	w.done.Go(func() {
-		tick := time.NewTicker(watchInterval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				w.most = max(w.most, resident(pid))
-			case <-w.end:
-				return
-			}
-		}
-	})
-	return w
-}
-
-// stop returns by how much the shim grew at most, bytes.
-func (w *shimWatch) stop() uint64 {
-	close(w.end)
-	w.done.Wait()
-	return w.most - min(w.most, w.before)
-}
-
-// shimPID finds the shim of a pod by its arguments.
-func shimPID(p *trial.Pod) int {
-	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, path := range all {
-		b, err := os.ReadFile(path)
-		args := strings.Split(string(b), "\x00")
-		if err != nil || !strings.HasSuffix(args[0], "containerd-shim-godwit-v2") || !slices.Contains(args, p.ID()) {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if err == nil {
-			return pid
-		}
-	}
-	return 0
-}
-
-// resident is a process' resident memory, bytes.
-func resident(pid int) uint64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		return 0
-	}
-	f := strings.Fields(string(b))
-	if len(f) < 2 {
-		return 0
-	}
-	n, _ := strconv.ParseUint(f[1], 10, 64)
-	return n * uint64(os.Getpagesize())
 }

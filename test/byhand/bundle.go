@@ -14,8 +14,10 @@ import (
 
 // What the operator has on each node.
 const (
-	// dir has the bundle, and below imagesIn the images. It is on a tmpfs, which spares the operator the disk.
+	// dir has the bundle, and below images those of CRIU. It is on a tmpfs, which spares the operator the disk.
 	dir = "/run/by-hand"
+	// rootfs is the container's root file system, below dir: as on every node, it is on the disk.
+	rootfs = "rootfs"
 	// imagesIn has a directory for each checkpoint, by its number.
 	imagesIn = dir + "/images"
 	// containerID is also its cgroup's name.
@@ -45,7 +47,7 @@ func prepare(ctx context.Context, n *lab.Node, spec Spec) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf("bundle on node %s: %w", n.Name, err)
 	}
-	adapt(&s, spec.Args)
+	adapt(&s, spec)
 	if b, err = json.Marshal(s); err != nil {
 		return fmt.Errorf("bundle on node %s: %w", n.Name, err)
 	}
@@ -53,14 +55,22 @@ func prepare(ctx context.Context, n *lab.Node, spec Spec) error {
 }
 
 // adapt makes of runc's example a program that can be reached at the node's address.
-func adapt(s *specs.Spec, args []string) {
+func adapt(s *specs.Spec, spec Spec) {
 	s.Process.Terminal = false
-	s.Process.Args = args
+	s.Process.Args = spec.Args
+	s.Process.User = specs.User{UID: spec.User, GID: spec.User}
+	s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities}
 	s.Root.Readonly = false
 	s.Linux.CgroupsPath = "/" + containerID
 	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.NetworkNamespace
 	})
+}
+
+// capabilities are those that a container of a pod has, unless somebody says otherwise (containerd: pkg/oci, defaultUnixCaps).
+var capabilities = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP",
+	"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 }
 
 // forget is what an operator types in the end. Nothing in it fails for what is not there.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
 	"strconv"
 
 	"godwit.dev/godwit/test/lab"
@@ -18,16 +19,24 @@ type Spec struct {
 	Image string
 	// Args are the program and its arguments.
 	Args []string
+	// User is who runs it, by number: user and group.
+	User uint32
+	// Files is a directory in the container whose files come along when it is moved, without a slash at its begin: CRIU dumps processes. Empty is none.
+	Files string
 }
 
 // Container runs on one of two nodes. They have one such container at a time.
 type Container struct {
 	from, to *lab.Node // it is on from
+	files    string    // beside the images, as the scripts want it; empty for none
 }
 
 // Start runs it on a node, from which it can be moved to the other one.
 func Start(ctx context.Context, on, other *lab.Node, spec Spec) (*Container, error) {
 	c := &Container{from: on, to: other}
+	if spec.Files != "" {
+		c.files = path.Join(rootfs, spec.Files)
+	}
 	for _, n := range []*lab.Node{on, other} {
 		if err := prepare(ctx, n, spec); err != nil {
 			return nil, errors.Join(err, c.Remove(context.WithoutCancel(ctx)))
@@ -70,24 +79,24 @@ func (c *Container) moved(ctx context.Context) error {
 	return nil
 }
 
-// The scripts of the two ends. Their arguments are the images directory, the container, the number of the checkpoint, and
-// that of its parent or nothing.
+// The scripts of the two ends. Their arguments are the bundle's directory, the container, the number of the checkpoint, that of its parent
+// or nothing, and the files that come along or nothing. They travel as they are below that directory, where those of an earlier move go first.
 const (
-	dumpRound = `set -e; mkdir -p "$1"; cd "$1"
-runc checkpoint --pre-dump --image-path "$1/$3" --work-path "/tmp/hand-$3" ${4:+--parent-path "../$4"} "$2" >&2
-tar -cf - "$3"`
-	takeRound = `set -e; mkdir -p "$1"; tar -xf - -C "$1"`
+	dumpRound = `set -e; mkdir -p "$1/images"; cd "$1/images"
+runc checkpoint --pre-dump --image-path "$1/images/$3" --work-path "/tmp/hand-$3" ${4:+--parent-path "../$4"} "$2" >&2
+cd "$1"; tar -cf - "images/$3"`
+	takeRound = `set -e; tar -xf - -C "$1"`
 
-	dumpLast = `set -e; mkdir -p "$1"; cd "$1"
-runc checkpoint --image-path "$1/$3" --work-path "/tmp/hand-$3" ${4:+--parent-path "../$4"} "$2" >&2
-tar -cf - "$3"`
-	restore = `set -e; mkdir -p "$1"; tar -xf - -C "$1"; cd "` + dir + `"
-exec runc restore -d --image-path "$1/$3" --work-path /tmp/hand-restore "$2" </dev/null >/dev/null 2>/tmp/hand-restore.err`
+	dumpLast = `set -e; mkdir -p "$1/images"; cd "$1/images"
+runc checkpoint --image-path "$1/images/$3" --work-path "/tmp/hand-$3" ${4:+--parent-path "../$4"} "$2" >&2
+cd "$1"; tar -cf - "images/$3" ${5:+"$5"}`
+	restore = `set -e; cd "$1"; [ -z "$5" ] || rm -rf "./$5"; tar -xf -
+exec runc restore -d --image-path "$1/images/$3" --work-path /tmp/hand-restore "$2" </dev/null >/dev/null 2>/tmp/hand-restore.err`
 )
 
 // PreDump does a round, the first has number 0, and copies it to the other node.
 func (c *Container) PreDump(ctx context.Context, round int) error {
-	if err := c.pipe(ctx, dumpRound, takeRound, imagesIn, containerID, strconv.Itoa(round), parent(round)); err != nil {
+	if err := c.pipe(ctx, dumpRound, takeRound, dir, containerID, strconv.Itoa(round), parent(round)); err != nil {
 		return fmt.Errorf("pre-dump %d by hand: %w", round, err)
 	}
 	return nil
@@ -96,7 +105,7 @@ func (c *Container) PreDump(ctx context.Context, round int) error {
 // Finish does what the container stands still for: the checkpoint after so many rounds, its copy, and the restore, each begun
 // by the end of the one before. The container is on the other node then; restored is called when it runs there.
 func (c *Container) Finish(ctx context.Context, rounds int, restored func()) error {
-	if err := c.pipe(ctx, dumpLast, restore, imagesIn, containerID, strconv.Itoa(rounds), parent(rounds)); err != nil {
+	if err := c.pipe(ctx, dumpLast, restore, dir, containerID, strconv.Itoa(rounds), parent(rounds), c.files); err != nil {
 		return fmt.Errorf("checkpoint and restore by hand: %w%s", err, c.said(ctx))
 	}
 	restored()

@@ -16,17 +16,17 @@ import (
 const lazyPort = "7999"
 
 // The scripts of a move by CRIU's own lazy pages. The first dumps, says so with one byte on descriptor 3, and serves pages to
-// its end; the second runs CRIU's daemon that fetches them, restores, says so, and ends with the daemon. Their arguments are
-// the images directory, the container, the source's address and port.
+// its end; the second sends what else there is; the third runs CRIU's daemon that fetches pages, restores, says so, and ends with the daemon.
+// Their arguments are the bundle's directory, the container, the source's address and port, and the files that come along or nothing.
 const (
-	dumpLazily = `set -e; mkdir -p "$1"
-exec runc checkpoint --lazy-pages --page-server "$3:$4" --status-fd 3 --image-path "$1/0" --work-path /tmp/hand-0 "$2" >&2`
-	sendImages   = `set -e; cd "$1"; tar -cf - 0`
-	restoreLater = `set -e; mkdir -p "$1" /tmp/hand-restore; tar -xf - -C "$1"; cd "` + dir + `"
-criu lazy-pages --page-server --address "$3" --port "$4" -D "$1/0" -W /tmp/hand-restore -o lazy.log </dev/null >&2 &
+	dumpLazily = `set -e; mkdir -p "$1/images"
+exec runc checkpoint --lazy-pages --page-server "$3:$4" --status-fd 3 --image-path "$1/images/0" --work-path /tmp/hand-0 "$2" >&2`
+	sendImages   = `set -e; cd "$1"; tar -cf - images/0 ${5:+"$5"}`
+	restoreLater = `set -e; mkdir -p /tmp/hand-restore; cd "$1"; [ -z "$5" ] || rm -rf "./$5"; tar -xf -
+criu lazy-pages --page-server --address "$3" --port "$4" -D "$1/images/0" -W /tmp/hand-restore -o lazy.log </dev/null >&2 &
 daemon=$!
 until [ -S /tmp/hand-restore/lazy-pages.socket ]; do kill -0 $daemon; sleep 0.005; done
-runc restore -d --lazy-pages --image-path "$1/0" --work-path /tmp/hand-restore "$2" </dev/null >/dev/null 2>/tmp/hand-restore.err || { kill $daemon; exit 1; }
+runc restore -d --lazy-pages --image-path "$1/images/0" --work-path /tmp/hand-restore "$2" </dev/null >/dev/null 2>/tmp/hand-restore.err || { kill $daemon; exit 1; }
 echo restored
 wait $daemon`
 )
@@ -77,7 +77,7 @@ func (c *Container) lazily(ctx context.Context, cancel context.CancelFunc, resto
 		return err
 	}
 	defer ready.Close()
-	args := []string{imagesIn, containerID, c.from.Addr().String(), lazyPort}
+	args := []string{dir, containerID, c.from.Addr().String(), lazyPort, c.files}
 	dump := script(ctx, c.from, dumpLazily, args)
 	dump.ExtraFiles = []*os.File{status}
 	var work errgroup.Group

@@ -18,6 +18,7 @@ import (
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/pace"
+	"godwit.dev/godwit/test/postgres"
 	"godwit.dev/godwit/test/workload"
 )
 
@@ -132,6 +133,32 @@ func TestNginxServesWhileItIsMoved(t *testing.T) {
 		t.Errorf("%d visitors got something else", wrong.Load())
 	}
 	t.Logf("%d visitors served before, %d after", served, answers.Load()-served)
+}
+
+// Many processes with memory that they share, files that all of them write, and connections to each other, which have to be there afterwards.
+func TestPostgresKeepsItsTransactionsAndConnections(t *testing.T) {
+	a, _ := nodes(t)
+	program, err := postgres.New(t.Context(), 64<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := runPod(t, a, lab.PodSpec{Name: "postgres", Containers: []lab.ContainerSpec{{
+		Name: "postgres", Image: makeImage(t, "postgres", postgres.Image), Command: program.Args, UID: &program.User,
+	}}})
+	c := postgres.NewClient(p.at(postgres.Port))
+	if err := c.Fill(within(t, 2*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	thereAndBack(t, p, func() {
+		c.OnlyAt(p.at(postgres.Port))
+		inserting, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		c.Ask(inserting, 200)
+		if err := c.Verify(within(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%d transactions of the client, and pgbench's", len(c.Answers()))
+	})
 }
 
 // python has threads that hold locks and wait, timers, a heap full of objects, and an interpreter that is anything but static.

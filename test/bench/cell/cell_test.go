@@ -26,7 +26,7 @@ func TestACounterIsReadAsNftListsIt(t *testing.T) {
 
 func TestEveryWorkloadOfTheTableCanBeRun(t *testing.T) {
 	for _, w := range matrix.Workloads() {
-		p, err := programOf(w, 64<<20)
+		p, err := programOf(t.Context(), w, 64<<20)
 		if err != nil {
 			t.Error(err)
 			continue
@@ -35,7 +35,7 @@ func TestEveryWorkloadOfTheTableCanBeRun(t *testing.T) {
 			t.Errorf("%s: %+v", w.Name, p)
 		}
 	}
-	if _, err := programOf(matrix.Workload{Name: "none"}, 1); err == nil {
+	if _, err := programOf(t.Context(), matrix.Workload{Name: "none"}, 1); err == nil {
 		t.Error("a workload that does not exist can be run")
 	}
 }

@@ -13,15 +13,17 @@ import (
 	"godwit.dev/godwit/test/bench/matrix"
 	"godwit.dev/godwit/test/lab"
 	"godwit.dev/godwit/test/load"
+	"godwit.dev/godwit/test/postgres"
 	"godwit.dev/godwit/test/trial"
 	"godwit.dev/godwit/test/workload"
 )
 
 // What the clients ask for a second.
 const (
-	writes = 5000
-	pings  = 1000
-	checks = 200
+	writes  = 5000
+	pings   = 1000
+	checks  = 200
+	inserts = 200
 )
 
 // patience is how long a client waits for one answer until it asks again, wherever the program answers: a program that has moved may
@@ -48,16 +50,19 @@ type client interface {
 
 // program is one that can be moved.
 type program struct {
-	name  string
-	port  string
-	args  []string
+	name string
+	port string
+	args []string
+	user int64 // who runs it, by number
+	// files is the directory in its file system that it writes to, without a slash at its begin; empty is none.
+	files string
 	image func(context.Context, *lab.Lab) (string, error)
 	// client makes one for the program at an address.
 	client func(address string) client
 }
 
 // programOf is a workload with so much memory, bytes.
-func programOf(w matrix.Workload, memory int64) (program, error) {
+func programOf(ctx context.Context, w matrix.Workload, memory int64) (program, error) {
 	redis := program{name: w.Name, port: trial.RedisPort, args: trial.RedisCommand, image: trial.RedisImage}
 	switch w.Name {
 	case matrix.Redis:
@@ -75,6 +80,12 @@ func programOf(w matrix.Workload, memory int64) (program, error) {
 			args:   []string{"memcached", "-u", "root", "-l", "0.0.0.0", "-p", memcachedPort, "-t", "2", "-m", strconv.FormatInt(2*memory>>20, 10)},
 			client: func(address string) client { return writer{load.NewMemcached(address, trial.Keys(memory))} },
 		}, nil
+	case matrix.Postgres:
+		p, err := postgres.New(ctx, memory)
+		return program{
+			name: w.Name, port: postgres.Port, args: p.Args, user: p.User, files: postgres.Files, image: postgres.Image,
+			client: func(address string) client { return inserter{postgres.NewClient(address)} },
+		}, err
 	case matrix.Rewriter:
 		return program{
 			name: w.Name, port: workload.Port,
@@ -124,6 +135,13 @@ func (p pinger) OnlyAt(address string) {
 func (p pinger) run(ctx context.Context)          { p.Ask(ctx, pings) }
 func (p pinger) fill(ctx context.Context) error   { return p.content.Fill(ctx) }
 func (p pinger) verify(ctx context.Context) error { return verify(ctx, p.content) }
+
+// inserter inserts numbers into a PostgreSQL.
+type inserter struct{ postgres.Client }
+
+func (i inserter) run(ctx context.Context)          { i.Ask(ctx, inserts) }
+func (i inserter) fill(ctx context.Context) error   { return i.Fill(ctx) }
+func (i inserter) verify(ctx context.Context) error { return i.Verify(ctx) }
 
 // checker asks a program that verifies itself.
 type checker struct {

@@ -18,7 +18,7 @@ func (s *scene) prepare(ctx context.Context, by matrix.By) error {
 	if err := s.end(ctx); err != nil {
 		return err
 	}
-	p, err := programOf(s.workload, s.Memory)
+	p, err := programOf(ctx, s.workload, s.Memory)
 	if err != nil {
 		return err
 	}

@@ -38,14 +38,14 @@ func start(ctx context.Context, l *lab.Lab, p program, by matrix.By) (subject, e
 		return nil, err
 	}
 	if by == matrix.Godwit {
-		c := lab.ContainerSpec{Name: p.name, Image: image, Command: p.args}
+		c := lab.ContainerSpec{Name: p.name, Image: image, Command: p.args, UID: &p.user}
 		made, err := l.Node("a").RunPod(ctx, lab.PodSpec{Name: p.name, Containers: []lab.ContainerSpec{c}})
 		if err != nil {
 			return nil, err
 		}
 		return &pod{lab: l, at: l.Node("a"), pod: made, port: p.port}, nil
 	}
-	c, err := byhand.Start(ctx, l.Node("a"), l.Node("b"), byhand.Spec{Image: image, Args: p.args})
+	c, err := byhand.Start(ctx, l.Node("a"), l.Node("b"), byhand.Spec{Image: image, Args: p.args, User: uint32(p.user), Files: p.files})
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"godwit.dev/godwit/test/bench/claim"
 	"godwit.dev/godwit/test/bench/steps"
 	"godwit.dev/godwit/test/figure"
 	"godwit.dev/godwit/test/lab"
@@ -20,9 +21,9 @@ import (
 
 // The bench's own labs: the cluster, and beside it nodes without Kubernetes. They are up at the same time, and turns
 // alternate, so that both have the same of whatever else the machine does.
-const (
-	clusterDir = "/var/lib/godwit-bench-kubernetes"
-	plainDir   = "/var/lib/godwit-bench-plain"
+var (
+	clusterDir = claim.Dir() + "-kubernetes"
+	plainDir   = claim.Dir() + "-plain"
 )
 
 // cleanLimit is how long cleaning up may take, also after Ctrl-C.
@@ -56,11 +57,19 @@ func run(ctx context.Context, out string, repeat int, only string) (err error) {
 	if repeat < 1 {
 		return errors.New("nothing could be judged: use one move at least")
 	}
+	release, err := claim.Take(clusterDir)
+	if err != nil {
+		return err
+	}
 	defer func() {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 		defer cancel()
-		err = errors.Join(err, lab.Down(clean, plainDir), lab.Down(clean, clusterDir))
+		err = errors.Join(err, lab.Down(clean, plainDir), lab.Down(clean, clusterDir), release())
 	}()
+	// What a bench that was killed has left.
+	if err := errors.Join(lab.Down(ctx, plainDir), lab.Down(ctx, clusterDir)); err != nil {
+		return err
+	}
 	c, err := startCluster(ctx)
 	if err != nil {
 		return err

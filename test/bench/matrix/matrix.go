@@ -53,6 +53,7 @@ type Workload struct {
 const (
 	Redis     = "redis"
 	Memcached = "memcached"
+	Postgres  = "postgres"
 	Rewriter  = "rewriter"
 	Idle      = "idle"
 )
@@ -62,6 +63,8 @@ func Workloads() []Workload {
 	return []Workload{
 		{Redis, "a redis; its client writes 5,000 values of 1 KiB a second, all over the memory, and verifies every one after each move"},
 		{Memcached, "the same with a memcached, which puts a value where an old one was"},
+		{Postgres, "a PostgreSQL with pgbench in its pod, which makes 200 transactions a second (TPC-B-like) on four connections: half of the memory is shared buffers, the other half the database's files, " +
+			"in the container's file system. The client inserts a number 200 times a second, each in a transaction of its own, and verifies all of them after each move, what pgbench's tables add up to, and an index"},
 		{Rewriter, "a program that rewrites its memory at 50 MiB a second, page after page, and verifies them; its client asks it 200 times a second"},
 		{Idle, "a redis that nobody writes to; its client asks for an answer (PING) 1,000 times a second"},
 	}

@@ -11,7 +11,14 @@ import (
 // Step is a part of a bench that collects its figures in a B.
 type Step[B any] struct {
 	Name string
-	Run  func(B, context.Context) error
+	// Alone says that it needs no nodes, and leaves those alone that there are.
+	Alone bool
+	Run   func(B, context.Context) error
+}
+
+// NeedNodes says whether any of these steps needs nodes.
+func NeedNodes[B any](some []Step[B]) bool {
+	return slices.ContainsFunc(some, func(s Step[B]) bool { return !s.Alone })
 }
 
 // Names are those of steps, with commas.

@@ -20,3 +20,10 @@ func TestChoosesByName(t *testing.T) {
 		}
 	}
 }
+
+func TestNodesAreNeededIfOneStepNeedsThem(t *testing.T) {
+	replay, move := Step[int]{Name: "replay", Alone: true}, Step[int]{Name: "move"}
+	if NeedNodes([]Step[int]{replay}) || !NeedNodes([]Step[int]{replay, move}) {
+		t.Error("not told by the steps")
+	}
+}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -82,6 +83,9 @@ var kinds = map[string]func() error{
 	"namespace-cgroup":    unshare(unix.CLONE_NEWCGROUP),
 	"traced":              traced,
 	"stopped":             stopped,
+	"user": func() error {
+		return errors.Join(syscall.Setresgid(65534, 65534, 65534), syscall.Setresuid(65534, 65534, 65534))
+	},
 }
 
 func main() {
