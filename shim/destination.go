@@ -157,7 +157,8 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	}
 	show := func(cmd *exec.Cmd) error {
 		cmd.Env = criu.RestoreEnvironment(cmd.Environ(), a.container.criuConfig())
-		return runShown(cmd, network, d.latest(a).tmpfs)
+		t := d.latest(a)
+		return runShown(cmd, network, t.restore.OwnYard(), t.tmpfs)
 	}
 	defer d.monitor.supervise(a.container.id, show, func(failure error) bool { return d.restoreEnded(a, failure) })()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()

@@ -70,6 +70,7 @@ func runShow(args []string) error {
 	if err != nil {
 		return err
 	}
+	args, ownYard := takeYard(args)
 	mounts, args, err := inheritedTmpfs(args)
 	if err != nil {
 		return err
@@ -80,6 +81,11 @@ func runShow(args []string) error {
 	}
 	if err := criu.ShowViews(args[:split]); err != nil {
 		return err
+	}
+	if ownYard {
+		if err := criu.HideYards(); err != nil {
+			return err
+		}
 	}
 	for _, m := range mounts {
 		if err := m.attach(); err != nil {

@@ -47,9 +47,9 @@ func (d *departure) dumpNetwork() []string {
 }
 
 // runShown changes a command so that it runs in a network namespace, if one is named, and sees file systems that are nowhere
-// else.
-func runShown(cmd *exec.Cmd, network string, mounts []arrivingTmpfs) error {
-	if network == "" && len(mounts) == 0 {
+// else, among them one for CRIU's mounts, if it is to have its own.
+func runShown(cmd *exec.Cmd, network string, ownYard bool, mounts []arrivingTmpfs) error {
+	if network == "" && !ownYard && len(mounts) == 0 {
 		return nil
 	}
 	self, err := os.Executable()
@@ -59,6 +59,9 @@ func runShown(cmd *exec.Cmd, network string, mounts []arrivingTmpfs) error {
 	args := []string{self, helperShow}
 	if network != "" {
 		args = append(args, networkFlag, network)
+	}
+	if ownYard {
+		args = append(args, yardFlag)
 	}
 	cmd.Args = slices.Concat(args, showTmpfs(cmd, mounts), []string{"--", cmd.Path}, cmd.Args[1:])
 	cmd.Path = self

@@ -33,10 +33,10 @@ func TestARestoreRunsInItsNetworkAndWithItsMounts(t *testing.T) {
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	cmd.ExtraFiles = files[:1:2] // one more must not get into somebody else's
 	network := "/proc/7/ns/net"
-	if err := runShown(cmd, network, testMounts(t, "/at/0", "/at/1")); err != nil {
+	if err := runShown(cmd, network, true, testMounts(t, "/at/0", "/at/1")); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{helperShow, networkFlag, network, tmpfsFlag, "4", "/at/0", tmpfsFlag, "5", "/at/1", "--", "/usr/bin/runc", "restore", "c1"}
+	want := []string{helperShow, networkFlag, network, yardFlag, tmpfsFlag, "4", "/at/0", tmpfsFlag, "5", "/at/1", "--", "/usr/bin/runc", "restore", "c1"}
 	if cmd.Args[0] != cmd.Path || !slices.Equal(cmd.Args[1:], want) {
 		t.Errorf("%s %q, want %q", cmd.Path, cmd.Args, want)
 	}
@@ -46,12 +46,16 @@ func TestARestoreRunsInItsNetworkAndWithItsMounts(t *testing.T) {
 	if !isRestoreOf(cmd.Args, "c1") {
 		t.Error("nobody who looks for the restore would find it")
 	}
-	mounts, rest, err := inheritedTmpfs(cmd.Args[4:])
+	rest, ownYard := takeYard(cmd.Args[4:])
+	mounts, rest, err := inheritedTmpfs(rest)
+	if !ownYard {
+		t.Error("the helper shows CRIU the node's directory for its mounts")
+	}
 	if err != nil || !slices.Equal(mounts, []inherited{{4, "/at/0"}, {5, "/at/1"}}) || rest[0] != "--" {
 		t.Errorf("the helper takes %v for mounts and %q for the rest, %v", mounts, rest, err)
 	}
 	same := &exec.Cmd{Path: "/usr/bin/runc", Args: []string{"runc", "restore", "c2"}}
-	if err := runShown(same, "", nil); err != nil || same.Path != "/usr/bin/runc" || len(same.Args) != 3 {
+	if err := runShown(same, "", false, nil); err != nil || same.Path != "/usr/bin/runc" || len(same.Args) != 3 {
 		t.Errorf("without either it became %s %q, %v", same.Path, same.Args, err)
 	}
 }

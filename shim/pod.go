@@ -44,6 +44,8 @@ type container struct {
 	terminal  bool
 	// mounts of its specification.
 	mounts []specs.Mount
+	// hooks: its specification has programs run when it is made.
+	hooks bool
 	// network is the namespace that it shares with its pod, if CRIU can work in there.
 	network string
 	// stdio are the pipes that containerd has for the container, for who attaches
@@ -103,6 +105,7 @@ func openBundle(id, namespace, bundle string) (*container, error) {
 		migration: spec.Annotations[shimv1.Annotation],
 		terminal:  spec.Process != nil && spec.Process.Terminal,
 		mounts:    spec.Mounts,
+		hooks:     spec.Hooks != nil,
 		network:   networkOf(&spec),
 	}
 	if s := spec.Annotations[criSandboxID]; s != "" {

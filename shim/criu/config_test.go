@@ -56,7 +56,7 @@ func TestACRIUWithoutScriptsHearsOfNoneAndFindsTheStandInFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := config{filepath.Join(t.TempDir(), "criu.conf")}
-	g, err := c.relay(false, PreDump)
+	g, err := c.relay(false, false, PreDump)
 	if err != nil {
 		t.Fatal(err)
 	}

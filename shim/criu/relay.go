@@ -16,7 +16,8 @@ import (
 // holds back runc's answer.
 //
 // An action script would do the same, but before 3.19 CRIU called none beside notifications. And it costs: CRIU forks and executes a shell
-// at each of some eight stages, most of which pass by, while the pod stands still.
+// at each of some eight stages, most of which pass by, while the pod stands still. For the same reason runc hears only of stages in which it
+// has something to do.
 
 // relaySocket is where, in the directory of the stand-ins, the one for CRIU finds the shim.
 const relaySocket = "relay"
@@ -25,7 +26,9 @@ const relaySocket = "relay"
 type Relay struct {
 	arrivals
 	// scripts: this CRIU calls action scripts beside notifications.
-	scripts  bool
+	scripts bool
+	// quiet has CRIU log no more than warnings.
+	quiet    bool
 	listener *net.UnixListener
 	stages   []Stage
 	verdicts chan Verdict
@@ -40,14 +43,14 @@ type Relay struct {
 }
 
 // NewRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages. scripts says
-// whether that calls action scripts when its client is notified as well.
-func NewRelay(dir string, scripts bool, stages ...Stage) (*Relay, error) {
+// whether that calls action scripts when its client is notified as well, and quiet has it log no more than warnings.
+func NewRelay(dir string, scripts, quiet bool, stages ...Stage) (*Relay, error) {
 	listener, err := listenIn(dir)
 	if err != nil {
 		return nil, fmt.Errorf("relay to CRIU: %w", err)
 	}
 	r := &Relay{
-		arrivals: make(arrivals, len(stages)), scripts: scripts, listener: listener, stages: stages,
+		arrivals: make(arrivals, len(stages)), scripts: scripts, quiet: quiet, listener: listener, stages: stages,
 		// CRIU may hear its verdict before it has come to the stage: one for each, and one that calls all off.
 		verdicts: make(chan Verdict, len(stages)+1), closed: make(chan struct{}), broken: make(chan struct{}),
 	}

@@ -27,7 +27,7 @@ func TestAnotherCallOfCRIUIsNotRelayed(t *testing.T) {
 
 func TestTheNetworkIsNotLockedAndOtherRulesAreCarried(t *testing.T) {
 	c := config{filepath.Join(t.TempDir(), "criu.conf")}
-	r, err := c.relay(true)
+	r, err := c.relay(true, false)
 	if err != nil {
 		t.Fatal(err)
 	}
