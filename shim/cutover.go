@@ -63,6 +63,7 @@ func (w *frozenWindow) since() uint64 { return uint64(time.Since(w.began).Micros
 // cut does the cutover: CRIU is started and the files are brought up to date
 // while the pod still runs; then everything at once.
 func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
+	defer holdCollector()() // from here, so that what goes on has ended at the freeze
 	if err := s.approach(ctx); err != nil {
 		return nil, err
 	}

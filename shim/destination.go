@@ -236,6 +236,7 @@ func (d *destination) waitParked(ctx context.Context, id string) (string, error)
 
 // restoreContainer restores a parked container and returns when it is held.
 func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreRequest) error {
+	defer holdCollector()()
 	a := d.arrival(r.GetContainer())
 	if err := d.restoreEarly(ctx, a, r); !errors.Is(err, errNotEarly) {
 		return err
