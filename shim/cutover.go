@@ -22,8 +22,9 @@ func (s *source) cutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv1
 	defer cancel(nil)
 	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
 	defer stop()
+	settled := r.GetInNamespaces() && s.settled()
 	for _, c := range s.containers {
-		c.inNetwork, c.carriesTmpfs = r.GetInNetwork(), r.GetFillsTmpfs()
+		c.inNetwork, c.carriesTmpfs, c.inNamespaces = r.GetInNetwork(), r.GetFillsTmpfs(), settled
 	}
 	resp, err := s.cut(both)
 	s.running.Done()
@@ -170,6 +171,7 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 		})
 	}
 	work.Go(func() error { return s.syncFrozen(all) })
+	work.Go(s.stillSettled)
 	if err := work.Wait(); err != nil {
 		return err
 	}

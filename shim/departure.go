@@ -35,10 +35,10 @@ type departure struct {
 	copied []string
 	// dump exists from the cutover on, images and views with it.
 	dump *criu.Dump
-	// inNetwork: the destination restores in the pod's network namespace.
-	inNetwork bool
-	images    string
-	views     []*criu.View
+	// inNetwork: the destination restores in the pod's network namespace; inNamespaces: in its IPC and UTS namespaces, and these hold nothing.
+	inNetwork, inNamespaces bool
+	images                  string
+	views                   []*criu.View
 	// own are the container's own tmpfs mounts, as the destination was told of them; carriesTmpfs: it fills them
 	// in. tmpfs are those that CRIU then leaves out, open.
 	own          []tmpfs.Mount
@@ -103,7 +103,7 @@ func (d *departure) startDump(ctx context.Context) error {
 	}
 	d.dump, err = criu.StartDump(ctx, criu.DumpConfig{
 		Runtime: d.runc, ID: d.id, Config: d.criuConfig(), Images: d.images, Work: work,
-		Views: d.views, Showing: []string{self, helperShow}, Network: d.dumpNetwork(), External: d.external(), Run: runReaped,
+		Views: d.views, Showing: []string{self, helperShow}, Namespaces: d.dumpNamespaces().arguments(), External: d.external(), Run: runReaped,
 	})
 	if err != nil {
 		return err

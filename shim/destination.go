@@ -142,11 +142,11 @@ func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error
 func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
 	// Started now, while nobody waits; what fails, prepare says.
 	fill, _ := d.startFill(ctx, a)
-	network := ""
+	var in sharedNamespaces
 	select {
 	case <-a.order:
 	case <-a.ahead:
-		network = a.container.network
+		in = a.container.shared
 	case <-a.ended.Done():
 		fill.stop()
 		return nil, context.Cause(a.ended)
@@ -158,7 +158,7 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	show := func(cmd *exec.Cmd) error {
 		cmd.Env = criu.RestoreEnvironment(cmd.Environ(), a.container.criuConfig())
 		t := d.latest(a)
-		return runShown(cmd, network, t.restore.OwnYard(), t.tmpfs)
+		return runShown(cmd, in, t.restore.OwnYard(), t.tmpfs)
 	}
 	defer d.monitor.supervise(a.container.id, show, func(failure error) bool { return d.restoreEnded(a, failure) })()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()

@@ -66,7 +66,7 @@ func exit(name string, err error) {
 // runShow is the helper that executes runc, ahead of others, with views of its processes.
 func runShow(args []string) error {
 	runtime.LockOSThread()
-	args, err := enterNetwork(args)
+	args, err := enterNamespaces(args)
 	if err != nil {
 		return err
 	}

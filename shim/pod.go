@@ -46,8 +46,8 @@ type container struct {
 	mounts []specs.Mount
 	// hooks: its specification has programs run when it is made.
 	hooks bool
-	// network is the namespace that it shares with its pod, if CRIU can work in there.
-	network string
+	// shared are the namespaces that it shares with its pod, if CRIU can work in there.
+	shared sharedNamespaces
 	// stdio are the pipes that containerd has for the container, for who attaches
 	// to it anew.
 	stdio stdio
@@ -106,7 +106,7 @@ func openBundle(id, namespace, bundle string) (*container, error) {
 		terminal:  spec.Process != nil && spec.Process.Terminal,
 		mounts:    spec.Mounts,
 		hooks:     spec.Hooks != nil,
-		network:   networkOf(&spec),
+		shared:    namespacesOf(&spec),
 	}
 	if s := spec.Annotations[criSandboxID]; s != "" {
 		c.podID = s
@@ -150,6 +150,30 @@ func annotate(path string, raw []byte, key, value string) error {
 type pod struct {
 	mu         sync.Mutex
 	containers map[string]*container // by id, guarded by mu
+	// settings are what its sandbox was made with, readSettings's; empty if that is not known. Guarded by mu.
+	settings string
+}
+
+// noteSettings reads what the sandbox, which has just been made, is set to.
+func (p *pod) noteSettings(sandbox *container) error {
+	pid, err := sandbox.pid()
+	if err != nil {
+		return err
+	}
+	settings, err := readSettings(pid)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settings = settings
+	return nil
+}
+
+func (p *pod) madeWith() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.settings
 }
 
 func (p *pod) add(c *container) {

@@ -42,7 +42,9 @@ type source struct {
 	request *shimv1.BeginRequest
 	// containers in the order of the pod.
 	containers []*departure
-	link       *link
+	// settings are what the pod was made with, see settled.
+	settings string
+	link     *link
 	// brake holds the pod back where that is asked for; nil otherwise.
 	brake   *brake
 	changed *broadcast
@@ -91,6 +93,7 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 		id: r.GetMigration(), log: log.With("migration", r.GetMigration()), request: r,
 		changed: newBroadcast(), undone: make(chan struct{}), unwanted: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
 	}
+	s.settings = p.madeWith()
 	s.use = linkUse{own: int64(r.GetBandwidth()), share: r.GetShare(), left: linklimit.New(0)}
 	s.use.apply()
 	if !r.GetFilesLater() {

@@ -28,7 +28,7 @@ func (c *container) ownsYard(paths ...string) bool {
 	if err != nil {
 		return false
 	}
-	paths = append(paths, c.bundle, c.rootfs(), runc.Root, runc.Command, c.network)
+	paths = append(paths, c.bundle, c.rootfs(), runc.Root, runc.Command)
 	for _, m := range c.mounts {
 		paths = append(paths, m.Source)
 	}
