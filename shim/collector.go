@@ -53,3 +53,39 @@ func memoryUsed() int64 {
 	}
 	return int64(min(of[0]-min(of[0], of[1]), math.MaxInt64-collectorRoom))
 }
+
+// holdCollector has no garbage collected until releaseCollector: the pod is about to stand still.
+func (s *source) holdCollector() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.collects == nil {
+		s.collects = holdCollector()
+	}
+}
+
+func (s *source) releaseCollector() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.collects != nil {
+		s.collects()
+		s.collects = nil
+	}
+}
+
+// holdCollector has no garbage collected until releaseCollector: a frozen pod is restored.
+func (d *destination) holdCollector() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.collects == nil {
+		d.collects = holdCollector()
+	}
+}
+
+func (d *destination) releaseCollector() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.collects != nil {
+		d.collects()
+		d.collects = nil
+	}
+}

@@ -64,7 +64,7 @@ func (w *frozenWindow) since() uint64 { return uint64(time.Since(w.began).Micros
 // cut does the cutover: CRIU is started and the files are brought up to date
 // while the pod still runs; then everything at once.
 func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
-	defer holdCollector()() // from here, so that what goes on has ended at the freeze
+	s.holdCollector() // from here, so that what goes on has ended at the freeze
 	if err := s.approach(ctx); err != nil {
 		return nil, err
 	}
@@ -162,6 +162,11 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 			if err != nil {
 				return err
 			}
+			idle, err := criu.Idle(c.images)
+			if err != nil {
+				return err
+			}
+			skip = append(skip, idle...)
 			if c != owner {
 				if skip, err = c.withoutSysV(skip); err != nil {
 					return err

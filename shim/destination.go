@@ -34,6 +34,7 @@ type destination struct {
 	arrivals map[string]*arrival // by container id, guarded by mu
 	aborted  bool                // guarded by mu
 	resumed  time.Time           // guarded by mu; zero before the commit
+	collects func()              // has garbage collected again; nil if it is; guarded by mu
 
 	changed *broadcast
 }
@@ -236,7 +237,7 @@ func (d *destination) waitParked(ctx context.Context, id string) (string, error)
 
 // restoreContainer restores a parked container and returns when it is held.
 func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreRequest) error {
-	defer holdCollector()()
+	d.holdCollector()
 	a := d.arrival(r.GetContainer())
 	if err := d.restoreEarly(ctx, a, r); !errors.Is(err, errNotEarly) {
 		return err

@@ -82,6 +82,7 @@ type source struct {
 	use      linkUse          // guarded by mu
 	leaves   bool             // what is dirty at the cutover is left here, guarded by mu
 	serving  *serving         // gives it to the destination; nil if nothing was left; guarded by mu
+	collects func()           // has garbage collected again; nil if it is; guarded by mu
 }
 
 // newSource checks that the pod can be moved; nothing happens to it yet.
@@ -240,6 +241,7 @@ func (s *source) leave() {
 	if !serves {
 		s.awaitRemoval()
 	}
+	s.releaseCollector()
 	if err := resetConnections(s.containers[0].pid); err != nil {
 		s.log.Warn("peers hear late that their connections are over", "error", err)
 	}
@@ -321,6 +323,7 @@ func (s *source) end(to shimv1.State, cause error) {
 	s.cancel(cause)
 	s.running.Wait()
 	s.letGo()
+	s.releaseCollector()
 	s.release()
 	s.log.Info("migration ended, the pod runs on", "cause", cause)
 }
