@@ -85,13 +85,12 @@ func (c config) environment(env []string) []string {
 	return append(env, "HOME="+c.home(), "PATH="+path, EnvStandIns+"="+c.bin())
 }
 
-// relay makes the relay of a CRIU that calls action scripts beside notifications, or does not, and what stands in for it. A quiet one logs no
-// more than warnings.
-func (c config) relay(scripts, quiet bool, stages ...Stage) (*Relay, error) {
+// relay makes a relay, and what stands in for CRIU.
+func (c config) relay(of traits, stages ...Stage) (*Relay, error) {
 	if err := placeStandIns(c.bin()); err != nil {
 		return nil, err
 	}
-	r, err := NewRelay(c.bin(), scripts, quiet, stages...)
+	r, err := newRelay(c.bin(), of, stages...)
 	if err != nil {
 		os.RemoveAll(c.bin())
 		return nil, err

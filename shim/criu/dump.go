@@ -93,7 +93,7 @@ type Dump struct {
 // It always has to be ended by Commit or Abort, also after an error.
 func StartDump(ctx context.Context, cfg DumpConfig) (*Dump, error) {
 	files := config{cfg.Config}
-	relay, err := files.relay(callsScripts(ctx, cfg.Run), true, PreDump, PostDump)
+	relay, err := files.relay(traits{scripts: callsScripts(ctx, cfg.Run), quiet: true}, PreDump, PostDump)
 	if err != nil {
 		return nil, err
 	}

@@ -22,13 +22,20 @@ import (
 // relaySocket is where, in the directory of the stand-ins, the one for CRIU finds the shim.
 const relaySocket = "relay"
 
-// Relay is where CRIU is held.
-type Relay struct {
-	arrivals
+// traits are what a relay has to know of both sides.
+type traits struct {
 	// scripts: this CRIU calls action scripts beside notifications.
 	scripts bool
 	// quiet has CRIU log no more than warnings.
-	quiet    bool
+	quiet bool
+	// hooks: the client has programs to run when the container's namespaces are there.
+	hooks bool
+}
+
+// Relay is where CRIU is held.
+type Relay struct {
+	arrivals
+	traits
 	listener *net.UnixListener
 	stages   []Stage
 	verdicts chan Verdict
@@ -42,15 +49,14 @@ type Relay struct {
 	accepter sync.WaitGroup
 }
 
-// NewRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages. scripts says
-// whether that calls action scripts when its client is notified as well, and quiet has it log no more than warnings.
-func NewRelay(dir string, scripts, quiet bool, stages ...Stage) (*Relay, error) {
+// newRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages.
+func newRelay(dir string, of traits, stages ...Stage) (*Relay, error) {
 	listener, err := listenIn(dir)
 	if err != nil {
 		return nil, fmt.Errorf("relay to CRIU: %w", err)
 	}
 	r := &Relay{
-		arrivals: make(arrivals, len(stages)), scripts: scripts, quiet: quiet, listener: listener, stages: stages,
+		arrivals: make(arrivals, len(stages)), traits: of, listener: listener, stages: stages,
 		// CRIU may hear its verdict before it has come to the stage: one for each, and one that calls all off.
 		verdicts: make(chan Verdict, len(stages)+1), closed: make(chan struct{}), broken: make(chan struct{}),
 	}

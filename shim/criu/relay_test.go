@@ -208,13 +208,13 @@ func (k *client) converse() (*rpc.CriuResp, error) {
 	}
 }
 
-func newRelay(t *testing.T, stages ...Stage) (config, *Relay) {
+func testRelay(t *testing.T, stages ...Stage) (config, *Relay) {
 	t.Helper()
 	c := config{filepath.Join(t.TempDir(), strings.Repeat("a-long-name-as-bundles-have-", 6), "criu.conf")}
 	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	g, err := c.relay(false, true, stages...)
+	g, err := c.relay(traits{quiet: true, hooks: true}, stages...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestARelayHoldsCRIUUntilTheVerdict(t *testing.T) {
 		verdict Verdict
 		success bool
 	}{{Go, true}, {Stop, false}} {
-		files, g := newRelay(t, PreDump, PostDump)
+		files, g := testRelay(t, PreDump, PostDump)
 		k := startClient(t, files, "pre-dump network-lock orphan-pts-master post-dump")
 		done := k.start()
 		a, err := g.Wait(t.Context(), PreDump)
@@ -280,7 +280,7 @@ func TestARelayHoldsCRIUUntilTheVerdict(t *testing.T) {
 }
 
 func TestTheClientHearsOfStagesThatNobodyKnows(t *testing.T) {
-	files, _ := newRelay(t)
+	files, _ := testRelay(t)
 	k := startClient(t, files, "pre-restore setup-namespaces post-setup-namespaces a-new-stage")
 	resp, err := k.converse()
 	if err != nil || !resp.GetSuccess() || strings.Join(k.notified, " ") != "setup-namespaces a-new-stage" {
@@ -288,8 +288,18 @@ func TestTheClientHearsOfStagesThatNobodyKnows(t *testing.T) {
 	}
 }
 
+func TestAClientWithoutHooksHearsOfNoNamespaces(t *testing.T) {
+	files, r := testRelay(t)
+	r.hooks = false // before any CRIU comes
+	k := startClient(t, files, "pre-restore setup-namespaces post-restore")
+	resp, err := k.converse()
+	if err != nil || !resp.GetSuccess() || strings.Join(k.notified, " ") != "post-restore" {
+		t.Errorf("%v, %v, notified of %q: %s", resp, err, k.notified, k.said.String())
+	}
+}
+
 func TestARelayStopsCRIUBeforeItServesPages(t *testing.T) {
-	files, _ := newRelay(t)
+	files, _ := testRelay(t)
 	k := startClient(t, files, "pre-dump status-ready")
 	resp, err := k.converse()
 	if err != nil || resp.GetSuccess() || resp.GetCrErrmsg() != string(statusReady) {
@@ -298,7 +308,7 @@ func TestARelayStopsCRIUBeforeItServesPages(t *testing.T) {
 }
 
 func TestAVerdictMayComeBeforeCRIU(t *testing.T) {
-	files, g := newRelay(t, PreDump)
+	files, g := testRelay(t, PreDump)
 	if err := g.Answer(Stop); err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +319,7 @@ func TestAVerdictMayComeBeforeCRIU(t *testing.T) {
 }
 
 func TestAClosedRelayStopsWhatWaits(t *testing.T) {
-	files, g := newRelay(t, PreDump)
+	files, g := testRelay(t, PreDump)
 	k := startClient(t, files, "pre-dump")
 	done := k.start()
 	if _, err := g.Wait(t.Context(), PreDump); err != nil {
@@ -325,7 +335,7 @@ func TestAClosedRelayStopsWhatWaits(t *testing.T) {
 }
 
 func TestARelayThatClosesWaitsForACRIUThatWasLetGo(t *testing.T) {
-	files, g := newRelay(t, PostRestore, PreResume)
+	files, g := testRelay(t, PostRestore, PreResume)
 	k := startClient(t, files, "post-restore pre-resume network-unlock post-resume")
 	done := k.start()
 	for _, stage := range []Stage{PostRestore, PreResume} {
@@ -343,7 +353,7 @@ func TestARelayThatClosesWaitsForACRIUThatWasLetGo(t *testing.T) {
 }
 
 func TestARelayHearsOfACRIUThatDies(t *testing.T) {
-	files, g := newRelay(t, PreDump)
+	files, g := testRelay(t, PreDump)
 	k := startClient(t, files, "pre-dump")
 	done := k.start()
 	a, err := g.Wait(t.Context(), PreDump)

@@ -20,9 +20,12 @@ const maxMessage = 1 << 20
 // mount, area and descriptor, a fifth of CRIU's time while the pod stands still.
 const quietLog = 2
 
+// setupNamespaces is when CRIU's client runs hooks.
+const setupNamespaces Stage = "setup-namespaces"
+
 // idleStages are those at which CRIU's client is notified and does nothing: runc (libcontainer/criu_linux.go, criuNotifications; of network-lock
 // and network-unlock, libcontainer/network_linux.go: with what an OCI specification can ask for there is nothing to lock) and crun
-// (src/libcrun/criu.c, criu_notify). They are answered here. One that is not known goes to the client.
+// (src/libcrun/criu.c, criu_notify). They are answered here, as is setupNamespaces if there are no hooks. One that is not known goes to the client.
 var idleStages = map[Stage]bool{
 	PreDump: true, "network-lock": true, "pre-restore": true, "post-setup-namespaces": true, "network-unlock": true, PreResume: true, "post-resume": true,
 }
@@ -136,7 +139,7 @@ func (s *relayed) said(message []byte) ([]byte, error) {
 		return message, nil
 	}
 	stage := Stage(resp.GetNotify().GetScript())
-	if idleStages[stage] {
+	if idleStages[stage] || stage == setupNamespaces && !s.relay.hooks {
 		return nil, s.answerFor(stage)
 	}
 	s.mu.Lock()

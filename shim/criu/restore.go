@@ -32,6 +32,8 @@ type RestoreConfig struct {
 	Run func(ctx context.Context, cmd *exec.Cmd) error
 	// External are mounts that are not CRIU's, each by its name in the images and with the path of what is bound.
 	External []External
+	// Hooks: the container's specification has programs run when it is made.
+	Hooks bool
 	// OwnYard: nothing that runc and CRIU need for the container is below YardDir.
 	OwnYard bool
 }
@@ -54,7 +56,7 @@ func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
 	}
 	cfg.OwnYard = cfg.OwnYard && len(m.scripts) == 0 // they run where CRIU does
 	// Where the yard is not its own, its log says which it was.
-	relay, err := files.relay(callsScripts(ctx, cfg.Run), cfg.OwnYard, PostRestore, PreResume)
+	relay, err := files.relay(traits{scripts: callsScripts(ctx, cfg.Run), quiet: cfg.OwnYard, hooks: cfg.Hooks}, PostRestore, PreResume)
 	if err != nil {
 		return nil, err
 	}
