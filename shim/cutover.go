@@ -136,7 +136,11 @@ func (s *source) freeze(ctx context.Context) error {
 	var all errgroup.Group
 	for _, c := range s.containers {
 		all.Go(func() error {
-			if err := c.freezer.freezeAtRest(ctx); err != nil {
+			err := c.freezer.freezeAtRest(ctx)
+			if err == nil {
+				err = c.noteStanding()
+			}
+			if err != nil {
 				return fmt.Errorf("container %s: %w", c.id, err)
 			}
 			return nil

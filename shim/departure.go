@@ -31,6 +31,8 @@ type departure struct {
 	freezer *freezer
 	runc    *gorunc.Runc
 	files   *tree
+	// standing are its processes, from the freeze on.
+	standing []int
 	// copied are the mount points of volumes that move with the pod.
 	copied []string
 	// dump exists from the cutover on, images and views with it.
@@ -97,6 +99,7 @@ func (d *departure) startDump(ctx context.Context) error {
 	if d.views, err = d.makeViews(work); err != nil {
 		return err
 	}
+	criu.PrepareAmendFiles()
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the shim's own binary: %w", err)
@@ -140,6 +143,20 @@ func (d *departure) makeViews(dir string) ([]*criu.View, error) {
 		views = append(views, v)
 	}
 	return views, nil
+}
+
+// processes lists the container's processes. Those of a frozen one are listed once.
+func (d *departure) processes() ([]int, error) {
+	if d.standing != nil {
+		return d.standing, nil
+	}
+	return d.freezer.processes()
+}
+
+// noteStanding lists the processes of the container, which has just been frozen.
+func (d *departure) noteStanding() (err error) {
+	d.standing, err = d.freezer.processes()
+	return err
 }
 
 // refreshViews brings the views of the frozen processes up to date.
@@ -199,10 +216,7 @@ func (d *departure) dumpImages(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := criu.RearmTimers(d.images); err != nil {
-		return err
-	}
-	return criu.ForgetSizes(d.images, func(path string) bool { return othersWrite(path, d.mounts, d.copied) })
+	return criu.AmendFiles(d.images, func(path string) bool { return othersWrite(path, d.mounts, d.copied) })
 }
 
 // letGo has CRIU release the container and thaws it.
