@@ -19,12 +19,13 @@ func (d *destination) resume(ctx context.Context) (time.Time, error) {
 		return time.Time{}, err
 	}
 	if first {
+		g := newGate(len(all))
 		for _, a := range all {
 			t := d.latest(a)
 			if err := t.restore.Answer(criu.Go); err != nil {
 				d.log.Error("CRIU cannot be told to go on", "container", a.container.id, "error", err)
 			}
-			go d.letGo(a, t)
+			go d.letGo(a, t, g)
 		}
 	}
 	for _, a := range all {
