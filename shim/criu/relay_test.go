@@ -210,11 +210,16 @@ func (k *client) converse() (*rpc.CriuResp, error) {
 
 func testRelay(t *testing.T, stages ...Stage) (config, *Relay) {
 	t.Helper()
+	return relayOf(t, traits{quiet: true, hooks: true}, stages...)
+}
+
+func relayOf(t *testing.T, of traits, stages ...Stage) (config, *Relay) {
+	t.Helper()
 	c := config{filepath.Join(t.TempDir(), strings.Repeat("a-long-name-as-bundles-have-", 6), "criu.conf")}
 	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	g, err := c.relay(traits{quiet: true, hooks: true}, stages...)
+	g, err := c.relay(of, stages...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,8 +294,7 @@ func TestTheClientHearsOfStagesThatNobodyKnows(t *testing.T) {
 }
 
 func TestAClientWithoutHooksHearsOfNoNamespaces(t *testing.T) {
-	files, r := testRelay(t)
-	r.hooks = false // before any CRIU comes
+	files, _ := relayOf(t, traits{quiet: true})
 	k := startClient(t, files, "pre-restore setup-namespaces post-restore")
 	resp, err := k.converse()
 	if err != nil || !resp.GetSuccess() || strings.Join(k.notified, " ") != "post-restore" {
