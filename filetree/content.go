@@ -3,6 +3,7 @@ package filetree
 import (
 	"errors"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,28 +17,27 @@ type item struct {
 	buf []byte
 }
 
-// bufferPool keeps buffers of MaxData bytes.
-type bufferPool struct{ free chan []byte }
+// bufferPool keeps buffers of one size between the files of a Sync, and between Syncs: one that sends little takes longer to have its buffers
+// than to fill them.
+type bufferPool struct{ pool sync.Pool }
 
-func newBufferPool() *bufferPool {
-	return &bufferPool{free: make(chan []byte, (readAheadItems+2)*maxParallel)}
+func newBufferPool(size int) *bufferPool {
+	return &bufferPool{sync.Pool{New: func() any {
+		b := make([]byte, size)
+		return &b
+	}}}
 }
 
-func (p *bufferPool) get() []byte {
-	select {
-	case b := <-p.free:
-		return b
-	default:
-		return make([]byte, MaxData)
-	}
-}
+func (p *bufferPool) get() []byte { return *p.pool.Get().(*[]byte) }
 
-func (p *bufferPool) put(b []byte) {
-	select {
-	case p.free <- b:
-	default:
-	}
-}
+func (p *bufferPool) put(b []byte) { p.pool.Put(&b) }
+
+var (
+	// dataBuffers are of MaxData bytes.
+	dataBuffers = newBufferPool(MaxData)
+	// nameBuffers are what the kernel lists names into.
+	nameBuffers = newBufferPool(32 << 10)
+)
 
 // readResult is how the reading of a file went.
 type readResult struct {

@@ -79,7 +79,8 @@ func (r *syncRun) scan(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for range parallel() {
 		wg.Go(func() {
-			w := &scanner{syncRun: r, queue: q, buf: make([]byte, 32<<10)}
+			w := &scanner{syncRun: r, queue: q, buf: nameBuffers.get()}
+			defer nameBuffers.put(w.buf)
 			for d := q.pop(); d != nil; d = q.pop() {
 				err := ctx.Err()
 				if err == nil {
@@ -352,6 +353,9 @@ func (w *scanner) attributes(dir int, name string, st *stat) (Meta, overlayMarks
 	prefix := trustedOverlay
 	if w.src.opts.UserXattr {
 		prefix = userOverlay
+	}
+	if w.src.opts.NoXattrs {
+		return Meta{UID: st.uid, GID: st.gid, Mode: st.mode & 0o7777, Mtime: st.mtime}, marks, nil
 	}
 	carried := carriedXattr
 	var private func(string, []byte)

@@ -24,7 +24,7 @@ func (r *syncRun) send(ctx context.Context, p *plan, emit func(Record) error) er
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	s := &sender{syncRun: r, ctx: ctx, emitTo: emit, bufs: newBufferPool()}
+	s := &sender{syncRun: r, ctx: ctx, emitTo: emit, bufs: dataBuffers}
 	s.reads = r.readAhead(ctx, p.ops, s.bufs, &wg)
 	for i := range p.ops {
 		if err := s.op(&p.ops[i]); err != nil {

@@ -37,6 +37,8 @@ type Options struct {
 	//
 	// On tmpfs, where no write through a mapping moves the times, every Sync compares every file, whatever this says.
 	AlwaysCompare func(path string, dev, ino uint64) bool
+	// NoXattrs: nothing in the tree has extended attributes that are worth carrying; they are not looked at.
+	NoXattrs bool
 	// UserXattr: the tree is of an overlay mounted with userxattr, see Overlay.
 	UserXattr bool
 	// MaxHashBytes bounds the memory that remembers content, 8 bytes for each 64 KiB sent, 0 meaning 64 MiB: enough for

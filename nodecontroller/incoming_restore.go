@@ -124,12 +124,17 @@ func (m *incoming) restoreRequest(i int, container string) *shimv1.RestoreReques
 	}
 }
 
+// ahead is how restores that were started ahead are, all of them.
+type ahead struct {
+	// fillsTmpfs: file systems in memory are filled in by the shim, inNamespaces: they work in the pod's IPC and UTS namespaces.
+	fillsTmpfs, inNamespaces bool
+}
+
 // approach has the shim start all restores, which then wait for their images. Its error is
-// no failure of the migration: the restores are then done at once. It says whether the shim
-// fills in the file systems in memory of all containers.
-func (m *incoming) approach(ctx context.Context, r *peerv1.ApproachRequest) (fills bool, err error) {
+// no failure of the migration: the restores are then done at once.
+func (m *incoming) approach(ctx context.Context, r *peerv1.ApproachRequest) (a ahead, err error) {
 	if len(r.Descriptors) != len(m.made.Containers) {
-		return false, fmt.Errorf("%d descriptors of %d containers", len(r.Descriptors), len(m.made.Containers))
+		return ahead{}, fmt.Errorf("%d descriptors of %d containers", len(r.Descriptors), len(m.made.Containers))
 	}
 	mounts := make([]string, len(m.made.Containers))
 	if len(r.Tmpfs) == len(mounts) {
@@ -137,12 +142,12 @@ func (m *incoming) approach(ctx context.Context, r *peerv1.ApproachRequest) (fil
 	}
 	shim, err := m.d.dialShim(ctx, m.made.Sandbox)
 	if err != nil {
-		return false, err
+		return ahead{}, err
 	}
 	defer shim.close()
 	ctx, cancel := context.WithTimeout(ctx, approachLimit)
 	defer cancel()
-	var unfilled atomic.Int32
+	var unfilled, outside atomic.Int32
 	var all errgroup.Group // one that fails is no reason to do without the others
 	for i, container := range m.made.Containers {
 		all.Go(func() error {
@@ -155,11 +160,16 @@ func (m *incoming) approach(ctx context.Context, r *peerv1.ApproachRequest) (fil
 			if !got.FillsTmpfs {
 				unfilled.Add(1)
 			}
+			if !got.InNamespaces {
+				outside.Add(1)
+			}
 			return nil
 		})
 	}
-	err = all.Wait()
-	return err == nil && unfilled.Load() == 0, err
+	if err = all.Wait(); err != nil {
+		return ahead{}, err
+	}
+	return ahead{fillsTmpfs: unfilled.Load() == 0, inNamespaces: outside.Load() == 0}, nil
 }
 
 // commit carries the decision out: the pod runs, or will when it has come; then the

@@ -242,6 +242,7 @@ func (m *outgoing) approach(ctx context.Context) *shimv1.CutOverRequest {
 	}
 	cut.InNetwork = err == nil
 	cut.FillsTmpfs = err == nil && r.FillsTmpfs
+	cut.InNamespaces = err == nil && r.InNamespaces
 	return cut
 }
 

@@ -206,10 +206,11 @@ func (p *peerServer) Approach(ctx context.Context, req *peerv1.ApproachRequest) 
 	}
 	r := &peerv1.ApproachResponse{}
 	err = m.step(ctx, destinationParked, func(ctx context.Context) error {
-		var err error
-		if r.FillsTmpfs, err = m.approach(ctx, req); err != nil {
+		ahead, err := m.approach(ctx, req)
+		if err != nil {
 			r.Trouble = err.Error()
 		}
+		r.FillsTmpfs, r.InNamespaces = ahead.fillsTmpfs, ahead.inNamespaces
 		return nil
 	})
 	return r, err

@@ -122,16 +122,22 @@ func doubled(d time.Duration, times int, limit time.Duration) time.Duration {
 // letGo sees an attempt of a committed container to the moment in which its processes
 // run, and kills it if it does not get there in time. Between CRIU's question whether
 // to let them go and the answer the container becomes a running one, which is never
-// restored again.
-func (d *destination) letGo(a *arrival, t *attempt) {
+// restored again. Containers that are committed together pass a gate right before.
+func (d *destination) letGo(a *arrival, t *attempt, g *gate) {
 	defer t.seen.Done()
 	ctx, cancel := context.WithTimeoutCause(t.over, attemptLimit(t.number), errHung)
 	defer cancel()
 	err := t.reachEnd(ctx)
+	g.arrive()
 	if err == nil {
-		err = d.run(a, t)
+		err = g.pass(t.over)
 	}
 	if err == nil {
+		err = d.noteRunning(a, t)
+	}
+	if err == nil {
+		// What it is restored from is needed no more, and can wait.
+		defer t.fill.release()
 		err = t.restore.Answer(criu.Go)
 	}
 	if err == nil || t.ended() {
@@ -161,16 +167,8 @@ var errRuncEnded = errors.New("runc has ended")
 // ended says whether the attempt's runc has ended.
 func (t *attempt) ended() bool { return errors.Is(context.Cause(t.over), errRuncEnded) }
 
-// run makes a committed container a running one, unless the attempt has come to nothing
-// just now. What it is restored from is then needed no more.
-func (d *destination) run(a *arrival, t *attempt) error {
-	err := d.noteRunning(a, t)
-	if err == nil {
-		t.fill.release()
-	}
-	return err
-}
-
+// noteRunning makes a committed container a running one, unless the attempt has come to nothing
+// just now.
 func (d *destination) noteRunning(a *arrival, t *attempt) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -291,6 +289,6 @@ func (d *destination) tryAgain(a *arrival, last *attempt, number int, delay time
 	}
 	t.again = true
 	t.seen.Add(1)
-	go d.letGo(a, t)
+	go d.letGo(a, t, nil)
 	return nil
 }

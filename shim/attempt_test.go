@@ -107,7 +107,7 @@ func TestAPodWhoseContainerIsRestoredAgainIsNeitherRunningNorComplete(t *testing
 
 func TestACommittedContainerIsLetGoWhenCRIUAsks(t *testing.T) {
 	d, a := withAttempt(t, arrivalCommitted)
-	if err := d.run(a, a.attempt); err != nil {
+	if err := d.noteRunning(a, a.attempt); err != nil {
 		t.Fatal(err)
 	}
 	if a.state != arrivalRunning || a.ran.IsZero() {
@@ -115,12 +115,12 @@ func TestACommittedContainerIsLetGoWhenCRIUAsks(t *testing.T) {
 	}
 	d, a = withAttempt(t, arrivalCommitted)
 	d.finish(a, errKilled)
-	if err := d.run(a, a.attempt); err == nil {
+	if err := d.noteRunning(a, a.attempt); err == nil {
 		t.Error("a container that was killed is let go")
 	}
 	d, a = withAttempt(t, arrivalCommitted)
 	d.memoryLost(a, errKilled)
-	if err := d.run(a, a.attempt); !errors.Is(err, errKilled) || a.state != arrivalCommitted {
+	if err := d.noteRunning(a, a.attempt); !errors.Is(err, errKilled) || a.state != arrivalCommitted {
 		t.Errorf("a container without a fault server is let go: %v, it is %v", err, a.state)
 	}
 }

@@ -22,8 +22,9 @@ func (s *source) cutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv1
 	defer cancel(nil)
 	stop := context.AfterFunc(s.work, func() { cancel(context.Cause(s.work)) })
 	defer stop()
+	settled := r.GetInNamespaces() && s.settled()
 	for _, c := range s.containers {
-		c.inNetwork, c.carriesTmpfs = r.GetInNetwork(), r.GetFillsTmpfs()
+		c.inNetwork, c.carriesTmpfs, c.inNamespaces = r.GetInNetwork(), r.GetFillsTmpfs(), settled
 	}
 	resp, err := s.cut(both)
 	s.running.Done()
@@ -63,6 +64,7 @@ func (w *frozenWindow) since() uint64 { return uint64(time.Since(w.began).Micros
 // cut does the cutover: CRIU is started and the files are brought up to date
 // while the pod still runs; then everything at once.
 func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
+	s.holdCollector() // from here, so that what goes on has ended at the freeze
 	if err := s.approach(ctx); err != nil {
 		return nil, err
 	}
@@ -134,7 +136,11 @@ func (s *source) freeze(ctx context.Context) error {
 	var all errgroup.Group
 	for _, c := range s.containers {
 		all.Go(func() error {
-			if err := c.freezer.freezeAtRest(ctx); err != nil {
+			err := c.freezer.freezeAtRest(ctx)
+			if err == nil {
+				err = c.noteStanding()
+			}
+			if err != nil {
 				return fmt.Errorf("container %s: %w", c.id, err)
 			}
 			return nil
@@ -160,6 +166,11 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 			if err != nil {
 				return err
 			}
+			idle, err := criu.Idle(c.images)
+			if err != nil {
+				return err
+			}
+			skip = append(skip, idle...)
 			if c != owner {
 				if skip, err = c.withoutSysV(skip); err != nil {
 					return err
@@ -169,6 +180,7 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 		})
 	}
 	work.Go(func() error { return s.syncFrozen(all) })
+	work.Go(s.stillSettled)
 	if err := work.Wait(); err != nil {
 		return err
 	}

@@ -31,14 +31,16 @@ type departure struct {
 	freezer *freezer
 	runc    *gorunc.Runc
 	files   *tree
+	// standing are its processes, from the freeze on.
+	standing []int
 	// copied are the mount points of volumes that move with the pod.
 	copied []string
 	// dump exists from the cutover on, images and views with it.
 	dump *criu.Dump
-	// inNetwork: the destination restores in the pod's network namespace.
-	inNetwork bool
-	images    string
-	views     []*criu.View
+	// inNetwork: the destination restores in the pod's network namespace; inNamespaces: in its IPC and UTS namespaces, and these hold nothing.
+	inNetwork, inNamespaces bool
+	images                  string
+	views                   []*criu.View
 	// own are the container's own tmpfs mounts, as the destination was told of them; carriesTmpfs: it fills them
 	// in. tmpfs are those that CRIU then leaves out, open.
 	own          []tmpfs.Mount
@@ -97,13 +99,14 @@ func (d *departure) startDump(ctx context.Context) error {
 	if d.views, err = d.makeViews(work); err != nil {
 		return err
 	}
+	criu.PrepareAmendFiles()
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the shim's own binary: %w", err)
 	}
 	d.dump, err = criu.StartDump(ctx, criu.DumpConfig{
 		Runtime: d.runc, ID: d.id, Config: d.criuConfig(), Images: d.images, Work: work,
-		Views: d.views, Showing: []string{self, helperShow}, Network: d.dumpNetwork(), External: d.external(), Run: runReaped,
+		Views: d.views, Showing: []string{self, helperShow}, Namespaces: d.dumpNamespaces().arguments(), External: d.external(), Run: runReaped,
 	})
 	if err != nil {
 		return err
@@ -140,6 +143,20 @@ func (d *departure) makeViews(dir string) ([]*criu.View, error) {
 		views = append(views, v)
 	}
 	return views, nil
+}
+
+// processes lists the container's processes. Those of a frozen one are listed once.
+func (d *departure) processes() ([]int, error) {
+	if d.standing != nil {
+		return d.standing, nil
+	}
+	return d.freezer.processes()
+}
+
+// noteStanding lists the processes of the container, which has just been frozen.
+func (d *departure) noteStanding() (err error) {
+	d.standing, err = d.freezer.processes()
+	return err
 }
 
 // refreshViews brings the views of the frozen processes up to date.
@@ -199,10 +216,7 @@ func (d *departure) dumpImages(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := criu.RearmTimers(d.images); err != nil {
-		return err
-	}
-	return criu.ForgetSizes(d.images, func(path string) bool { return othersWrite(path, d.mounts, d.copied) })
+	return criu.AmendFiles(d.images, func(path string) bool { return othersWrite(path, d.mounts, d.copied) })
 }
 
 // letGo has CRIU release the container and thaws it.

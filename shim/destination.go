@@ -34,6 +34,7 @@ type destination struct {
 	arrivals map[string]*arrival // by container id, guarded by mu
 	aborted  bool                // guarded by mu
 	resumed  time.Time           // guarded by mu; zero before the commit
+	collects func()              // has garbage collected again; nil if it is; guarded by mu
 
 	changed *broadcast
 }
@@ -142,11 +143,11 @@ func (d *destination) started(a *arrival, resp *taskAPI.StartResponse, err error
 func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc) (*taskAPI.StartResponse, error) {
 	// Started now, while nobody waits; what fails, prepare says.
 	fill, _ := d.startFill(ctx, a)
-	network := ""
+	var in sharedNamespaces
 	select {
 	case <-a.order:
 	case <-a.ahead:
-		network = a.container.network
+		in = a.container.shared
 	case <-a.ended.Done():
 		fill.stop()
 		return nil, context.Cause(a.ended)
@@ -157,7 +158,8 @@ func (d *destination) parkAndRun(ctx context.Context, a *arrival, run startFunc)
 	}
 	show := func(cmd *exec.Cmd) error {
 		cmd.Env = criu.RestoreEnvironment(cmd.Environ(), a.container.criuConfig())
-		return runShown(cmd, network, d.latest(a).tmpfs)
+		t := d.latest(a)
+		return runShown(cmd, in, t.restore.OwnYard(), t.tmpfs)
 	}
 	defer d.monitor.supervise(a.container.id, show, func(failure error) bool { return d.restoreEnded(a, failure) })()
 	defer context.AfterFunc(ctx, func() { d.abandonUncommitted(a, ctx.Err()) })()
@@ -235,6 +237,7 @@ func (d *destination) waitParked(ctx context.Context, id string) (string, error)
 
 // restoreContainer restores a parked container and returns when it is held.
 func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreRequest) error {
+	d.holdCollector()
 	a := d.arrival(r.GetContainer())
 	if err := d.restoreEarly(ctx, a, r); !errors.Is(err, errNotEarly) {
 		return err

@@ -13,17 +13,19 @@ import (
 // the destination's side of the commit and may be asked again: it says that the pod
 // runs only when every container does.
 func (d *destination) resume(ctx context.Context) (time.Time, error) {
+	defer d.releaseCollector()
 	all, first, err := d.release()
 	if err != nil {
 		return time.Time{}, err
 	}
 	if first {
+		g := newGate(len(all))
 		for _, a := range all {
 			t := d.latest(a)
 			if err := t.restore.Answer(criu.Go); err != nil {
 				d.log.Error("CRIU cannot be told to go on", "container", a.container.id, "error", err)
 			}
-			go d.letGo(a, t)
+			go d.letGo(a, t, g)
 		}
 	}
 	for _, a := range all {

@@ -68,7 +68,7 @@ func (d *destination) ready(ctx context.Context, a *arrival, number int, fill *f
 	t := newAttempt(number, fill)
 	t.early, t.tmpfs = early, own
 	t.restore, err = criu.PrepareRestore(ctx, criu.RestoreConfig{
-		ID: c.id, Run: runReaped, Config: c.criuConfig(), Work: work, Lazy: true, External: externalAt(own),
+		ID: c.id, Run: runReaped, Config: c.criuConfig(), Work: work, Lazy: true, External: externalAt(own), Hooks: c.hooks, OwnYard: c.ownsYard(images, work),
 	})
 	if err != nil {
 		t.release()

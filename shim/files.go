@@ -223,7 +223,7 @@ func (s *source) findMapped(t *tree) error {
 		if len(paths) == 0 {
 			continue
 		}
-		pids, err := c.freezer.processes()
+		pids, err := c.processes()
 		if err != nil {
 			return err
 		}
@@ -278,7 +278,7 @@ func addMapped(mapped map[string]bool, pid int, mounts []string) error {
 
 // sendImages sends CRIU's images of a container, without what the store has.
 func (s *source) sendImages(ctx context.Context, c *departure, skip []string) error {
-	source, err := filetree.NewSource(c.images, filetree.Plain, filetree.Options{Skip: skip})
+	source, err := filetree.NewSource(c.images, filetree.Plain, filetree.Options{Skip: skip, NoXattrs: true})
 	if err != nil {
 		return fmt.Errorf("images of container %s: %w", c.id, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -226,6 +227,7 @@ func runFill() error {
 	if err != nil {
 		return err
 	}
+	warmUp()
 	order, err := readOrder(os.NewFile(fillOrders, "order"))
 	if errors.Is(err, io.EOF) {
 		return nil
@@ -252,6 +254,16 @@ func runFill() error {
 		Keeper: keeper, Reader: reader, Container: order.Container, Hold: true, Calm: fillCalm, Log: log,
 		Journal: order.journal(), Remote: remote,
 	})
+}
+
+// warmUp does what takes its time once, and would when the order has come and a pod stands still: the first decoding, and the thread that starts
+// others once the main one belongs to one goroutine, as lazy.Serve has it.
+func warmUp() {
+	var order fillOrder
+	if sample, err := json.Marshal(fillOrder{}); err == nil {
+		_ = json.Unmarshal(sample, &order)
+	}
+	runtime.LockOSThread()
 }
 
 // readOrder waits for the order; io.EOF is the end of who would give it.

@@ -66,10 +66,11 @@ func exit(name string, err error) {
 // runShow is the helper that executes runc, ahead of others, with views of its processes.
 func runShow(args []string) error {
 	runtime.LockOSThread()
-	args, err := enterNetwork(args)
+	args, err := enterNamespaces(args)
 	if err != nil {
 		return err
 	}
+	args, ownYard := takeYard(args)
 	mounts, args, err := inheritedTmpfs(args)
 	if err != nil {
 		return err
@@ -80,6 +81,11 @@ func runShow(args []string) error {
 	}
 	if err := criu.ShowViews(args[:split]); err != nil {
 		return err
+	}
+	if ownYard {
+		if err := criu.HideYards(); err != nil {
+			return err
+		}
 	}
 	for _, m := range mounts {
 		if err := m.attach(); err != nil {

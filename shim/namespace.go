@@ -16,6 +16,7 @@ type namespace struct {
 
 var (
 	ipcNamespace     = namespace{"ipc", unix.CLONE_NEWIPC}
+	utsNamespace     = namespace{"uts", unix.CLONE_NEWUTS}
 	networkNamespace = namespace{"net", unix.CLONE_NEWNET}
 )
 

@@ -22,7 +22,7 @@ func TestCRIUWorksInANetworkThatThePodHasMadeBefore(t *testing.T) {
 		"of a user namespace":   {&specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{pod, {Type: specs.UserNamespace}}}}, ""},
 		"nothing is said of it": {&specs.Spec{}, ""},
 	} {
-		if got := networkOf(c.spec); got != c.want {
+		if got := namespacesOf(c.spec); got.network != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
@@ -33,10 +33,10 @@ func TestARestoreRunsInItsNetworkAndWithItsMounts(t *testing.T) {
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	cmd.ExtraFiles = files[:1:2] // one more must not get into somebody else's
 	network := "/proc/7/ns/net"
-	if err := runShown(cmd, network, testMounts(t, "/at/0", "/at/1")); err != nil {
+	if err := runShown(cmd, sharedNamespaces{network: network, uts: "/proc/7/ns/uts"}, true, testMounts(t, "/at/0", "/at/1")); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{helperShow, networkFlag, network, tmpfsFlag, "4", "/at/0", tmpfsFlag, "5", "/at/1", "--", "/usr/bin/runc", "restore", "c1"}
+	want := []string{helperShow, networkFlag, network, utsFlag, "/proc/7/ns/uts", yardFlag, tmpfsFlag, "4", "/at/0", tmpfsFlag, "5", "/at/1", "--", "/usr/bin/runc", "restore", "c1"}
 	if cmd.Args[0] != cmd.Path || !slices.Equal(cmd.Args[1:], want) {
 		t.Errorf("%s %q, want %q", cmd.Path, cmd.Args, want)
 	}
@@ -46,12 +46,16 @@ func TestARestoreRunsInItsNetworkAndWithItsMounts(t *testing.T) {
 	if !isRestoreOf(cmd.Args, "c1") {
 		t.Error("nobody who looks for the restore would find it")
 	}
-	mounts, rest, err := inheritedTmpfs(cmd.Args[4:])
+	rest, ownYard := takeYard(cmd.Args[6:])
+	mounts, rest, err := inheritedTmpfs(rest)
+	if !ownYard {
+		t.Error("the helper shows CRIU the node's directory for its mounts")
+	}
 	if err != nil || !slices.Equal(mounts, []inherited{{4, "/at/0"}, {5, "/at/1"}}) || rest[0] != "--" {
 		t.Errorf("the helper takes %v for mounts and %q for the rest, %v", mounts, rest, err)
 	}
 	same := &exec.Cmd{Path: "/usr/bin/runc", Args: []string{"runc", "restore", "c2"}}
-	if err := runShown(same, "", nil); err != nil || same.Path != "/usr/bin/runc" || len(same.Args) != 3 {
+	if err := runShown(same, sharedNamespaces{}, false, nil); err != nil || same.Path != "/usr/bin/runc" || len(same.Args) != 3 {
 		t.Errorf("without either it became %s %q, %v", same.Path, same.Args, err)
 	}
 }
@@ -77,11 +81,11 @@ func TestASupervisedRestoreIsShownEachTimeItIsRun(t *testing.T) {
 
 func TestOnlyANamedNetworkIsEntered(t *testing.T) {
 	args := []string{"a", "b", "--", "runc"}
-	got, err := enterNetwork(args)
+	got, err := enterNamespaces(args)
 	if err != nil || !slices.Equal(got, args) {
 		t.Errorf("%q, %v", got, err)
 	}
-	if _, err := enterNetwork([]string{networkFlag, "/nowhere", "--", "runc"}); err == nil {
+	if _, err := enterNamespaces([]string{networkFlag, "/nowhere", "--", "runc"}); err == nil {
 		t.Error("a network that is not there was entered")
 	}
 }

@@ -44,8 +44,10 @@ type container struct {
 	terminal  bool
 	// mounts of its specification.
 	mounts []specs.Mount
-	// network is the namespace that it shares with its pod, if CRIU can work in there.
-	network string
+	// hooks: its specification has programs run when it is made.
+	hooks bool
+	// shared are the namespaces that it shares with its pod, if CRIU can work in there.
+	shared sharedNamespaces
 	// stdio are the pipes that containerd has for the container, for who attaches
 	// to it anew.
 	stdio stdio
@@ -103,7 +105,8 @@ func openBundle(id, namespace, bundle string) (*container, error) {
 		migration: spec.Annotations[shimv1.Annotation],
 		terminal:  spec.Process != nil && spec.Process.Terminal,
 		mounts:    spec.Mounts,
-		network:   networkOf(&spec),
+		hooks:     spec.Hooks != nil,
+		shared:    namespacesOf(&spec),
 	}
 	if s := spec.Annotations[criSandboxID]; s != "" {
 		c.podID = s
@@ -147,6 +150,30 @@ func annotate(path string, raw []byte, key, value string) error {
 type pod struct {
 	mu         sync.Mutex
 	containers map[string]*container // by id, guarded by mu
+	// settings are what its sandbox was made with, readSettings's; empty if that is not known. Guarded by mu.
+	settings string
+}
+
+// noteSettings reads what the sandbox, which has just been made, is set to.
+func (p *pod) noteSettings(sandbox *container) error {
+	pid, err := sandbox.pid()
+	if err != nil {
+		return err
+	}
+	settings, err := readSettings(pid)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settings = settings
+	return nil
+}
+
+func (p *pod) madeWith() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.settings
 }
 
 func (p *pod) add(c *container) {

@@ -133,7 +133,7 @@ func standstillOf(s *shimv1.Standstill) precopy.Standstill {
 func (s *source) processes() ([]track.Process, error) {
 	var out []track.Process
 	for _, c := range s.containers {
-		pids, err := c.freezer.processes()
+		pids, err := c.processes()
 		if err != nil {
 			return nil, err
 		}

@@ -156,7 +156,7 @@ func (s *service) Approach(ctx context.Context, r *shimv1.ApproachRequest) (*shi
 	if err != nil {
 		return nil, refuse(d.id, err)
 	}
-	return &shimv1.ApproachResponse{FillsTmpfs: fills}, nil
+	return &shimv1.ApproachResponse{FillsTmpfs: fills, InNamespaces: true}, nil
 }
 
 func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.ResumeResponse, error) {

@@ -334,6 +334,13 @@ func (s *source) awaitReached(ctx context.Context) error {
 	return v.reach(ctx)
 }
 
+// isServing says whether the destination fetches pages from the frozen processes.
+func (s *source) isServing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.serving != nil
+}
+
 // awaitFetched returns when the destination needs the frozen processes no more.
 func (s *source) awaitFetched() {
 	s.mu.Lock()
@@ -347,15 +354,16 @@ func (s *source) awaitFetched() {
 	}
 }
 
-// refuseWhileFetched is the error for who wants to end a frozen process of which pages are
-// missing at the destination.
-func (m *migrations) refuseWhileFetched(container string) error {
+// endCommitted is told that somebody wants to end a container, which is what a committed pod waits for. While pages of its frozen processes are
+// missing at the destination it is refused, with an error that says so.
+func (m *migrations) endCommitted(container string) error {
 	m.mu.Lock()
 	s := m.source
 	m.mu.Unlock()
 	if s == nil || !s.committed() {
 		return nil
 	}
+	s.remove()
 	s.mu.Lock()
 	v := s.serving
 	s.mu.Unlock()

@@ -42,7 +42,9 @@ type source struct {
 	request *shimv1.BeginRequest
 	// containers in the order of the pod.
 	containers []*departure
-	link       *link
+	// settings are what the pod was made with, see settled.
+	settings string
+	link     *link
 	// brake holds the pod back where that is asked for; nil otherwise.
 	brake   *brake
 	changed *broadcast
@@ -63,6 +65,9 @@ type source struct {
 	running sync.WaitGroup
 	// undone is closed when everything has been put back or cleared away.
 	undone chan struct{}
+	// unwanted is closed, by remove, when somebody wants a container of the pod gone.
+	unwanted chan struct{}
+	removing sync.Once
 
 	mu       sync.Mutex
 	state    shimv1.State     // guarded by mu
@@ -77,6 +82,7 @@ type source struct {
 	use      linkUse          // guarded by mu
 	leaves   bool             // what is dirty at the cutover is left here, guarded by mu
 	serving  *serving         // gives it to the destination; nil if nothing was left; guarded by mu
+	collects func()           // has garbage collected again; nil if it is; guarded by mu
 }
 
 // newSource checks that the pod can be moved; nothing happens to it yet.
@@ -86,8 +92,9 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 	}
 	s := &source{
 		id: r.GetMigration(), log: log.With("migration", r.GetMigration()), request: r,
-		changed: newBroadcast(), undone: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
+		changed: newBroadcast(), undone: make(chan struct{}), unwanted: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
 	}
+	s.settings = p.madeWith()
 	s.use = linkUse{own: int64(r.GetBandwidth()), share: r.GetShare(), left: linklimit.New(0)}
 	s.use.apply()
 	if !r.GetFilesLater() {
@@ -230,10 +237,17 @@ func (s *source) commit() error {
 // leave kills the frozen pod and clears away what the migration needed.
 func (s *source) leave() {
 	defer close(s.undone)
+	serves := s.isServing()
+	if !serves {
+		s.awaitRemoval()
+	}
+	s.releaseCollector()
 	if err := resetConnections(s.containers[0].pid); err != nil {
 		s.log.Warn("peers hear late that their connections are over", "error", err)
 	}
-	s.awaitFetched()
+	if serves {
+		s.awaitFetched()
+	}
 	for _, c := range s.containers {
 		// All processes have SIGKILL pending before any of them is thawed.
 		if err := c.freezer.kill(); err != nil {
@@ -250,6 +264,28 @@ func (s *source) leave() {
 	s.running.Wait()
 	s.release()
 	s.log.Info("source pod is gone")
+}
+
+// lingerLimit is how long a committed pod stands here when nobody asks for its removal. The node daemon does as soon as the pod runs on the
+// other node, some tens of milliseconds after the commit.
+const lingerLimit = time.Second
+
+// awaitRemoval returns when somebody wants the committed pod gone, or has not come for long. Until then nobody needs its end, which takes
+// processors: 5 ms for each 64 MiB of memory. (Those that CRIU traces begin to die when they are killed, frozen or not.)
+func (s *source) awaitRemoval() {
+	linger := time.NewTimer(lingerLimit)
+	defer linger.Stop()
+	select {
+	case <-s.unwanted:
+	case <-linger.C:
+	}
+}
+
+// remove says that somebody wants the pod gone, which is not so before the commit.
+func (s *source) remove() {
+	if s.committed() {
+		s.removing.Do(func() { close(s.unwanted) })
+	}
 }
 
 // abort ends the migration before its commit.
@@ -287,6 +323,7 @@ func (s *source) end(to shimv1.State, cause error) {
 	s.cancel(cause)
 	s.running.Wait()
 	s.letGo()
+	s.releaseCollector()
 	s.release()
 	s.log.Info("migration ended, the pod runs on", "cause", cause)
 }

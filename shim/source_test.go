@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"testing"
+	"time"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
@@ -13,7 +14,7 @@ import (
 func testSource(state shimv1.State) *source {
 	s := &source{
 		id: "m1", log: slog.New(slog.NewTextHandler(io.Discard, nil)), request: &shimv1.BeginRequest{},
-		changed: newBroadcast(), undone: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{}, state: state,
+		changed: newBroadcast(), undone: make(chan struct{}), unwanted: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{}, state: state,
 	}
 	s.work, s.cancel = context.WithCancelCause(context.Background())
 	return s
@@ -85,5 +86,27 @@ func TestSourceThatNobodyWatchesAborts(t *testing.T) {
 	<-s.undone
 	if !errors.Is(s.err, errUnwatched) {
 		t.Errorf("ended by %v", s.err)
+	}
+}
+
+func TestACommittedPodStandsUntilSomebodyWantsItGone(t *testing.T) {
+	s := testSource(shimv1.State_STATE_CUT_OVER)
+	s.remove()
+	select {
+	case <-s.unwanted:
+		t.Fatal("who ends a container before the commit ends a pod that is not committed yet")
+	default:
+	}
+	s.state = shimv1.State_STATE_COMMITTED
+	m := &migrations{source: s}
+	for range 2 { // each container, and the sandbox
+		if err := m.endCommitted("c1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	s.awaitRemoval()
+	if took := time.Since(began); took >= lingerLimit {
+		t.Errorf("it stood for %v more", took)
 	}
 }

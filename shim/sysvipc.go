@@ -26,6 +26,9 @@ var sysvImages = []string{"ipcns-shm-*.img", "ipcns-sem-*.img", "ipcns-msg-*.img
 
 // sysvOwner chooses the container that takes the pod's System V objects along.
 func (s *source) sysvOwner() (*departure, error) {
+	if s.containers[0].inNamespaces {
+		return s.containers[0], nil // there are none
+	}
 	var owner *departure
 	for _, c := range s.containers {
 		attached, err := c.attachesSysV()
@@ -47,7 +50,7 @@ func (s *source) sysvOwner() (*departure, error) {
 
 // attachesSysV says whether a process of the container has a segment attached.
 func (d *departure) attachesSysV() (bool, error) {
-	pids, err := d.freezer.processes()
+	pids, err := d.processes()
 	if err != nil {
 		return false, err
 	}
@@ -68,6 +71,9 @@ func (d *departure) attachesSysV() (bool, error) {
 
 // withoutSysV adds the images of System V objects to those that are not sent.
 func (d *departure) withoutSysV(skip []string) ([]string, error) {
+	if d.inNamespaces {
+		return skip, nil
+	}
 	for _, pattern := range sysvImages {
 		paths, err := filepath.Glob(filepath.Join(d.images, pattern))
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -76,6 +77,11 @@ func (t *tasks) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*task
 		return nil, err
 	}
 	t.pod.add(c)
+	if c.sandbox {
+		if err := t.pod.noteSettings(c); err != nil { // its moves take a little longer
+			log.G(ctx).WithError(err).Warn("settings of the pod's namespaces are not known")
+		}
+	}
 	return resp, nil
 }
 
@@ -111,7 +117,7 @@ func (t *tasks) Kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Empty
 		t.migrations.cancelAll(errKilled)
 	}
 	if r.ExecID == "" {
-		if err := t.migrations.refuseWhileFetched(r.ID); err != nil {
+		if err := t.migrations.endCommitted(r.ID); err != nil {
 			return nil, err
 		}
 		t.migrations.cancel(r.ID, errKilled)

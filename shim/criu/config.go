@@ -85,12 +85,12 @@ func (c config) environment(env []string) []string {
 	return append(env, "HOME="+c.home(), "PATH="+path, EnvStandIns+"="+c.bin())
 }
 
-// relay makes the relay of a CRIU that calls action scripts beside notifications, or does not, and what stands in for it.
-func (c config) relay(scripts bool, stages ...Stage) (*Relay, error) {
+// relay makes a relay, and what stands in for CRIU.
+func (c config) relay(of traits, stages ...Stage) (*Relay, error) {
 	if err := placeStandIns(c.bin()); err != nil {
 		return nil, err
 	}
-	r, err := NewRelay(c.bin(), scripts, stages...)
+	r, err := newRelay(c.bin(), of, stages...)
 	if err != nil {
 		os.RemoveAll(c.bin())
 		return nil, err
@@ -101,30 +101,39 @@ func (c config) relay(scripts bool, stages ...Stage) (*Relay, error) {
 // write writes the files: what this machine has configured first, which ours hide, then ours. Action scripts, wherever the machine has them
 // configured, are in the file that CRIU reads once.
 func (c config) write(r *Relay, external []External, lines []string) error {
-	named, err := readConfig(systemConfig)
+	m, err := readConfigured()
 	if err != nil {
 		return err
 	}
-	scripts, named := actionScripts(named)
-	if err := writeConfig(c.path, named, lines); err != nil {
+	if err := writeConfig(c.path, m.system, lines); err != nil {
 		return err
 	}
-	var users []string
-	if home := os.Getenv("HOME"); home != "" {
-		if users, err = readConfig(filepath.Join(home, userConfig)); err != nil {
-			return err
-		}
-	}
-	usersScripts, users := actionScripts(users)
 	path := filepath.Join(c.home(), userConfig)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("directory for CRIU's configuration: %w", err)
 	}
-	once := r.configure(users, slices.Concat(usersScripts, scripts))
+	once := r.configure(m.user, m.scripts)
 	for _, e := range external {
 		once = append(once, "external mnt["+e.Key+"]:"+e.Value)
 	}
 	return writeConfig(path, once)
+}
+
+// configured is what this machine has configured: lines of the two files, without those that name action scripts.
+type configured struct{ system, user, scripts []string }
+
+func readConfigured() (m configured, err error) {
+	if m.system, err = readConfig(systemConfig); err != nil {
+		return m, err
+	}
+	scripts, system := actionScripts(m.system)
+	if home := os.Getenv("HOME"); home != "" {
+		if m.user, err = readConfig(filepath.Join(home, userConfig)); err != nil {
+			return m, err
+		}
+	}
+	usersScripts, user := actionScripts(m.user)
+	return configured{system: system, user: user, scripts: slices.Concat(usersScripts, scripts)}, nil
 }
 
 func (c config) remove() {

@@ -20,7 +20,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 	}
 	for side, lines := range map[string][]string{"dump": dumpConfig(), "restore": restoreConfig(true)} {
 		c := config{filepath.Join(t.TempDir(), "criu.conf")}
-		if err := c.write(&Relay{scripts: true}, []External{{"/dev", "own"}}, lines); err != nil {
+		if err := c.write(&Relay{traits: traits{scripts: true}}, []External{{"/dev", "own"}}, lines); err != nil {
 			t.Fatal(err)
 		}
 		named, err := os.ReadFile(c.path)
@@ -56,7 +56,7 @@ func TestACRIUWithoutScriptsHearsOfNoneAndFindsTheStandInFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := config{filepath.Join(t.TempDir(), "criu.conf")}
-	g, err := c.relay(false, PreDump)
+	g, err := c.relay(traits{}, PreDump)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,8 +44,8 @@ type DumpConfig struct {
 	Showing []string
 	// External are mounts that are not CRIU's, each by its path and with a name for the images.
 	External []External
-	// Network is what Showing is given first, so that CRIU works in a network namespace.
-	Network []string
+	// Namespaces is what Showing is given first, so that CRIU works in namespaces of the container.
+	Namespaces []string
 	// Run runs a command to its end: a shim may wait for children only through
 	// containerd's reaper. It kills the command when ctx ends.
 	Run func(ctx context.Context, cmd *exec.Cmd) error
@@ -54,7 +54,7 @@ type DumpConfig struct {
 // command is `runc checkpoint` as go-runc would call it, below Showing.
 func (c *DumpConfig) command() *exec.Cmd {
 	args := append([]string{}, c.Showing[1:]...)
-	args = append(args, c.Network...)
+	args = append(args, c.Namespaces...)
 	for _, v := range c.Views {
 		source, target := v.Mount()
 		args = append(args, source, target)
@@ -93,7 +93,7 @@ type Dump struct {
 // It always has to be ended by Commit or Abort, also after an error.
 func StartDump(ctx context.Context, cfg DumpConfig) (*Dump, error) {
 	files := config{cfg.Config}
-	relay, err := files.relay(callsScripts(ctx, cfg.Run), PreDump, PostDump)
+	relay, err := files.relay(traits{scripts: callsScripts(ctx, cfg.Run), quiet: true}, PreDump, PostDump)
 	if err != nil {
 		return nil, err
 	}

@@ -16,16 +16,26 @@ import (
 // holds back runc's answer.
 //
 // An action script would do the same, but before 3.19 CRIU called none beside notifications. And it costs: CRIU forks and executes a shell
-// at each of some eight stages, most of which pass by, while the pod stands still.
+// at each of some eight stages, most of which pass by, while the pod stands still. For the same reason runc hears only of stages in which it
+// has something to do.
 
 // relaySocket is where, in the directory of the stand-ins, the one for CRIU finds the shim.
 const relaySocket = "relay"
 
+// traits are what a relay has to know of both sides.
+type traits struct {
+	// scripts: this CRIU calls action scripts beside notifications.
+	scripts bool
+	// quiet has CRIU log no more than warnings.
+	quiet bool
+	// hooks: the client has programs to run when the container's namespaces are there.
+	hooks bool
+}
+
 // Relay is where CRIU is held.
 type Relay struct {
 	arrivals
-	// scripts: this CRIU calls action scripts beside notifications.
-	scripts  bool
+	traits
 	listener *net.UnixListener
 	stages   []Stage
 	verdicts chan Verdict
@@ -39,15 +49,14 @@ type Relay struct {
 	accepter sync.WaitGroup
 }
 
-// NewRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages. scripts says
-// whether that calls action scripts when its client is notified as well.
-func NewRelay(dir string, scripts bool, stages ...Stage) (*Relay, error) {
+// newRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages.
+func newRelay(dir string, of traits, stages ...Stage) (*Relay, error) {
 	listener, err := listenIn(dir)
 	if err != nil {
 		return nil, fmt.Errorf("relay to CRIU: %w", err)
 	}
 	r := &Relay{
-		arrivals: make(arrivals, len(stages)), scripts: scripts, listener: listener, stages: stages,
+		arrivals: make(arrivals, len(stages)), traits: of, listener: listener, stages: stages,
 		// CRIU may hear its verdict before it has come to the stage: one for each, and one that calls all off.
 		verdicts: make(chan Verdict, len(stages)+1), closed: make(chan struct{}), broken: make(chan struct{}),
 	}

@@ -16,6 +16,20 @@ import (
 // maxMessage bounds what CRIU and its client say to each other: a request lists every mount of a container.
 const maxMessage = 1 << 20
 
+// quietLog is CRIU's level for errors and warnings (criu/include/log.h, LOG_WARN). runc asks for the highest: a line, and a write, for each
+// mount, area and descriptor, a fifth of CRIU's time while the pod stands still.
+const quietLog = 2
+
+// setupNamespaces is when CRIU's client runs hooks.
+const setupNamespaces Stage = "setup-namespaces"
+
+// idleStages are those at which CRIU's client is notified and does nothing: runc (libcontainer/criu_linux.go, criuNotifications; of network-lock
+// and network-unlock, libcontainer/network_linux.go: with what an OCI specification can ask for there is nothing to lock) and crun
+// (src/libcrun/criu.c, criu_notify). They are answered here, as is setupNamespaces if there are no hooks. One that is not known goes to the client.
+var idleStages = map[Stage]bool{
+	PreDump: true, "network-lock": true, "pre-restore": true, "post-setup-namespaces": true, "network-unlock": true, PreResume: true, "post-resume": true,
+}
+
 // maxPassed is how many descriptors a message may carry: the one with a terminal's master carries one.
 const maxPassed = 4
 
@@ -95,7 +109,7 @@ func (s *relayed) serve() {
 	asking.Wait()
 }
 
-// hand gives messages of one side to the other until the former ends, which is no error.
+// hand gives messages of one side to the other until the former ends, which is no error. change may leave nothing of one.
 func (s *relayed) hand(from, to *net.UnixConn, change func([]byte) ([]byte, error)) error {
 	buf := make([]byte, maxMessage)
 	for {
@@ -105,7 +119,7 @@ func (s *relayed) hand(from, to *net.UnixConn, change func([]byte) ([]byte, erro
 			return ended(err)
 		}
 		message, err := change(buf[:n])
-		if err == nil {
+		if err == nil && len(message) > 0 {
 			err = send(to, message, passed)
 		}
 		closeAll(passed)
@@ -115,18 +129,34 @@ func (s *relayed) hand(from, to *net.UnixConn, change func([]byte) ([]byte, erro
 	}
 }
 
-// said notes what CRIU notifies its client of.
+// said notes what CRIU notifies its client of, and answers what is not the client's matter.
 func (s *relayed) said(message []byte) ([]byte, error) {
 	resp := new(rpc.CriuResp)
 	if err := proto.Unmarshal(message, resp); err != nil {
 		return nil, fmt.Errorf("CRIU's message: %w", err)
 	}
-	if resp.GetType() == rpc.CriuReqType_NOTIFY {
-		s.mu.Lock()
-		s.stage = Stage(resp.GetNotify().GetScript())
-		s.mu.Unlock()
+	if resp.GetType() != rpc.CriuReqType_NOTIFY {
+		return message, nil
 	}
+	stage := Stage(resp.GetNotify().GetScript())
+	if idleStages[stage] || stage == setupNamespaces && !s.relay.hooks {
+		return nil, s.answerFor(stage)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stage = stage
 	return message, nil
+}
+
+// answerFor answers CRIU in the client's place.
+func (s *relayed) answerFor(stage Stage) error {
+	answer, err := proto.Marshal(&rpc.CriuReq{
+		Type: rpc.CriuReqType_NOTIFY.Enum(), NotifySuccess: proto.Bool(s.relay.hold(stage, s.criuPID) == Go),
+	})
+	if err != nil {
+		return fmt.Errorf("answer to CRIU: %w", err)
+	}
+	return send(s.criu, answer, nil)
 }
 
 // asked changes what the client says to CRIU: its answer to a notification comes when we have given ours, and the files
@@ -144,6 +174,9 @@ func (s *relayed) asked(message []byte) ([]byte, error) {
 	}
 	if err := s.lend(req.GetOpts()); err != nil {
 		return nil, err
+	}
+	if s.relay.quiet && req.GetOpts().GetLogLevel() > quietLog {
+		req.Opts.LogLevel = proto.Int32(quietLog)
 	}
 	return proto.Marshal(req)
 }

@@ -32,6 +32,10 @@ type RestoreConfig struct {
 	Run func(ctx context.Context, cmd *exec.Cmd) error
 	// External are mounts that are not CRIU's, each by its name in the images and with the path of what is bound.
 	External []External
+	// Hooks: the container's specification has programs run when it is made.
+	Hooks bool
+	// OwnYard: nothing that runc and CRIU need for the container is below YardDir.
+	OwnYard bool
 }
 
 // Restore is a restore that somebody else starts, by `runc restore`, and that
@@ -46,7 +50,13 @@ type Restore struct {
 // PrepareRestore sets the relay and the configuration for a coming restore, whose command needs RestoreEnvironment.
 func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
 	files := config{cfg.Config}
-	relay, err := files.relay(callsScripts(ctx, cfg.Run), PostRestore, PreResume)
+	m, err := readConfigured()
+	if err != nil {
+		return nil, err
+	}
+	cfg.OwnYard = cfg.OwnYard && len(m.scripts) == 0 // they run where CRIU does
+	// Where the yard is not its own, its log says which it was.
+	relay, err := files.relay(traits{scripts: callsScripts(ctx, cfg.Run), quiet: cfg.OwnYard, hooks: cfg.Hooks}, PostRestore, PreResume)
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +70,10 @@ func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
 
 // RestoreEnvironment changes that of the command that restores a container, by the file that its ConfigAnnotation names.
 func RestoreEnvironment(env []string, file string) []string { return config{file}.environment(env) }
+
+// OwnYard says whether the command is to find YardDir empty, by HideYards: CRIU puts mounts together there, and nothing of that is left behind
+// then, whatever becomes of it.
+func (r *Restore) OwnYard() bool { return r.config.OwnYard }
 
 // Held returns CRIU's pid when all processes of the container exist and wait. ctx
 // must end, with a cause, when the restore has failed.
@@ -107,7 +121,7 @@ func (r *Restore) KeepLog(attempt int) error {
 var rootsYard = regexp.MustCompile(`/tmp/\.criu\.mntns\.[A-Za-z0-9]{6}`)
 
 // ClearRoots removes the empty directory that a CRIU leaves which is killed before it lets
-// the processes go. Only its log says which that is.
+// the processes go. Only its log says which that is. With a yard of its own there is none.
 func (r *Restore) ClearRoots() {
 	log, err := os.ReadFile(filepath.Join(r.config.Work, restoreLog))
 	if err != nil {

@@ -47,12 +47,12 @@ func TestSizesOfFilesThatOthersWriteToAreForgotten(t *testing.T) {
 		"beside a timer":         {filesOf(t, 1, 0, 50), filesOf(t, 1, 0, 50), false},
 		"an image without files": {sizedFiles(t), sizedFiles(t), false},
 	} {
-		out, changed, err := forgetSizes(c.before, shared)
+		out, changed, err := amend(c.before, func(e *fdinfo.FileEntry) bool { return forgetSize(e, shared) })
 		if err != nil || changed != c.changed || !bytes.Equal(out, c.after) {
 			t.Errorf("%s: changed %t, %v:\n%x, want\n%x", name, changed, err, out, c.after)
 		}
 	}
-	if _, _, err := forgetSizes([]byte("no image"), shared); !errors.Is(err, errFilesImage) {
+	if _, _, err := amend([]byte("no image"), rearm); !errors.Is(err, errFilesImage) {
 		t.Errorf("no image: %v", err)
 	}
 }

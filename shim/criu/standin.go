@@ -75,7 +75,11 @@ func StandIn(args []string) (stood bool, err error) {
 		return true, err
 	}
 	if name == standInCRIU {
-		if err := os.Setenv("PATH", lockers+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
+		err := errors.Join(
+			os.Setenv("PATH", lockers+string(os.PathListSeparator)+os.Getenv("PATH")),
+			// It finds what it calls in its libraries now, and not at the first call of each, when the pod stands still (ld.so(8)).
+			os.Setenv("LD_BIND_NOW", "1"))
+		if err != nil {
 			return true, err
 		}
 	}

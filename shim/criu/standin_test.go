@@ -10,7 +10,7 @@ import (
 )
 
 func TestAnotherCallOfCRIUIsNotRelayed(t *testing.T) {
-	files, _ := newRelay(t, PreDump)
+	files, _ := testRelay(t, PreDump)
 	bin := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bin, "criu"), []byte("#!/bin/sh\necho \"$@\"\n"), 0o700); err != nil {
 		t.Fatal(err)
@@ -27,7 +27,7 @@ func TestAnotherCallOfCRIUIsNotRelayed(t *testing.T) {
 
 func TestTheNetworkIsNotLockedAndOtherRulesAreCarried(t *testing.T) {
 	c := config{filepath.Join(t.TempDir(), "criu.conf")}
-	r, err := c.relay(true)
+	r, err := c.relay(traits{scripts: true})
 	if err != nil {
 		t.Fatal(err)
 	}

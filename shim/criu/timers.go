@@ -6,8 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fown"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/pipe"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
+	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
+	sk_opts "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-opts"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/timerfd"
 	"google.golang.org/protobuf/proto"
 )
@@ -22,12 +28,31 @@ const filesMagic = uint64(0x56303138)<<32 | 0x54564319
 // be read.
 var errFilesImage = errors.New("bad image of open files")
 
-// RearmTimers corrects the periodic timerfds in a container's images. One that
-// has expired and was not read yet has no time left in fdinfo, as the kernel
-// starts it again only when it is read (kernel: fs/timerfd.c, timerfd_show and
-// timerfd_read_iter). CRIU sets that time on restore, which means disarmed: the
-// timer would never tick again. With a nanosecond left it ticks at once.
-func RearmTimers(dir string) error { return editFiles(dir, rearm) }
+// AmendFiles corrects what a container's images say of its open files: expired timers are armed again, and sizes are forgotten of files that others
+// may write to until they are opened again. others is asked for each file's path in the container.
+func AmendFiles(dir string, others func(path string) bool) error {
+	return editFiles(dir, func(image []byte) ([]byte, bool, error) {
+		return amend(image, func(e *fdinfo.FileEntry) bool {
+			armed, forgotten := rearm(e), forgetSize(e, others)
+			return armed || forgotten
+		})
+	})
+}
+
+// PrepareAmendFiles does once what takes longer than all else the first time that open files are decoded: a pod stands still for AmendFiles.
+var PrepareAmendFiles = sync.OnceFunc(func() {
+	sample := &fdinfo.FileEntry{
+		Type: fdinfo.FdTypes_REG.Enum(), Id: proto.Uint32(1),
+		Reg:  &regfile.RegFileEntry{Id: proto.Uint32(1), Flags: proto.Uint32(0), Pos: proto.Uint64(0), Fown: &fown.FownEntry{}, Name: proto.String("/")},
+		Isk:  &sk_inet.InetSkEntry{Fown: &fown.FownEntry{}, Opts: &sk_opts.SkOptsEntry{}},
+		Tfd:  &timerfd.TimerfdEntry{Fown: &fown.FownEntry{}},
+		Pipe: &pipe.PipeEntry{Fown: &fown.FownEntry{}},
+	}
+	image, err := proto.MarshalOptions{AllowPartial: true}.Marshal(sample)
+	if err == nil {
+		_ = proto.UnmarshalOptions{AllowPartial: true}.Unmarshal(image, new(fdinfo.FileEntry))
+	}
+})
 
 // editFiles writes a container's image of open files anew, if edit changes it. A
 // container without one has none open.
@@ -53,12 +78,10 @@ func editFiles(dir string, edit func(image []byte) (out []byte, changed bool, er
 	return nil
 }
 
-// rearm copies an image of open files; entries without such a timer stay as
-// they are, byte for byte.
-func rearm(image []byte) (out []byte, changed bool, err error) {
+// amend copies an image of open files; entries that change says it has left alone stay as they are, byte for byte.
+func amend(image []byte, change func(*fdinfo.FileEntry) bool) (out []byte, changed bool, err error) {
 	err = eachFile(image, func(record []byte, entry *fdinfo.FileEntry) error {
-		if expired(entry.GetTfd()) {
-			entry.Tfd.Vnsec = proto.Uint64(1)
+		if change(entry) {
 			var err error
 			if record, err = proto.Marshal(entry); err != nil {
 				return fmt.Errorf("%w: %w", errFilesImage, err)
@@ -73,6 +96,19 @@ func rearm(image []byte) (out []byte, changed bool, err error) {
 		return nil, false, err
 	}
 	return append(image[:8:8], out...), changed, nil
+}
+
+// rearm corrects a periodic timerfd. One that
+// has expired and was not read yet has no time left in fdinfo, as the kernel
+// starts it again only when it is read (kernel: fs/timerfd.c, timerfd_show and
+// timerfd_read_iter). CRIU sets that time on restore, which means disarmed: the
+// timer would never tick again. With a nanosecond left it ticks at once.
+func rearm(entry *fdinfo.FileEntry) (changed bool) {
+	if !expired(entry.GetTfd()) {
+		return false
+	}
+	entry.Tfd.Vnsec = proto.Uint64(1)
+	return true
 }
 
 // eachFile reads an image of open files.

@@ -44,7 +44,7 @@ func TestExpiredPeriodicTimersAreArmedAgain(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := filesOf(t, c.ticks, c.value, c.interval)
-			out, changed, err := rearm(in)
+			out, changed, err := amend(in, rearm)
 			if err != nil || changed != c.changed {
 				t.Fatalf("changed %v, error %v", changed, err)
 			}
@@ -64,7 +64,7 @@ func FuzzRearm(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(binary.LittleEndian.AppendUint64(nil, filesMagic))
 	f.Fuzz(func(t *testing.T, image []byte) {
-		out, changed, err := rearm(image)
+		out, changed, err := amend(image, rearm)
 		if err != nil {
 			if !errors.Is(err, errFilesImage) {
 				t.Fatal(err)

@@ -15,7 +15,18 @@ import (
 // CRIU puts a restored container's mounts together in a directory of its own, and removes
 // that when all processes exist (criu/mount.c, mnt_roots; depopulate_roots_yard). One that
 // is killed before has left it.
-const yards = "/tmp/.criu.mntns.*"
+const yards = YardDir + "/.criu.mntns.*"
+
+// YardDir is where CRIU makes that directory.
+const YardDir = "/tmp"
+
+// HideYards puts an empty file system over YardDir, in the mount namespace of the calling thread, which has to be its own.
+func HideYards() error {
+	if err := unix.Mount("godwit", YardDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=01777"); err != nil {
+		return fmt.Errorf("directory for CRIU's mounts: %w", err)
+	}
+	return nil
+}
 
 // yardAge is by how much a yard must be older than any CRIU that runs to be nobody's:
 // times of processes and files are not told by the same clock.

@@ -1407,7 +1407,9 @@ type CutOverRequest struct {
 	// CRIU may here as well, and the images then name none.
 	InNetwork bool `protobuf:"varint,2,opt,name=in_network,json=inNetwork,proto3" json:"in_network,omitempty"`
 	// Approach has answered so for all containers: CRIU need not dump what BeginResponse.tmpfs lists.
-	FillsTmpfs    bool `protobuf:"varint,3,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
+	FillsTmpfs bool `protobuf:"varint,3,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
+	// Approach has answered so for all containers: CRIU may work in the pod's IPC and UTS namespaces here as well, and the images then name none.
+	InNamespaces  bool `protobuf:"varint,4,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1459,6 +1461,13 @@ func (x *CutOverRequest) GetInNetwork() bool {
 func (x *CutOverRequest) GetFillsTmpfs() bool {
 	if x != nil {
 		return x.FillsTmpfs
+	}
+	return false
+}
+
+func (x *CutOverRequest) GetInNamespaces() bool {
+	if x != nil {
+		return x.InNamespaces
 	}
 	return false
 }
@@ -2054,7 +2063,9 @@ func (x *ApproachRequest) GetTmpfs() string {
 type ApproachResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Those that CRIU has not dumped are filled in here.
-	FillsTmpfs    bool `protobuf:"varint,1,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
+	FillsTmpfs bool `protobuf:"varint,1,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
+	// The restore works in the pod's IPC and UTS namespaces.
+	InNamespaces  bool `protobuf:"varint,2,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2092,6 +2103,13 @@ func (*ApproachResponse) Descriptor() ([]byte, []int) {
 func (x *ApproachResponse) GetFillsTmpfs() bool {
 	if x != nil {
 		return x.FillsTmpfs
+	}
+	return false
+}
+
+func (x *ApproachResponse) GetInNamespaces() bool {
+	if x != nil {
+		return x.InNamespaces
 	}
 	return false
 }
@@ -2486,13 +2504,14 @@ const file_migration_proto_rawDesc = "" +
 	"fetchEtaMs\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
-	"\x11SendFilesResponse\"n\n" +
+	"\x11SendFilesResponse\"\x93\x01\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1d\n" +
 	"\n" +
 	"in_network\x18\x02 \x01(\bR\tinNetwork\x12\x1f\n" +
 	"\vfills_tmpfs\x18\x03 \x01(\bR\n" +
-	"fillsTmpfs\"\xae\x02\n" +
+	"fillsTmpfs\x12#\n" +
+	"\rin_namespaces\x18\x04 \x01(\bR\finNamespaces\"\xae\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -2534,10 +2553,11 @@ const file_migration_proto_rawDesc = "" +
 	"\x0fApproachRequest\x128\n" +
 	"\arestore\x18\x01 \x01(\v2\x1e.godwit.shim.v1.RestoreRequestR\arestore\x12 \n" +
 	"\vdescriptors\x18\x02 \x01(\tR\vdescriptors\x12\x14\n" +
-	"\x05tmpfs\x18\x03 \x01(\tR\x05tmpfs\"3\n" +
+	"\x05tmpfs\x18\x03 \x01(\tR\x05tmpfs\"X\n" +
 	"\x10ApproachResponse\x12\x1f\n" +
 	"\vfills_tmpfs\x18\x01 \x01(\bR\n" +
-	"fillsTmpfs\"-\n" +
+	"fillsTmpfs\x12#\n" +
+	"\rin_namespaces\x18\x02 \x01(\bR\finNamespaces\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +

@@ -1596,7 +1596,9 @@ type ApproachResponse struct {
 	// Why restores could not be started; empty if all were.
 	Trouble string `protobuf:"bytes,1,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	// Those file systems are filled in at this end, for all containers.
-	FillsTmpfs    bool `protobuf:"varint,2,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
+	FillsTmpfs bool `protobuf:"varint,2,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
+	// All restores work in the pod's IPC and UTS namespaces.
+	InNamespaces  bool `protobuf:"varint,3,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1641,6 +1643,13 @@ func (x *ApproachResponse) GetTrouble() string {
 func (x *ApproachResponse) GetFillsTmpfs() bool {
 	if x != nil {
 		return x.FillsTmpfs
+	}
+	return false
+}
+
+func (x *ApproachResponse) GetInNamespaces() bool {
+	if x != nil {
+		return x.InNamespaces
 	}
 	return false
 }
@@ -1746,11 +1755,12 @@ const file_peer_proto_rawDesc = "" +
 	"\x0fApproachRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12 \n" +
 	"\vdescriptors\x18\x02 \x03(\tR\vdescriptors\x12\x14\n" +
-	"\x05tmpfs\x18\x03 \x03(\tR\x05tmpfs\"M\n" +
+	"\x05tmpfs\x18\x03 \x03(\tR\x05tmpfs\"r\n" +
 	"\x10ApproachResponse\x12\x18\n" +
 	"\atrouble\x18\x01 \x01(\tR\atrouble\x12\x1f\n" +
 	"\vfills_tmpfs\x18\x02 \x01(\bR\n" +
-	"fillsTmpfs*T\n" +
+	"fillsTmpfs\x12#\n" +
+	"\rin_namespaces\x18\x03 \x01(\bR\finNamespaces*T\n" +
 	"\x05Stage\x12\x11\n" +
 	"\rSTAGE_UNKNOWN\x10\x00\x12\x13\n" +
 	"\x0fSTAGE_PREPARING\x10\x01\x12\x0e\n" +
