@@ -161,6 +161,7 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 	var shared []*area
 	if r.config.Shared != nil && number <= sharedRounds {
 		shared = r.config.Shared.areas(memories)
+		r.resent.again(shared)
 	}
 	r.reporter.roundBegins(number, sending+pagesOfAreas(shared))
 	held := heldBack(r.config.Session)
