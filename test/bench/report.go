@@ -101,6 +101,12 @@ func (b *bench) report() report {
 			promise(true, f)
 		}
 	}
+	for _, c := range b.steering {
+		promise(true, figure.Figure{Name: "speed of the chosen codec / of the best, " + c.Name(), Value: c.Share(), Limit: steeredShare, AtLeast: true})
+	}
+	if c := b.copies; c != nil {
+		promise(true, figure.Figure{Name: "processor's time of rounds that may send deltas / may not, unshaped", Value: c.Cost, Limit: copiesCost})
+	}
 	if b.table != nil {
 		godwit, byHand := b.table.Failures()
 		promise(true, figure.Figure{Name: "cells of the table that failed", Value: float64(godwit), Limit: 0})
