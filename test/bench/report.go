@@ -102,7 +102,8 @@ func (b *bench) report() report {
 		}
 	}
 	for _, c := range b.steering {
-		promise(true, figure.Figure{Name: "speed of the chosen codec / of the best, " + c.Name(), Value: c.Share(), Limit: steeredShare, AtLeast: true})
+		promise(true, figure.Figure{Name: "speed of the chosen codec / of the best, " + c.Name(), Value: c.Share(), Limit: steeredShare, AtLeast: true,
+			Unpromised: c.Busy})
 	}
 	if c := b.copies; c != nil {
 		promise(true, figure.Figure{Name: "processor's time of rounds that may send deltas / may not, unshaped", Value: c.Cost, Limit: copiesCost})
