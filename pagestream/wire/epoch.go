@@ -15,6 +15,9 @@ const (
 	// pure is the part of an epoch's bytes that must have gone with one rung for the epoch to
 	// tell of that.
 	pure = 0.75
+	// away is how long a caller may be busy elsewhere, or be held back, between two frames of an epoch. After more
+	// than that the connection has been at rest, of which nothing can be told.
+	away = 100 * time.Millisecond
 	// leastShare is the least part of a processor that is believed in.
 	leastShare = 0.02
 )
@@ -54,7 +57,8 @@ type transmission struct {
 	wire, raw   uint64 // bytes of the frame, and of its body before compression
 	rung        rung   // that it went with
 	asItIs      bool   // it does not compress, so nothing was chosen
-	total       time.Duration
+	end         time.Time
+	total       time.Duration // until then
 	waited      time.Duration // of total, for the window and the limit
 	limited     time.Duration // of waited, for the limit
 	compressing effort
@@ -65,7 +69,9 @@ type transmission struct {
 // epoch is transmissions, summed.
 type epoch struct {
 	stretch
+	begun   bool
 	began   time.Time
+	last    time.Time        // when the last frame was sent
 	socket  socket           // at the beginning
 	known   bool             // whether that is known
 	raw     [numRungs]uint64 // of frames that look compressible
@@ -81,9 +87,10 @@ type epoch struct {
 func (o *observer) transmitted(t transmission) {
 	o.clock += t.total
 	e := &o.epoch
-	if e.began.IsZero() {
-		o.beginEpoch(time.Now())
+	if !e.begun || t.end.Sub(e.last)-t.total > away {
+		o.beginEpoch(t.end)
 	}
+	e.last = t.end
 	e.total += t.total
 	e.waited += t.waited
 	e.limited += t.limited
@@ -98,13 +105,13 @@ func (o *observer) transmitted(t transmission) {
 	e.sealing.add(t.sealing)
 	e.kernel.add(t.kernel)
 	if e.total >= o.length && e.wire >= epochBytes {
-		o.endEpoch(time.Now())
+		o.endEpoch(t.end)
 	}
 }
 
-// beginEpoch begins the first one, with what the kernel says before it.
+// beginEpoch begins the first one, or one after a pause, with what the kernel says before it.
 func (o *observer) beginEpoch(now time.Time) {
-	o.epoch.began = now
+	o.epoch = epoch{begun: true, began: now, stretch: stretch{window: o.epoch.window}}
 	if o.ask != nil {
 		o.epoch.socket, o.epoch.known = o.ask()
 	}
@@ -130,7 +137,7 @@ func (o *observer) endEpoch(now time.Time) {
 	o.noteLimits(now)
 	o.noteBound(o.holds == theLink && c.slowLink(), e.wire)
 	o.noteProof()
-	o.epoch = epoch{began: now, socket: e.socket, known: e.known, stretch: stretch{window: e.window}}
+	o.epoch = epoch{begun: true, began: now, last: now, socket: e.socket, known: e.known, stretch: stretch{window: e.window}}
 }
 
 // askSocket completes the epoch by what the kernel says of it.

@@ -38,6 +38,25 @@ func TestAnEpochTellsProcessorAndLinkApart(t *testing.T) {
 	}
 }
 
+func TestAPauseIsNoPartOfAnEpoch(t *testing.T) {
+	const msec = time.Millisecond
+	o := newObserver(Auto, 1, DefaultWindow)
+	o.ask = func() (socket, bool) { return socket{}, true }
+	at := time.Now()
+	send := func(after time.Duration) uint64 {
+		at = at.Add(after + msec)
+		o.transmitted(transmission{wire: 1000, raw: 1000, end: at, total: msec})
+		return o.epoch.wire
+	}
+	send(0)
+	if got := send(away - msec); got != 2000 {
+		t.Errorf("%d bytes are in the epoch after a short pause, want 2000", got)
+	}
+	if got := send(away + msec); got != 1000 || !o.epoch.began.Equal(at) {
+		t.Errorf("%d bytes are in the epoch after a long one, want 1000", got)
+	}
+}
+
 func TestALimitIsKeptWhileItIsRelieved(t *testing.T) {
 	var l limit
 	l.keep = keepLeast

@@ -249,7 +249,8 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 		default:
 		}
 	}
-	t.total = time.Since(start) - held
+	t.end = time.Now()
+	t.total = t.end.Sub(start) - held
 	s.observe.transmitted(t)
 	s.written.raw.Add(uint64(h.raw))
 	s.written.writing.Add(int64(t.kernel.wall))
