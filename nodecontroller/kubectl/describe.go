@@ -120,6 +120,7 @@ func describe(w io.Writer, m *v1alpha1.PodMigration) {
 	if s.MemoryBytes > 0 {
 		line("Memory", fmt.Sprintf("%s, sent %s, last at %s/s, dirtied at %s/s", size(s.MemoryBytes), size(s.BytesSent), size(s.Rate), size(s.DirtyRate)))
 	}
+	line("Compression", s.Compression)
 	printRounds(w, s.Rounds)
 	line("Rounds ended", s.StopReason)
 	for _, c := range s.Containers {

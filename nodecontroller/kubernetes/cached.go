@@ -36,7 +36,7 @@ func slim(object any) (any, error) {
 	}
 	s := &kept.Status
 	s.Conditions, s.Rounds, s.Containers = nil, nil, nil
-	s.Migration, s.Engine, s.EngineReason, s.StopReason = "", "", "", ""
+	s.Migration, s.Engine, s.EngineReason, s.Compression, s.StopReason = "", "", "", "", ""
 	s.StartTime, s.CommitTime, s.CompletionTime, s.Total, s.Downtime = nil, nil, nil, nil, nil
 	if !hasFinalizer(m) { // else it may be why a session is broken off that is not over yet
 		s.Message, s.Owner = "", nil

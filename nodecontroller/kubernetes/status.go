@@ -93,6 +93,9 @@ func applyProgress(s *v1alpha1.PodMigrationStatus, p *nodev1.Progress) {
 		s.PredictedDowntime = &predicted
 	}
 	s.Throttle = events.Throttle(p).String()
+	if p.GetCompression() != "" {
+		s.Compression = p.GetCompression()
+	}
 	if p.GetStopReason() != "" {
 		s.StopReason = p.GetStopReason()
 	}

@@ -35,7 +35,8 @@ func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
 	feed(event(nodev1.Phase_PHASE_PREPARING, "prepared"), v1alpha1.PhasePreparing, v1alpha1.ContainerRunning)
 	copying := event(nodev1.Phase_PHASE_MIGRATING, "progress")
 	copying.Message = ""
-	copying.Progress = &nodev1.Progress{MemoryBytes: 5, WireBytesSent: 4, Rate: 3, DirtyRate: 2, PredictedDowntimeUs: 180e3, ThrottleMilliCpu: 800, ThrottleOfMilliCpu: 2000}
+	copying.Progress = &nodev1.Progress{MemoryBytes: 5, WireBytesSent: 4, Rate: 3, DirtyRate: 2, PredictedDowntimeUs: 180e3, ThrottleMilliCpu: 800, ThrottleOfMilliCpu: 2000,
+		Compression: "zstd level 3: the link is the bottleneck"}
 	for i := range uint32(80) {
 		copying.Progress.Rounds = append(copying.Progress.Rounds, &nodev1.Round{Number: i, DirtyPages: 9, DurationUs: 1500})
 	}
@@ -46,7 +47,12 @@ func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
 	if len(s.Rounds) != maxRounds || s.Rounds[0].Number != 0 || s.Rounds[maxRounds-1].Number != 79 || s.Rounds[0].Duration.Duration != 1500*time.Microsecond {
 		t.Errorf("%d rounds: %+v", len(s.Rounds), s.Rounds)
 	}
-	feed(event(nodev1.Phase_PHASE_MIGRATING, "freezing"), v1alpha1.PhaseMigrating, v1alpha1.ContainerFrozen)
+	frozen := event(nodev1.Phase_PHASE_MIGRATING, "freezing")
+	frozen.Progress = &nodev1.Progress{Rounds: copying.Progress.Rounds}
+	feed(frozen, v1alpha1.PhaseMigrating, v1alpha1.ContainerFrozen)
+	if want := "zstd level 3: the link is the bottleneck"; s.Compression != want {
+		t.Errorf("compression %q, want %q, also after progress that does not know", s.Compression, want)
+	}
 	s.Phase = v1alpha1.PhaseMigrationComplete // by Agree, before the event of it
 	feed(event(nodev1.Phase_PHASE_MIGRATING, "cutover"), v1alpha1.PhaseMigrationComplete, v1alpha1.ContainerMoved)
 	feed(event(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed"), v1alpha1.PhaseMigrationComplete, v1alpha1.ContainerMoved)

@@ -19,6 +19,7 @@ type resent struct {
 	seed   uint64
 	tables map[pagestream.Space]*pagehash.Private
 	copies *delta.Cache
+	shared map[pagestream.Space]bool // shared memory of which a round has sent pages
 }
 
 // newResent makes one that keeps copies of pages if deltas is true.
@@ -31,7 +32,8 @@ func newResent(deltas bool) (*resent, error) {
 	if deltas {
 		bytes = delta.DefaultCacheBytes
 	}
-	return &resent{seed: seed, tables: make(map[pagestream.Space]*pagehash.Private), copies: delta.NewCache(bytes)}, nil
+	return &resent{seed: seed, tables: make(map[pagestream.Space]*pagehash.Private), copies: delta.NewCache(bytes),
+		shared: make(map[pagestream.Space]bool)}, nil
 }
 
 // begin begins a round that found this.
@@ -43,7 +45,10 @@ func (r *resent) begin(found track.Round) {
 	for _, p := range found.Processes {
 		written[p.Space] = ascending(p.Dirty)
 	}
-	r.copies.Begin(func(k delta.Key) bool { return pagestream.Contains(written[k.Space], k.Address) })
+	r.copies.Begin(func(k delta.Key) bool {
+		// Rounds do not look at shared memory any more once it has copies: those are for the last one.
+		return k.Space.Kind == pagestream.Shared || pagestream.Contains(written[k.Space], k.Address)
+	})
 }
 
 // sift has areas leave out what the destination has. Areas are those of one copy, found is
@@ -72,6 +77,24 @@ func (r *resent) sift(areas []*area, found track.Round) {
 			r.tables[a.space] = table
 		}
 		a.sift, a.copies = table.Changed, r.copies
+	}
+}
+
+// again has areas of shared memory send what changed in pages that are sent a third time, as others do. What is
+// sent of a segment the first time is not kept.
+func (r *resent) again(areas []*area) {
+	for _, a := range areas {
+		if r.shared[a.space] {
+			a.copies = r.copies
+		}
+		r.shared[a.space] = true
+	}
+}
+
+// last is again for the last copy, which may go on beside others.
+func (r *resent) last(a *area) {
+	if r.shared[a.space] {
+		a.copies = r.copies
 	}
 }
 

@@ -117,7 +117,8 @@ func (r *Rounds) report(res Result, policy Policy) {
 		level = slog.LevelInfo
 	}
 	r.config.Log.Log(context.Background(), level, "round ended", append([]any{"round", last.Number, "pages", last.Pages,
-		"sent", last.Copied.Sent, "unchanged", last.Copied.Unchanged, "deltas", last.Copied.Deltas, "hot", last.Hot, "saved_bytes", last.Saved, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window}, d.inputs()...)...)
+		"sent", last.Copied.Sent, "unchanged", last.Copied.Unchanged, "deltas", last.Copied.Deltas, "hot", last.Hot, "saved_bytes", last.Saved, "behind", last.Behind, "scan", last.Scan, "copy", last.Copy, "window", last.Window,
+		"compression", compresses(r.config.Session)}, d.inputs()...)...)
 }
 
 // round collects what is dirty, copies it and waits until it is stored, so
@@ -161,6 +162,7 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 	var shared []*area
 	if r.config.Shared != nil && number <= sharedRounds {
 		shared = r.config.Shared.areas(memories)
+		r.resent.again(shared)
 	}
 	r.reporter.roundBegins(number, sending+pagesOfAreas(shared))
 	held := heldBack(r.config.Session)

@@ -90,6 +90,9 @@ func (r *Rounds) lastArea(space pagestream.Space, source source, ranges []pagest
 	if h := r.config.Shared.hashesOf(space); h != nil {
 		a.sift = h.Last
 	}
+	if r.resent != nil {
+		r.resent.last(a)
+	}
 	return a
 }
 

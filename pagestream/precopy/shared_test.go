@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/delta"
 	"godwit.dev/godwit/pagestream/images"
 	"godwit.dev/godwit/pagestream/pagehash"
 	"godwit.dev/godwit/pagestream/pagemap"
@@ -153,6 +154,54 @@ func sharedIsSentOnce(t *testing.T, carrier func(*sharedPod) Carrier) {
 		if bad := s.differing(p.spaceOf(name), 0, p.content(t, name)); len(bad) > 0 {
 			t.Errorf("%s: %d pages differ, first %#x", name, len(bad), bad[0])
 		}
+	}
+	s.check(t)
+}
+
+// segment opens the pod's memory of a name for writing.
+func (p *sharedPod) segment(t *testing.T, name string) *os.File {
+	t.Helper()
+	end := p.starts[name] + uint64(p.pages)*pagestream.PageSize
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/map_files/%x-%x", p.pid, p.starts[name], end), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func TestSharedPagesThatAreSentAThirdTimeGoAsWhatChangedInThem(t *testing.T) {
+	const pages, touched = 512, 100
+	p := startSharedPod(t, pages)
+	p.freeze(t) // so that nobody else writes
+	segment := p.segment(t, "anon")
+	touch := func(from, count int, what string) {
+		t.Helper()
+		for page := from; page < from+count; page++ {
+			if _, err := segment.WriteAt([]byte(what), int64(page)*pagestream.PageSize+40); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s := &changing{sink: newSink(2), limit: delta.MaxRecord}
+	r := newTestRounds(t, Config{Tracker: p, Session: s, Shared: newTestShared(t)})
+	for number, want := range []uint64{pages + pages/2 + pages, touched} {
+		stat, err := r.round(t.Context(), number)
+		if err != nil || stat.SharedCopied.Sent != want || stat.SharedCopied.Deltas != 0 {
+			t.Fatalf("round %d: %+v, %v; want %d pages, none as a delta", number, stat.SharedCopied, err, want)
+		}
+		touch(0, touched, "before the second round")
+	}
+	touch(0, touched+10, "before the freeze")
+	r.state = Converged
+	dir := t.TempDir()
+	p.dump(t, dir, 3, "anon", pages, 2)
+	_, stat, err := r.FinishShared(t.Context(), 0, dir)
+	if err != nil || stat.Copied.Sent != touched+10 || stat.Copied.Deltas != touched {
+		t.Errorf("the last copy: %+v, %v; want %d pages, %d of them as deltas", stat.Copied, err, touched+10, touched)
+	}
+	if bad := s.differing(p.spaceOf("anon"), 0, p.content(t, "anon")); len(bad) > 0 {
+		t.Errorf("%d pages differ, first %#x", len(bad), bad[0])
 	}
 	s.check(t)
 }

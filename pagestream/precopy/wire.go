@@ -37,3 +37,11 @@ func heldBack(s Session) time.Duration {
 	}
 	return 0
 }
+
+// compresses is what a session says of its compression and why; empty if it does not.
+func compresses(s Session) string {
+	if c, ok := s.(interface{ Compression() string }); ok {
+		return c.Compression()
+	}
+	return ""
+}

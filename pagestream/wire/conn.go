@@ -78,10 +78,10 @@ type pageConn struct {
 	features uint64 // that both sides have
 
 	sealing protection
-	renewal uint64        // records under one key
-	plain   []byte        // plaintext that does not fill a record yet
-	sealed  []byte        // records that have not been written
-	outTime time.Duration // time spent in writes
+	renewal uint64 // records under one key
+	plain   []byte // plaintext that does not fill a record yet
+	sealed  []byte // records that have not been written
+	out     effort // in writes
 
 	opening protection
 	in      []byte // buffer for reading
@@ -194,9 +194,9 @@ func (c *pageConn) writeOut() error {
 	if len(c.sealed) == 0 {
 		return nil
 	}
-	start := time.Now()
+	watch := startWatch()
 	_, err := c.batch.Write(c.sealed)
-	c.outTime += time.Since(start)
+	c.out.add(watch.stop())
 	c.sealed = c.sealed[:0]
 	return err
 }

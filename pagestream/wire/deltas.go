@@ -20,8 +20,12 @@ const (
 	// stream that was held back by it does not count as such any more. A window of them is
 	// under way before anything waits, so small rounds tell nothing.
 	boundFor = 4
-	// slowShare is how many times as much as the link takes the stream must be able to send.
-	slowShare = 3
+	// slowShare is how many times as much as the link takes the stream must be able to encrypt and hand to the
+	// kernel. That is a third of what it does with a page, and the receiver does as much.
+	slowShare = 8
+	// starved is the part of a processor below which a stream cannot tell a slow link from a machine that
+	// has no time for its network.
+	starved = 0.25
 )
 
 // DeltaLimit is the most bytes that a record of package delta may have to be worth sending
@@ -42,12 +46,14 @@ func (o *observer) deltaLimit() int {
 		return 0
 	}
 	ratio := 1.0
-	switch c := o.now.Current; {
-	case o.mode == NoCompression || o.mode == Auto && o.now.Sample >= incompressible:
-	case o.mode == Zstd || o.mode == Auto && c == codecZstd:
-		ratio = o.now.Zstd.ratio()
-	case o.mode == LZ4 || o.mode == Auto && c == codecLZ4:
-		ratio = o.now.LZ4.ratio()
+	switch r := o.now.Current; {
+	case o.mode == NoCompression || o.mode == Auto && (o.now.Sample >= incompressible || r == rungNone):
+	case o.mode == Zstd:
+		ratio = o.now.Did[rungZstd].ratio()
+	case o.mode == LZ4:
+		ratio = o.now.Did[rungLZ4].ratio()
+	default:
+		ratio = o.now.Did[r].ratio()
 	}
 	return min(int(ratio*pagestream.PageSize)/deltaGain, delta.MaxRecord)
 }
@@ -63,7 +69,9 @@ func (p performance) ratio() float64 {
 // slowLink says whether the link holds the stream back so much that a copy of what goes over it
 // is worth its memory. Processes on one machine, or a fast network, wait for each
 // other now and then, too.
-func (c conditions) slowLink() bool { return c.Link > 0 && slowShare*c.Link < c.Transmit*c.CPU }
+func (c conditions) slowLink() bool {
+	return c.Link > 0 && slowShare*c.Link < c.Transmit*c.CPU && c.CPU >= starved
+}
 
 // noteBound takes in whether the link held the stream back in an epoch, and what went over it.
 func (o *observer) noteBound(heldBack bool, bytes uint64) {

@@ -185,7 +185,7 @@ func TestRunTablesOfDeltasHaveNoZeroesAndFewPages(t *testing.T) {
 
 // epochOf is an epoch of a stream, in which so many bytes went.
 func epochOf(bytes uint64, waited time.Duration) transmission {
-	return transmission{wire: bytes, total: 100 * time.Millisecond, waited: waited, sealing: time.Millisecond}
+	return transmission{wire: bytes, total: 100 * time.Millisecond, waited: waited, sealing: effort{time.Millisecond, time.Millisecond}}
 }
 
 func TestDeltasAreWorthItWhereTheLinkHoldsAStreamBack(t *testing.T) {
@@ -197,7 +197,8 @@ func TestDeltasAreWorthItWhereTheLinkHoldsAStreamBack(t *testing.T) {
 	if n := o.deltaLimit(); n != delta.MaxRecord {
 		t.Errorf("of what does not compress: %d bytes, want %d", n, delta.MaxRecord)
 	}
-	o.now.Sample, o.now.Current, o.now.Zstd = 0.3, codecZstd, performance{Known: true, Ratio: 0.25}
+	o.now.Sample, o.now.Current = 0.3, rungZstd
+	o.now.Did[rungZstd] = performance{Known: true, Ratio: 0.25}
 	if n := o.deltaLimit(); n != pagestream.PageSize/4/deltaGain {
 		t.Errorf("of what compresses to a quarter: %d bytes", n)
 	}
@@ -219,11 +220,13 @@ func TestALinkIsSlowIfItTakesMuchLessThanTheProcessorsSend(t *testing.T) {
 		now  conditions
 		slow bool
 	}{
-		{"nothing is held back", conditions{Transmit: 1e9, CPU: 1}, false},
-		{"200 Mbit/s, two streams", conditions{Link: 12e6, Transmit: 1e9, CPU: 0.7}, true},
-		{"1 Gbit/s, two streams", conditions{Link: 60e6, Transmit: 1e9, CPU: 0.7}, true},
-		{"a fast network", conditions{Link: 600e6, Transmit: 1e9, CPU: 0.7}, false},
-		{"one machine that is busy", conditions{Link: 100e6, Transmit: 0.4e9, CPU: 0.7}, false},
+		{"nothing is held back", conditions{Transmit: 2e9, CPU: 1}, false},
+		{"200 Mbit/s, two streams", conditions{Link: 12e6, Transmit: 2e9, CPU: 0.7}, true},
+		{"1 Gbit/s, two streams", conditions{Link: 60e6, Transmit: 2e9, CPU: 0.7}, true},
+		{"1 Gbit/s, a busy machine", conditions{Link: 60e6, Transmit: 2e9, CPU: 0.3}, true},
+		{"a fast network", conditions{Link: 600e6, Transmit: 2e9, CPU: 0.7}, false},
+		{"one machine that is busy", conditions{Link: 100e6, Transmit: 2e9, CPU: 0.3}, false},
+		{"one machine that is much too busy", conditions{Link: 20e6, Transmit: 2e9, CPU: 0.1}, false},
 	} {
 		if got := c.now.slowLink(); got != c.slow {
 			t.Errorf("%s: %v", c.name, got)

@@ -32,8 +32,14 @@
 //
 // Each stream of the sender holds at most 2 MaxData + 512 KiB and what its
 // compressors need (none before data compresses: lz4 16 KiB, zstd about
-// 2 MiB), each stream of the receiver 2 MaxData + 512 KiB, whatever the peer does.
+// 2 MiB, and 3 MiB more for its higher level over a slow link), each stream of the receiver 2 MaxData + 512 KiB, whatever the peer does.
 // The window lies in the kernels' socket buffers, under the kernels' limits.
+//
+// # Compression
+//
+// What a frame is compressed with is chosen by the stream that sends it (choose.go), from what it measures of itself and the kernel
+// says of its connection (epoch.go, bottleneck.go); a change that does not pay is taken back (proof.go). The
+// receiver decodes what a frame's header says: it knows of codecs, not of levels.
 //
 // # Limits
 //

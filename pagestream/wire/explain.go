@@ -18,36 +18,41 @@ func (s *Session) Compression() string {
 }
 
 // tell makes what explain says known to other goroutines, when it may have changed.
-func (o *observer) tell(c codec) {
-	if o.toldOf == (told{c, o.now.Link, o.now.Sample >= incompressible}) {
+func (o *observer) tell(r rung) {
+	now := told{r, o.holds, o.now.Link, o.now.Sample >= incompressible}
+	if o.toldOf == now {
 		return
 	}
-	o.toldOf = told{c, o.now.Link, o.now.Sample >= incompressible}
-	text := o.now.explain(c)
+	o.toldOf = now
+	text := o.now.explain(r, o.holds)
 	o.told.Store(&text)
 }
 
 // told is what an explanation depends on.
 type told struct {
-	codec          codec
+	rung           rung
+	holds          bottleneck
 	link           float64
 	incompressible bool
 }
 
-// explain says why a codec was chosen.
-func (c conditions) explain(chosen codec) string {
-	held := "the processors are the bottleneck"
-	if c.Link > 0 {
-		held = fmt.Sprintf("the link is the bottleneck, with %.1f MB/s a stream", c.Link/1e6)
+// explain says why a rung was chosen.
+func (c conditions) explain(chosen rung, holds bottleneck) string {
+	why := holds.String()
+	if c.Link > 0 && chosen != rungNone && holds == processors {
+		why = "without it the link would be the bottleneck" // as it was before
 	}
-	p := [numCodecs]performance{codecLZ4: c.LZ4, codecZstd: c.Zstd}[chosen]
+	if c.Link > 0 && holds != receiverSlow {
+		why += fmt.Sprintf(", with %.1f MB/s a stream", c.Link/1e6)
+	}
+	p := c.Did[chosen]
 	switch {
-	case chosen == codecNone && c.Sample >= incompressible:
+	case chosen == rungNone && c.Sample >= incompressible:
 		return "none: the memory does not compress"
-	case chosen == codecNone:
-		return "none: " + held
+	case chosen == rungNone:
+		return "none: " + why
 	case !p.Known:
 		return chosen.String() + ": it is tried"
 	}
-	return fmt.Sprintf("%s: %s, and it leaves %.2f at %.0f MB/s", chosen, held, p.Ratio, p.Speed/1e6)
+	return fmt.Sprintf("%s: %s, and it leaves %.2f at %.0f MB/s", chosen, why, p.Ratio, p.Speed/1e6)
 }

@@ -292,10 +292,10 @@ func FuzzReception(f *testing.F) {
 	var e encoder
 	page := make([]byte, 4*pagestream.PageSize)
 	fillText(page)
-	for _, c := range []codec{codecNone, codecLZ4, codecZstd} {
-		body := page
+	for r := rungNone; r < numRungs; r++ {
+		body, c := page, r.codec()
 		if c != codecNone {
-			body, _ = e.encode(c, page)
+			body, _ = e.encode(r, page)
 		}
 		body = append([]byte(nil), body...)
 		head := new([headerSize]byte)

@@ -23,6 +23,8 @@ type Session struct {
 	streams []*Stream
 	limiter *linklimit.Limiter
 	active  activity
+	idle    *idleProcessors
+	shares  *shares
 
 	once sync.Once // guards the setting of err
 	err  error     // set before done is closed
@@ -34,7 +36,7 @@ type Session struct {
 }
 
 func newSession(o *DialOptions, conns []*pageConn) *Session {
-	s := &Session{peer: o.ServerName, limiter: linklimit.New(o.Bandwidth), done: make(chan struct{})}
+	s := &Session{peer: o.ServerName, limiter: linklimit.New(o.Bandwidth), idle: newIdleProcessors(), shares: newShares(len(conns)), done: make(chan struct{})}
 	for i, conn := range conns {
 		s.streams = append(s.streams, newStream(s, i, conn, o))
 	}

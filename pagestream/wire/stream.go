@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,7 @@ func newStream(s *Session, number int, conn *pageConn, o *DialOptions) *Stream {
 		kick:     make(chan struct{}, 1),
 		readDone: make(chan struct{}),
 	}
+	st.observe.ask, st.observe.idle, st.observe.shares, st.observe.number = conn.socket, s.idle, s.shares, number
 	st.batch.table = make([]byte, 0, maxTable)
 	conn.batchWrites()
 	st.gate <- struct{}{}
@@ -214,21 +216,28 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 	s.session.active.begin(start)
 	defer func() { s.session.active.end(time.Now()) }()
 	h.body = h.raw
-	if err := s.compress(&h, &body); err != nil {
+	// The processor's time is told of threads.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	t := transmission{raw: uint64(h.raw)}
+	if err := s.compress(&h, &body, &t); err != nil {
 		return s.session.fail(err)
 	}
+	t.wire = h.wireSize()
 	waitStart := time.Now()
-	held, err := s.waitForRoom(h.wireSize(), waitStart)
+	held, limited, err := s.waitForRoom(t.wire, waitStart)
 	if err != nil {
 		return err
 	}
-	writeStart := time.Now()
+	t.waited, t.limited = time.Since(waitStart)-held, limited
 	if err := s.lock(context.Background()); err != nil {
 		return err
 	}
-	kernelBefore := s.conn.outTime
+	before, watch := s.conn.out, startWatch()
 	err = s.write(&h, table, body)
-	kernel := s.conn.outTime - kernelBefore
+	t.sealing, t.kernel = watch.stop(), s.conn.out
+	t.kernel.sub(before)
+	t.sealing.sub(t.kernel)
 	pending := s.conn.pending()
 	s.unlock()
 	if err != nil {
@@ -240,47 +249,14 @@ func (s *Stream) send(h header, table []byte, body [][]byte) error {
 		default:
 		}
 	}
-	end := time.Now()
-	s.observe.transmitted(transmission{wire: h.wireSize(), total: end.Sub(start) - held, waited: writeStart.Sub(waitStart) - held,
-		kernel: kernel, sealing: end.Sub(writeStart) - kernel})
+	t.end = time.Now()
+	t.total = t.end.Sub(start) - held
+	s.observe.transmitted(t)
 	s.written.raw.Add(uint64(h.raw))
-	s.written.writing.Add(int64(kernel))
+	s.written.writing.Add(int64(t.kernel.wall))
 	if h.raw > 0 && h.kind != frameDeltas {
 		s.written.frames[h.codec].Add(1)
 	}
-	return nil
-}
-
-// compress replaces the body by its compressed form if that is worth it.
-func (s *Stream) compress(h *header, body *[][]byte) error {
-	if h.kind == frameDeltas {
-		return nil // short already, and another kind of data than the one that is measured
-	}
-	c := s.observe.codec(*body, h.raw)
-	if c == codecNone {
-		return nil
-	}
-	src := (*body)[0]
-	if len(*body) > 1 {
-		s.joined = s.joined[:0]
-		for _, piece := range *body {
-			s.joined = append(s.joined, piece...)
-		}
-		src = s.joined
-	}
-	start := time.Now()
-	packed, err := s.encoder.encode(c, src)
-	if err != nil {
-		return err
-	}
-	if packed == nil {
-		s.observe.compressed(c, len(src), len(src), time.Since(start))
-		return nil
-	}
-	s.observe.compressed(c, len(src), len(packed), time.Since(start))
-	h.codec, h.body = c, uint32(len(packed))
-	s.pieces = append(s.pieces[:0], packed)
-	*body = s.pieces
 	return nil
 }
 

@@ -30,11 +30,11 @@ func (s *Stream) SetUrgent(urgent bool) {
 }
 
 // waitForRoom waits for the bandwidth limit and for the window. It returns how long the
-// session was held back, see Session.SetShare.
-func (s *Stream) waitForRoom(n uint64, start time.Time) (held time.Duration, err error) {
+// session was held back, see Session.SetShare, and how long the limit made it wait besides.
+func (s *Stream) waitForRoom(n uint64, start time.Time) (held, limited time.Duration, err error) {
 	done := s.session.done
-	if held, err = s.waitForLimit(n, start); err != nil {
-		return held, err
+	if held, limited, err = s.waitForLimit(n, start); err != nil {
+		return held, limited, err
 	}
 	var blocked time.Time
 	for {
@@ -48,21 +48,21 @@ func (s *Stream) waitForRoom(n uint64, start time.Time) (held time.Duration, err
 		select {
 		case <-changed:
 		case <-done:
-			return held, s.session.Err()
+			return held, limited, s.session.Err()
 		}
 	}
 	if !blocked.IsZero() {
 		s.written.blocked.Add(int64(time.Since(blocked)))
 	}
-	return held, nil
+	return held, limited, nil
 }
 
 // waitForLimit waits until the limit lets a frame of n bytes pass, and returns how
-// long it was held back altogether, which says nothing of the link.
-func (s *Stream) waitForLimit(n uint64, start time.Time) (held time.Duration, err error) {
+// long it was held back altogether, which says nothing of the link, and how long it waited besides.
+func (s *Stream) waitForLimit(n uint64, start time.Time) (held, limited time.Duration, err error) {
 	l := s.session.limiter
 	if l.Free() {
-		return 0, nil
+		return 0, 0, nil
 	}
 	urgent := s.urgent.Load()
 	mark := l.Book(n, urgent, start)
@@ -73,7 +73,7 @@ func (s *Stream) waitForLimit(n uint64, start time.Time) (held time.Duration, er
 			break
 		}
 		if err := s.awaitChange(wait, changed); err != nil {
-			return held, err
+			return held, limited, err
 		}
 		before := now
 		if now = time.Now(); isHeld {
@@ -85,8 +85,9 @@ func (s *Stream) waitForLimit(n uint64, start time.Time) (held time.Duration, er
 	}
 	if waited := now.Sub(start); waited > 0 {
 		s.written.throttled.Add(int64(waited))
+		limited = waited - held
 	}
-	return held, nil
+	return held, limited, nil
 }
 
 // awaitChange waits so long, without end if it is 0, or until changed is closed.

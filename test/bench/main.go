@@ -56,6 +56,7 @@ var all = []steps.Step[*bench]{
 	{Name: "aborts", Run: (*bench).aborted},
 	{Name: "unchanged", Run: (*bench).unchangedPages},
 	{Name: "deltas", Run: (*bench).deltaPages},
+	{Name: "steering", Run: (*bench).steered},
 	{Name: "loss", Run: (*bench).lossOfSource},
 	{Name: "page-server", Run: (*bench).pageServer},
 	{Name: "table", Run: (*bench).measureTable},

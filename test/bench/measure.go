@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"godwit.dev/godwit/test/bench/matrix"
+	"godwit.dev/godwit/test/bench/steering"
 	"godwit.dev/godwit/test/bench/traces"
 	"godwit.dev/godwit/test/e2e/move"
 	"godwit.dev/godwit/test/lab"
@@ -39,6 +40,8 @@ type bench struct {
 	broken       *aborted            // off, at random stages; nil: not tried
 	unchanged    *unchanged          // nil: not measured
 	deltas       []deltaMoves        // none: not measured
+	steering     []steering.Cell     // of the choice of codecs; none: not measured
+	copies       *steering.Copies    // nil: not measured
 	compared     []traces.Comparison // the rules, by replay; none: not compared
 	crowds       []crowd             // pods that move at once; none: not measured
 	table        *matrix.Table       // nil: not measured

@@ -141,6 +141,13 @@ func (b *bench) sentLess() (all figures) {
 			ratio("downtime", float64(d.with.downtime)/float64(d.whole.downtime)),
 			ratio("total", float64(d.with.total)/float64(d.whole.total)))
 	}
+	for _, c := range b.steering {
+		all.add(true, figure.Figure{Name: "speed of the chosen codec / of the best, " + c.Name(), Value: c.Share(), Limit: steeredShare, AtLeast: true,
+			Unpromised: c.Busy})
+	}
+	if c := b.copies; c != nil {
+		all.add(true, figure.Figure{Name: "processor's time of rounds that may send deltas / may not, unshaped", Value: c.Cost, Limit: copiesCost})
+	}
 	return all
 }
 

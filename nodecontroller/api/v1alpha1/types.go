@@ -368,6 +368,11 @@ type PodMigrationStatus struct {
 	// +optional
 	EngineReason string `json:"engineReason,omitempty"`
 
+	// Compression is what memory goes with at the moment, or went last, at which level, and why.
+	//
+	// +optional
+	Compression string `json:"compression,omitempty"`
+
 	// StopReason says why the rounds ended.
 	//
 	// +optional

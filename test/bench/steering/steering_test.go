@@ -1,0 +1,97 @@
+package steering
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/pagestream"
+	"godwit.dev/godwit/pagestream/wire"
+)
+
+func asRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a network namespace takes root")
+	}
+}
+
+func TestWhatIsSentOverASlowLinkIsCompressedBecauseOfIt(t *testing.T) {
+	asRoot(t)
+	b, err := newBench(t.TempDir(), 1e8, 24<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	fillText(b.memory)
+	cell := Cell{Link: "100 Mbit/s", Kind: "text"}
+	if err := b.cell(t.Context(), &cell, 1); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(cell.Why, "the link") || strings.HasPrefix(cell.Why, "none") {
+		t.Errorf("it says %q", cell.Why)
+	}
+	if got := cell.Bytes["auto"]; got > 0.7 {
+		t.Errorf("%.2f of the memory went over the link", got)
+	}
+}
+
+// busy is a receiver that takes its time.
+type busy struct{ target }
+
+func (b busy) Pages(space pagestream.Space, vaddr uint64, data []byte) error {
+	time.Sleep(time.Duration(len(data)) * time.Second / 40e6)
+	return b.target.Pages(space, vaddr, data)
+}
+
+func TestABusyReceiverIsNotTakenForASlowLink(t *testing.T) {
+	asRoot(t)
+	b, err := newBench(t.TempDir(), 0, 128<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	fillText(b.memory)
+	b.receive = func(t target) wire.Receiver { return busy{t} }
+	_, why, err := b.send(t.Context(), wire.Auto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(why, "none: the receiver is the bottleneck") {
+		t.Errorf("it says %q", why)
+	}
+}
+
+func TestTheCostOfCopiesIsThatOfRoundsThatSendAllPages(t *testing.T) {
+	asRoot(t)
+	c, err := MeasureCopies(t.Context(), t.TempDir(), 1)
+	if err != nil || c.Cost <= 0 || c.Sent != 2*(copiedRounds+1)*copiedBytes/pagestream.PageSize {
+		t.Errorf("%+v, %v", c, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := MeasureCopies(ended, t.TempDir(), 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v after it was told to stop", err)
+	}
+}
+
+func TestTheBestOfACellIsTheFastestFixedCodec(t *testing.T) {
+	c := Cell{Link: "1 Gbit/s", Kind: "text", Busy: true,
+		Rates: map[string]float64{"auto": 200, "none": 50, "lz4": 100, "zstd": 80},
+		took:  map[string][]float64{"auto": {1, 2, 4}, "lz4": {1.1, 1.9, 3}},
+	}
+	if c.Best() != "lz4" || c.Share() != 0.95 || c.Name() != "text, 1 Gbit/s, busy machine" {
+		t.Errorf("%s: %g of %s", c.Name(), c.Share(), c.Best())
+	}
+}
