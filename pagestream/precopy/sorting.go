@@ -23,19 +23,41 @@ const (
 
 // A round of sorted pages carries at most what the link takes in minSlice, or a share of
 // all that is dirty: during a long round much becomes dirty behind it, and it cannot be
-// told what is written how often.
+// told what is written how often; of shorter ones, what each costs beside its pages would take
+// too much of the link. The first such round cannot tell pages from each other at all, and
+// carries less where that would be most of them. A round that only looks carries one part in
+// lookShare, so that there is something whose fate can be seen.
 const (
-	minSlice   = 250 * time.Millisecond
-	sliceShare = 3
+	minSlice   = 500 * time.Millisecond
+	sliceShare = 8
+	lookShare  = 16
 )
 
 // Slice is how many of so many dirty pages the next round may carry.
 func Slice(history []RoundStat, dirty uint64) uint64 {
-	fits := uint64(copyRate(history) * minSlice.Seconds() / pagestream.PageSize)
+	fits := linkPages(history)
+	switch {
+	case fits == 0:
+		return dirty
+	case len(history) == 1:
+		fits = max(fits/2, min(fits, dirty/2))
+	}
+	return max(fits, dirty/sliceShare)
+}
+
+// Look is how many of so many dirty pages the next round may carry if it is only to see
+// whether the pod writes less by now.
+func Look(history []RoundStat, dirty uint64) uint64 {
+	fits := linkPages(history)
 	if fits == 0 {
 		return dirty
 	}
-	return max(fits, dirty/sliceShare)
+	return fits / lookShare
+}
+
+// linkPages is how many pages the link takes in minSlice; 0 if it is not known.
+func linkPages(history []RoundStat) uint64 {
+	return uint64(copyRate(history) * minSlice.Seconds() / pagestream.PageSize)
 }
 
 // Written is what a round found of a process: the pages that the destination has not,
@@ -50,15 +72,17 @@ type Written struct {
 // the time, and others for which there is no room in the round.
 type Sorted struct {
 	Send, Hot, Behind []pagestream.Range
+	Left              []pagestream.Range // all pages that are left out
+	// Lost is how many pages were written that the destination had as they were, and
+	// Before how many the round before had left out.
+	Lost, Before uint64
 }
-
-// Left is all pages that are left out.
-func (s Sorted) Left() []pagestream.Range { return pagestream.Union(s.Hot, s.Behind) }
 
 // Sorting tells pages that are written often from others, round by round. Its zero value
 // has seen no round.
 type Sorting struct {
 	written []map[pagestream.Space]pageSet // by the last rounds, the newest first
+	left    map[pagestream.Space][]pagestream.Range
 }
 
 // Sort splits the pages of a round. It sends those first that were written in the fewest
@@ -86,6 +110,15 @@ func (s *Sorting) Sort(processes []Written, most func(dirty uint64) uint64) []So
 			r.Hot = appendBits(r.Hot, page, w.hot)
 			r.Behind = appendBits(r.Behind, page, w.cold&^send)
 		})
+		r.Left = pagestream.Union(r.Hot, r.Behind)
+		if before := s.left[p.Space]; !p.Fresh {
+			r.Before = pagesOf(before)
+			r.Lost = pagesOf(p.Written) - pagesOf(pagestream.Intersect(p.Written, before))
+		}
+	}
+	s.left = make(map[pagestream.Space][]pagestream.Range, len(processes))
+	for i, p := range processes {
+		s.left[p.Space] = sorted[i].Left
 	}
 	return sorted
 }
@@ -207,17 +240,20 @@ func (r *Rounds) sort(found *track.Round, stat *RoundStat) {
 		processes[i] = Written{Space: p.Space, Dirty: p.Dirty, Written: p.Written, Fresh: p.New}
 	}
 	most := func(dirty uint64) uint64 {
-		if stat.Number == r.config.Policy.maxRounds() {
+		switch {
+		case stat.Number == r.config.Policy.maxRounds():
 			return dirty
+		case r.looks:
+			return Look(r.recent, dirty)
 		}
 		return Slice(r.recent, dirty)
 	}
 	for i, s := range r.sorting.Sort(processes, most) {
 		p := &found.Processes[i]
 		p.Dirty = s.Send
-		if left := s.Left(); len(left) > 0 {
-			tracker.Defer(p.Space, left)
-			stat.Saved += r.savedOf(p.Process, left)
+		if len(s.Left) > 0 {
+			tracker.Defer(p.Space, s.Left)
+			stat.Saved += r.savedOf(p.Process, s.Left)
 		}
 		stat.Book(processes[i], s)
 	}
@@ -230,4 +266,6 @@ func (s *RoundStat) Book(w Written, sorted Sorted) {
 	s.Hot += pagesOf(sorted.Hot)
 	s.Behind += pagesOf(sorted.Behind)
 	s.Fresh += pagesOf(pagestream.Intersect(w.Written, sorted.Send))
+	s.Lost += sorted.Lost
+	s.Before += sorted.Before
 }
