@@ -19,8 +19,8 @@ type RoundStat struct {
 	// not fit in; Fresh of Pages were sent.
 	Sorted             bool
 	Hot, Behind, Fresh uint64
-	// Lost of Pages were at the destination as they were, and Before pages were not, as
-	// the round before left them out.
+	// Lost of the pages that it found were at the destination as they were, and Before were
+	// not, as the round before left them out.
 	Lost, Before uint64
 	// Saved is how many bytes of those left out the last copy is expected not to carry, as
 	// it sends what changed in them.

@@ -73,8 +73,8 @@ type Written struct {
 type Sorted struct {
 	Send, Hot, Behind []pagestream.Range
 	Left              []pagestream.Range // all pages that are left out
-	// Lost is how many pages were written that the destination had as they were, and
-	// Before how many the round before had left out.
+	// Lost is how many pages are dirty that the destination had as they were, and
+	// Before how many that the round before left out.
 	Lost, Before uint64
 }
 
@@ -82,7 +82,7 @@ type Sorted struct {
 // has seen no round.
 type Sorting struct {
 	written []map[pagestream.Space]pageSet // by the last rounds, the newest first
-	left    map[pagestream.Space][]pagestream.Range
+	left    map[pagestream.Space]pageSet   // by the last one
 }
 
 // Sort splits the pages of a round. It sends those first that were written in the fewest
@@ -109,16 +109,17 @@ func (s *Sorting) Sort(processes []Written, most func(dirty uint64) uint64) []So
 			r.Send = appendBits(r.Send, page, send)
 			r.Hot = appendBits(r.Hot, page, w.hot)
 			r.Behind = appendBits(r.Behind, page, w.cold&^send)
+			r.Left = appendBits(r.Left, page, (w.hot|w.cold)&^send)
+			r.Before += count(w.left)
+			r.Lost += count((w.hot | w.cold) &^ w.left)
 		})
-		r.Left = pagestream.Union(r.Hot, r.Behind)
-		if before := s.left[p.Space]; !p.Fresh {
-			r.Before = pagesOf(before)
-			r.Lost = pagesOf(p.Written) - pagesOf(pagestream.Intersect(p.Written, before))
+		if p.Fresh {
+			r.Lost, r.Before = 0, 0 // the destination had nothing of it
 		}
 	}
-	s.left = make(map[pagestream.Space][]pagestream.Range, len(processes))
+	s.left = make(map[pagestream.Space]pageSet, len(processes))
 	for i, p := range processes {
-		s.left[p.Space] = sorted[i].Left
+		s.left[p.Space] = setOf(sorted[i].Left)
 	}
 	return sorted
 }
@@ -143,6 +144,7 @@ func (s *Sorting) note(processes []Written) {
 // how many of the last rounds found each written, its number's bits one in each word.
 type sortedWord struct {
 	hot, cold  uint64
+	left       uint64 // those that the last round left out
 	ones, twos uint64
 	fours      uint64
 }
@@ -166,7 +168,9 @@ func (s *Sorting) each(space pagestream.Space, dirty pageSet, tell func(page uin
 		readers[n].set = written[space]
 	}
 	var rounds [sortedBy]*blockBits
+	left := blockReader{set: s.left[space]}
 	for b := range dirty {
+		before := left.at(dirty[b].first)
 		for n := range rounds {
 			rounds[n] = readers[n].at(dirty[b].first)
 		}
@@ -174,7 +178,7 @@ func (s *Sorting) each(space pagestream.Space, dirty pageSet, tell func(page uin
 			if word == 0 {
 				continue
 			}
-			w := sortedWord{}
+			w := sortedWord{left: word & before[i]}
 			if len(s.written) >= hotIn {
 				w.hot = word
 				for _, written := range rounds[:hotIn] {

@@ -57,6 +57,10 @@ func TestSortingLosesNoPage(t *testing.T) {
 			for i, r := range sorted {
 				send, hot, behind := pagesIn(r.Send), pagesIn(r.Hot), pagesIn(r.Behind)
 				all := pagesIn(found[i].Dirty)
+				lost := len(all) - len(left[i])
+				if r.Lost != uint64(lost) || r.Before != uint64(len(left[i])) {
+					t.Fatalf("seed %d: %d lost of %d, %d left before", seed, r.Lost, len(all), r.Before)
+				}
 				if len(send)+len(hot)+len(behind) != len(all) || len(pagesIn(r.Left)) != len(hot)+len(behind) {
 					t.Fatalf("seed %d: %d sent, %d hot, %d behind of %d", seed, len(send), len(hot), len(behind), len(all))
 				}
