@@ -29,13 +29,14 @@ const (
 
 // A round is in vain if as much as vainGain of what it sends is dirty again when it ends. Where
 // as much as allShare of what was dirty after the first copy still is, or is again, nothing
-// would be lost by a freeze: then the pod is looked at, with calmWait between two rounds that
-// carry next to nothing, for a share of the downtime, lookFor, and for calmPatience at most. It may
-// be in a burst.
+// would be lost by a freeze: then the pod is looked at, by rounds that carry next to nothing, for
+// a share of the downtime, lookFor, and for calmPatience at most, with calmWait between two or so
+// long that looks of them are enough, as the number of rounds is limited. It may be in a burst.
 const (
 	vainGain = 0.75
 	allShare = 0.9
 	lookFor  = 0.25
+	looks    = 8
 )
 
 // trackPatience is for how long a process is waited for that could not be tracked and is tried
@@ -65,7 +66,9 @@ func decideByDowntime(history []RoundStat, policy Policy) (Reason, time.Duration
 		return GoOn, 0
 	case short:
 		return ShortDowntime, 0
-	case hopeless && lookedFor < patience(f), calm(history, f.Downtime, best), awaited(history, f, policy):
+	case hopeless && lookedFor < patience(f):
+		return GoOn, max(calmWait, patience(f)/looks)
+	case calm(history, f.Downtime, best), awaited(history, f, policy):
 		if promising && history[len(history)-1].Sorted && !inVain(history, f) {
 			return GoOn, 0
 		}
