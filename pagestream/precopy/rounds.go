@@ -68,7 +68,7 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 		r.last, r.limit, r.looks = stat, res.Decision.Limit, res.Decision.Wait > 0
 		r.report(res, policy)
 		if res.Decision.Stop {
-			r.promised = res.Decision.Forecast.Downtime
+			r.promised, r.looks = res.Decision.Forecast.Downtime, r.hopeless(res.Decision.Forecast)
 			if err := res.Decision.stalled(policy); err != nil {
 				return res, r.fail(err)
 			}
@@ -258,9 +258,14 @@ func (r *Rounds) keepUp(ctx context.Context) error {
 	}
 	r.last, r.recent = stat, lately(append(r.recent, stat))
 	f := forecast(r.recent, r.config.Policy)
-	r.looks = inVain(r.recent, f) && f.tracked() >= allShare*r.dirty
+	r.looks = r.hopeless(f)
 	r.reporter.keptUp(stat, f)
 	return nil
+}
+
+// hopeless tells whether there is nothing to keep: a round of Keep would be in vain.
+func (r *Rounds) hopeless(f Forecast) bool {
+	return inVain(r.recent, f) && f.tracked() >= allShare*r.dirty
 }
 
 // settle does the last rounds before the freeze, one right after the other: at least
