@@ -186,8 +186,12 @@ func memoryOf(tb testing.TB, pid int, r pagestream.Range) []byte {
 func ends(tb testing.TB, pidfd int) bool {
 	tb.Helper()
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 5000)
-	return err == nil && n == 1
+	for {
+		n, err := unix.Poll(fds, 5000)
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil && n == 1
+		}
+	}
 }
 
 // A test that is killed closes its end of the pipe, and does nothing else.

@@ -88,15 +88,22 @@ static void end_with_stdin(void)
 	}
 }
 
-/* fork_with has a child end with its parent. */
+/* fork_with has a child end with its parent, and returns when that is so. */
 static pid_t fork_with(void)
 {
-	pid_t parent = getpid(), child = fork();
-	if (child == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(1);
+	int done[2];
+	char none;
+	pid_t child;
+	if (pipe(done) || (child = fork()) < 0) {
+		perror("fork");
+		exit(1);
 	}
+	if (child == 0)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	close(done[1]);
+	if (child != 0 && read(done[0], &none, 1) != 0)
+		exit(1);
+	close(done[0]);
 	return child;
 }
 
