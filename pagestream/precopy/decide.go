@@ -19,12 +19,16 @@ type RoundStat struct {
 	// not fit in; Fresh of Pages were sent.
 	Sorted             bool
 	Hot, Behind, Fresh uint64
+	// Lost of the pages that it found were at the destination as they were, and Before were
+	// not, as the round before left them out.
+	Lost, Before uint64
 	// Saved is how many bytes of those left out the last copy is expected not to carry, as
 	// it sends what changed in them.
 	Saved uint64
-	// Untracked is how many pages the tracker cannot track. The last copy
-	// takes them, whatever the rounds do, so no round is decided by them.
-	Untracked uint64
+	// Untracked is how many pages the tracker cannot track. The last copy takes them,
+	// whatever the rounds do. Refused of them are of processes that are tried again by
+	// the next round.
+	Untracked, Refused uint64
 	// Window is the time in which they became dirty: from the collection
 	// before to this one. 0 in round 0.
 	Window time.Duration
@@ -157,8 +161,12 @@ func (d Decision) Explain() string {
 			size(-s.Correction), spent(d.Elapsed), d.MaxTime, held)
 	}
 	f := d.Forecast
-	return fmt.Sprintf("%s: downtime of %s predicted (limit %s), %s for the last %s, %s after one more round, %s of %s spent%s",
-		d.Reason, spent(f.Downtime), d.DowntimeLimit, spent(f.LastCopy), size(float64(f.Last)), spent(f.Next), spent(d.Elapsed), d.MaxTime, held)
+	untracked := ""
+	if f.Untracked > 0 {
+		untracked = fmt.Sprintf(", of which %s cannot be tracked", size(float64(f.Untracked)))
+	}
+	return fmt.Sprintf("%s: downtime of %s predicted (limit %s), %s for the last %s%s, %s after one more round, %s of %s spent%s", d.Reason,
+		spent(f.Downtime), d.DowntimeLimit, spent(f.LastCopy), size(float64(f.Last)), untracked, spent(f.Next), spent(d.Elapsed), d.MaxTime, held)
 }
 
 // inputs is a decision for the log.
@@ -166,7 +174,7 @@ func (d Decision) inputs() []any {
 	f := d.Forecast
 	attrs := []any{"rule", string(d.Rule), "reason", string(d.Reason), "wait", d.Wait, "elapsed", d.Elapsed, "max_time", d.MaxTime,
 		"dirty_limit", d.Limit, "downtime", f.Downtime, "downtime_limit", d.DowntimeLimit, "downtime_next", f.Next,
-		"last_bytes", f.Last, "last_copy", f.LastCopy, "left_bytes", f.Left, "dirty_rate", int64(f.DirtyRate)}
+		"last_bytes", f.Last, "last_copy", f.LastCopy, "left_bytes", f.Left, "untracked_bytes", f.Untracked, "again_bytes", f.Again, "dirty_rate", int64(f.DirtyRate)}
 	if d.Throttle.Of > 0 {
 		attrs = append(attrs, "throttled_cores", d.Throttle.Cores, "of_cores", d.Throttle.Of)
 	}

@@ -35,7 +35,7 @@ func TestDecideByDowntime(t *testing.T) {
 	noisy[3].Copy = 3 * time.Second // the link stalled: much is dirty behind it
 	sharedLong := rounds(1000, 1024, 5)
 	sharedLong[1].SharedCopy = 20 * time.Second
-	hot := sorted(100, 15, 1, 1, 1, 1)
+	hot := sorted(100, 15, 1, 1, 1, 1, 1)
 	for _, c := range []struct {
 		name    string
 		history []RoundStat
@@ -83,8 +83,9 @@ func sorted(rate, hot float64, found ...float64) []RoundStat {
 	history := rounds(rate, append([]float64{1024}, found...)...)
 	for i := 1; i < len(history); i++ {
 		s := &history[i]
-		s.Sorted, s.Fresh, s.Hot = true, s.Pages, uint64(hot*mib/pagestream.PageSize)
+		s.Sorted, s.Fresh, s.Lost, s.Hot = true, s.Pages, s.Pages, uint64(hot*mib/pagestream.PageSize)
 		s.Pages += s.Hot
+		s.Before = history[i-1].Hot
 	}
 	return history
 }
@@ -96,10 +97,11 @@ func TestForecastByHand(t *testing.T) {
 	history := rounds(100, 100, 16)
 	history = append(history, RoundStat{
 		Number: 2, Pages: 16 * mib / pagestream.PageSize, Sorted: true, Hot: 6 * mib / pagestream.PageSize,
-		Fresh: 10 * mib / pagestream.PageSize, Window: time.Second, Scan: 5 * time.Millisecond, Copy: 495 * time.Millisecond,
+		Fresh: 10 * mib / pagestream.PageSize, Lost: 10 * mib / pagestream.PageSize, Before: 6 * mib / pagestream.PageSize, Window: time.Second, Scan: 5 * time.Millisecond, Copy: 495 * time.Millisecond,
 	})
 	history[0].Copy = time.Second
-	f := forecast(history, Policy{Standstill: Standstill{time.Millisecond, 30 * time.Millisecond, 20 * time.Millisecond}})
+	policy := Policy{Standstill: Standstill{time.Millisecond, 30 * time.Millisecond, 20 * time.Millisecond}}
+	f := forecast(history, policy)
 	about := func(name string, got, want float64) {
 		if got < want*0.995 || got > want*1.005 {
 			t.Errorf("%s: %v, want %v", name, got, want)
@@ -115,6 +117,18 @@ func TestForecastByHand(t *testing.T) {
 	about("next round", float64(f.Dirty)/mib, 9.156)
 	about("its time", float64(f.Duration.Microseconds())/1e3, 96.56)
 	about("downtime after it", float64(f.Next.Microseconds())/1e3, 1+5+49.55+20)
+	about("dirty again then", float64(f.Again)/mib, 1.95)
+
+	// It lost half of the 94 MiB that the destination had: of as many, 94 * (1 - 0.5^0.5) = 27.53 MiB
+	// are lost in half a second. Another 8 MiB cannot be tracked.
+	last := &history[2]
+	last.Lost, last.Untracked = 47*mib/pagestream.PageSize, 8*mib/pagestream.PageSize
+	f = forecast(history, policy)
+	about("last", float64(f.Last)/mib, 6+27.53+8)
+	about("downtime", float64(f.Downtime.Microseconds())/1e3, 1+5+415.3+20)
+	about("downtime without what cannot be tracked", float64(policy.without(f, f.Untracked).Microseconds())/1e3, 1+4+335.3+20)
+	// These 27.53 MiB and half of those that were left out wait for the next round.
+	about("next round", float64(f.Dirty)/mib, 30.53)
 }
 
 func TestACalmerMomentIsWaitedFor(t *testing.T) {

@@ -81,7 +81,7 @@ func startPod(tb testing.TB, mode string, pages int) *pod {
 		}
 	}
 	tb.Cleanup(func() {
-		w.Close()
+		defer w.Close()
 		_ = unix.Kill(cmd.Process.Pid, unix.SIGSTOP) // no more children
 		for _, pid := range children(tb, cmd.Process.Pid) {
 			_ = unix.Kill(pid, unix.SIGKILL)
@@ -180,4 +180,41 @@ func memoryOf(tb testing.TB, pid int, r pagestream.Range) []byte {
 		tb.Fatalf("read %s of process %d: %v, missing %v", r, pid, err, missing)
 	}
 	return buf
+}
+
+// ends tells whether a process ends within some seconds.
+func ends(tb testing.TB, pidfd int) bool {
+	tb.Helper()
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 5000)
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil && n == 1
+		}
+	}
+}
+
+// A test that is killed closes its end of the pipe, and does nothing else.
+func TestAPodEndsWithWhoStartedIt(t *testing.T) {
+	for _, mode := range []string{"still", "shared"} {
+		p := startPod(t, mode, 64)
+		freeze(t, p.pid)
+		pids := append(children(t, p.pid), p.pid)
+		freeze(t, pids...)
+		var fds []int
+		for _, pid := range pids {
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			fds = append(fds, fd)
+		}
+		p.in.Close()
+		for i, fd := range fds {
+			if !ends(t, fd) {
+				t.Errorf("%s: process %d of %v goes on", mode, pids[i], pids)
+			}
+		}
+	}
 }

@@ -133,6 +133,8 @@ type Rounds struct {
 	recent   []RoundStat   // round 0 and the last ones
 	promised time.Duration // the predicted downtime when Run ended
 	braking  braking
+	looks    bool    // the round to come only looks, see Look
+	dirty    float64 // what was dirty after the first copy, bytes
 
 	mu    sync.Mutex // guards what follows
 	state State

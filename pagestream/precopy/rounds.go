@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"godwit.dev/godwit/pagestream/track"
 )
 
 // Result is how the rounds ended.
@@ -57,13 +59,16 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 		}
 		res.Rounds = append(res.Rounds, stat)
 		r.recent = lately(res.Rounds)
+		if stat.Number == 1 {
+			r.dirty = forecast(r.recent, r.config.Policy).tracked()
+		}
 		res.Elapsed = time.Since(r.begun)
 		policy := r.policy()
 		res.Decision = r.decide(res.Rounds, policy)
-		r.last, r.limit = stat, res.Decision.Limit
+		r.last, r.limit, r.looks = stat, res.Decision.Limit, res.Decision.Wait > 0
 		r.report(res, policy)
 		if res.Decision.Stop {
-			r.promised = res.Decision.Forecast.Downtime
+			r.promised, r.looks = res.Decision.Forecast.Downtime, r.hopeless(res.Decision.Forecast)
 			if err := res.Decision.stalled(policy); err != nil {
 				return res, r.fail(err)
 			}
@@ -147,7 +152,7 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 	}
 	r.sort(&found, &stat)
 	memories := memoriesOf(found)
-	stat.Scan, stat.Untracked = time.Since(began), found.Untracked
+	stat.Scan, stat.Untracked, stat.Refused = time.Since(began), found.Untracked, refused(found)
 	for _, stop := range found.Stops {
 		stat.Stood += stop
 	}
@@ -189,6 +194,16 @@ func (r *Rounds) store(ctx context.Context, areas []*area) (CopyStats, time.Dura
 		return stats, time.Since(began), fmt.Errorf("flush: %w", err)
 	}
 	return stats, time.Since(began), nil
+}
+
+// refused is how many pages a round found of processes that could not be tracked.
+func refused(found track.Round) (pages uint64) {
+	for _, p := range found.Processes {
+		if p.Err != nil {
+			pages += p.Untracked
+		}
+	}
+	return pages
 }
 
 func pagesOfAreas(areas []*area) uint64 {
@@ -244,8 +259,15 @@ func (r *Rounds) keepUp(ctx context.Context) error {
 		return r.fail(fmt.Errorf("round %d: %w", r.last.Number+1, err))
 	}
 	r.last, r.recent = stat, lately(append(r.recent, stat))
-	r.reporter.keptUp(stat, forecast(r.recent, r.config.Policy))
+	f := forecast(r.recent, r.config.Policy)
+	r.looks = r.hopeless(f)
+	r.reporter.keptUp(stat, f)
 	return nil
+}
+
+// hopeless tells whether there is nothing to keep: a round of Keep would be in vain.
+func (r *Rounds) hopeless(f Forecast) bool {
+	return inVain(r.recent, f) && f.tracked() >= allShare*r.dirty
 }
 
 // settle does the last rounds before the freeze, one right after the other: at least

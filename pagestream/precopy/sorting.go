@@ -23,19 +23,41 @@ const (
 
 // A round of sorted pages carries at most what the link takes in minSlice, or a share of
 // all that is dirty: during a long round much becomes dirty behind it, and it cannot be
-// told what is written how often.
+// told what is written how often; of shorter ones, what each costs beside its pages would take
+// too much of the link. The first such round cannot tell pages from each other at all, and
+// carries less where that would be most of them. A round that only looks carries one part in
+// lookShare, so that there is something whose fate can be seen.
 const (
-	minSlice   = 250 * time.Millisecond
-	sliceShare = 3
+	minSlice   = 500 * time.Millisecond
+	sliceShare = 8
+	lookShare  = 16
 )
 
 // Slice is how many of so many dirty pages the next round may carry.
 func Slice(history []RoundStat, dirty uint64) uint64 {
-	fits := uint64(copyRate(history) * minSlice.Seconds() / pagestream.PageSize)
+	fits := linkPages(history)
+	switch {
+	case fits == 0:
+		return dirty
+	case len(history) == 1:
+		fits = max(fits/2, min(fits, dirty/2))
+	}
+	return max(fits, dirty/sliceShare)
+}
+
+// Look is how many of so many dirty pages the next round may carry if it is only to see
+// whether the pod writes less by now.
+func Look(history []RoundStat, dirty uint64) uint64 {
+	fits := linkPages(history)
 	if fits == 0 {
 		return dirty
 	}
-	return max(fits, dirty/sliceShare)
+	return fits / lookShare
+}
+
+// linkPages is how many pages the link takes in minSlice; 0 if it is not known.
+func linkPages(history []RoundStat) uint64 {
+	return uint64(copyRate(history) * minSlice.Seconds() / pagestream.PageSize)
 }
 
 // Written is what a round found of a process: the pages that the destination has not,
@@ -50,15 +72,17 @@ type Written struct {
 // the time, and others for which there is no room in the round.
 type Sorted struct {
 	Send, Hot, Behind []pagestream.Range
+	Left              []pagestream.Range // all pages that are left out
+	// Lost is how many pages are dirty that the destination had as they were, and
+	// Before how many that the round before left out.
+	Lost, Before uint64
 }
-
-// Left is all pages that are left out.
-func (s Sorted) Left() []pagestream.Range { return pagestream.Union(s.Hot, s.Behind) }
 
 // Sorting tells pages that are written often from others, round by round. Its zero value
 // has seen no round.
 type Sorting struct {
 	written []map[pagestream.Space]pageSet // by the last rounds, the newest first
+	left    map[pagestream.Space]pageSet   // by the last one
 }
 
 // Sort splits the pages of a round. It sends those first that were written in the fewest
@@ -85,7 +109,17 @@ func (s *Sorting) Sort(processes []Written, most func(dirty uint64) uint64) []So
 			r.Send = appendBits(r.Send, page, send)
 			r.Hot = appendBits(r.Hot, page, w.hot)
 			r.Behind = appendBits(r.Behind, page, w.cold&^send)
+			r.Left = appendBits(r.Left, page, (w.hot|w.cold)&^send)
+			r.Before += count(w.left)
+			r.Lost += count((w.hot | w.cold) &^ w.left)
 		})
+		if p.Fresh {
+			r.Lost, r.Before = 0, 0 // the destination had nothing of it
+		}
+	}
+	s.left = make(map[pagestream.Space]pageSet, len(processes))
+	for i, p := range processes {
+		s.left[p.Space] = setOf(sorted[i].Left)
 	}
 	return sorted
 }
@@ -110,6 +144,7 @@ func (s *Sorting) note(processes []Written) {
 // how many of the last rounds found each written, its number's bits one in each word.
 type sortedWord struct {
 	hot, cold  uint64
+	left       uint64 // those that the last round left out
 	ones, twos uint64
 	fours      uint64
 }
@@ -133,7 +168,9 @@ func (s *Sorting) each(space pagestream.Space, dirty pageSet, tell func(page uin
 		readers[n].set = written[space]
 	}
 	var rounds [sortedBy]*blockBits
+	left := blockReader{set: s.left[space]}
 	for b := range dirty {
+		before := left.at(dirty[b].first)
 		for n := range rounds {
 			rounds[n] = readers[n].at(dirty[b].first)
 		}
@@ -141,7 +178,7 @@ func (s *Sorting) each(space pagestream.Space, dirty pageSet, tell func(page uin
 			if word == 0 {
 				continue
 			}
-			w := sortedWord{}
+			w := sortedWord{left: word & before[i]}
 			if len(s.written) >= hotIn {
 				w.hot = word
 				for _, written := range rounds[:hotIn] {
@@ -207,17 +244,20 @@ func (r *Rounds) sort(found *track.Round, stat *RoundStat) {
 		processes[i] = Written{Space: p.Space, Dirty: p.Dirty, Written: p.Written, Fresh: p.New}
 	}
 	most := func(dirty uint64) uint64 {
-		if stat.Number == r.config.Policy.maxRounds() {
+		switch {
+		case stat.Number == r.config.Policy.maxRounds():
 			return dirty
+		case r.looks:
+			return Look(r.recent, dirty)
 		}
 		return Slice(r.recent, dirty)
 	}
 	for i, s := range r.sorting.Sort(processes, most) {
 		p := &found.Processes[i]
 		p.Dirty = s.Send
-		if left := s.Left(); len(left) > 0 {
-			tracker.Defer(p.Space, left)
-			stat.Saved += r.savedOf(p.Process, left)
+		if len(s.Left) > 0 {
+			tracker.Defer(p.Space, s.Left)
+			stat.Saved += r.savedOf(p.Process, s.Left)
 		}
 		stat.Book(processes[i], s)
 	}
@@ -230,4 +270,6 @@ func (s *RoundStat) Book(w Written, sorted Sorted) {
 	s.Hot += pagesOf(sorted.Hot)
 	s.Behind += pagesOf(sorted.Behind)
 	s.Fresh += pagesOf(pagestream.Intersect(w.Written, sorted.Send))
+	s.Lost += sorted.Lost
+	s.Before += sorted.Before
 }

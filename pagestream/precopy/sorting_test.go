@@ -57,7 +57,11 @@ func TestSortingLosesNoPage(t *testing.T) {
 			for i, r := range sorted {
 				send, hot, behind := pagesIn(r.Send), pagesIn(r.Hot), pagesIn(r.Behind)
 				all := pagesIn(found[i].Dirty)
-				if len(send)+len(hot)+len(behind) != len(all) || len(pagesIn(r.Left())) != len(hot)+len(behind) {
+				lost := len(all) - len(left[i])
+				if r.Lost != uint64(lost) || r.Before != uint64(len(left[i])) {
+					t.Fatalf("seed %d: %d lost of %d, %d left before", seed, r.Lost, len(all), r.Before)
+				}
+				if len(send)+len(hot)+len(behind) != len(all) || len(pagesIn(r.Left)) != len(hot)+len(behind) {
 					t.Fatalf("seed %d: %d sent, %d hot, %d behind of %d", seed, len(send), len(hot), len(behind), len(all))
 				}
 				for p := range all {
@@ -79,7 +83,7 @@ func TestSortingLosesNoPage(t *testing.T) {
 					}
 				}
 				sent += uint64(len(send))
-				left[i] = pagesIn(r.Left())
+				left[i] = pagesIn(r.Left)
 			}
 			if sent > most || hottest > coldest {
 				t.Fatalf("seed %d: %d pages sent of at most %d, one written in %d rounds before one written in %d", seed, sent, most, hottest, coldest)

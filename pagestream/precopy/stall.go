@@ -42,6 +42,10 @@ var ErrStalled = errors.New("the pod writes faster than its memory can be copied
 // left to copy would take longer than the limit.
 var ErrSlowFreeze = errors.New("freezing, dumping and restoring the pod alone takes longer than the downtime limit")
 
+// ErrUntracked is wrapped by the error of rounds that would have ended well but for memory that
+// cannot be tracked, all of which the last copy has to carry.
+var ErrUntracked = errors.New("too much of the pod's memory cannot be tracked (the shim's log says of which process, and why)")
+
 // Stalled tells whether the rounds end although a freeze would take longer than the limit.
 // An amount of dirty memory that was asked for and is reached is no stall.
 func (d Decision) Stalled() bool {
@@ -54,8 +58,11 @@ func (d Decision) stalled(policy Policy) error {
 		return nil
 	}
 	why := ErrStalled
-	if policy.downtime(0) > d.DowntimeLimit {
+	switch {
+	case policy.downtime(0) > d.DowntimeLimit:
 		why = ErrSlowFreeze
+	case policy.without(d.Forecast, d.Forecast.Untracked) <= d.DowntimeLimit:
+		why = ErrUntracked
 	}
 	return fmt.Errorf("%w: %s; allow a longer downtime limit, or let it stop and copy", why, d.Explain())
 }

@@ -145,10 +145,11 @@ func (r *Rounds) measure() {
 	b.cpus = cpus
 }
 
-// copying tells whether it is the last copy that makes the downtime long: there is no use in
-// holding a pod back otherwise.
-func copying(f Forecast, policy Policy) bool {
-	return worthwhile(f.Downtime, policy.downtime(0), clearly)
+// writing tells whether it is what the pod writes that makes the downtime too long: there is no
+// use in holding it back otherwise. What cannot be tracked is copied in the end however slow it is.
+func writing(f Forecast, policy Policy) bool {
+	tracked := policy.without(f, f.Untracked)
+	return tracked > policy.downtimeLimit() && worthwhile(tracked, policy.downtime(0), clearly)
 }
 
 // decide judges the rounds, and holds the pod back by a step if they do not converge and
@@ -158,7 +159,7 @@ func (r *Rounds) decide(history []RoundStat, policy Policy) Decision {
 	b := &r.braking
 	d := judge(history, b.since, policy)
 	d.Throttle = b.throttle
-	if policy.OnStall != SlowDown || b.brake == nil || d.Reason != NoProgress || !d.Stalled() || !copying(d.Forecast, policy) {
+	if policy.OnStall != SlowDown || b.brake == nil || d.Reason != NoProgress || !d.Stalled() || !writing(d.Forecast, policy) {
 		return d
 	}
 	// All that is written counts, also pages that the rounds leave out as they are written all the time.

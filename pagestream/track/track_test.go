@@ -448,6 +448,32 @@ func TestProcessThatCannotBeArmedIsLeftToTheFrozenRound(t *testing.T) {
 	k.want("then", at, 16)
 }
 
+// A machine under load may not stop a thread in time. Not every round waits for that again.
+func TestAProcessThatCouldNotBeStoppedIsTriedAgainAfterAWhile(t *testing.T) {
+	p := start(t, "memory")
+	tries := 0
+	k := trackWith(t, p, Options{
+		List: func() ([]Process, error) { return tree(p.pid) },
+		Inject: func(ctx context.Context, pid int) (Injection, error) {
+			if tries++; tries > 1 {
+				return Inject(ctx, pid)
+			}
+			<-ctx.Done()
+			return Injection{}, context.Cause(ctx)
+		},
+	})
+	refused := time.Now()
+	for range 3 {
+		if pr := of(t, k.round(), p.pid); !errors.Is(pr.Err, context.DeadlineExceeded) || pr.Untracked == 0 || tries != 1 {
+			t.Errorf("%d tries: %+v", tries, pr)
+		}
+	}
+	time.Sleep(time.Until(refused.Add(injectPatience + retryUnreachable + 100*time.Millisecond)))
+	if pr := of(t, k.round(), p.pid); pr.Err != nil || !pr.New || pr.Pages == 0 || tries != 2 {
+		t.Errorf("%d tries: %+v", tries, pr)
+	}
+}
+
 func TestLostCopiesAreReportedAgain(t *testing.T) {
 	k := track(t)
 	at := k.num("map 10")

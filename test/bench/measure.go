@@ -43,6 +43,7 @@ type bench struct {
 	steering     []steering.Cell     // of the choice of codecs; none: not measured
 	copies       *steering.Copies    // nil: not measured
 	compared     []traces.Comparison // the rules, by replay; none: not compared
+	hopeless     []traces.Comparison // of programs that no rule helps
 	crowds       []crowd             // pods that move at once; none: not measured
 	table        *matrix.Table       // nil: not measured
 	peaks        []float64           // of a destination's memory, as multiples of the pod's there

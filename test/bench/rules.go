@@ -16,5 +16,7 @@ func (b *bench) rules(context.Context) error {
 	}
 	b.compared = traces.Compare(all)
 	traces.Print(os.Stdout, b.compared)
+	b.hopeless = traces.Compare(traces.Hopeless())
+	traces.Print(os.Stdout, b.hopeless)
 	return nil
 }

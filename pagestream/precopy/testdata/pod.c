@@ -12,17 +12,22 @@
  * ticker   sleeps 1 ms over and over; at each line on stdin prints by how many
  *          microseconds the latest wake-up came too late since the line before
  *
- * It prints the address of its memory in hexadecimal when it is ready.
+ * It prints the address of its memory in hexadecimal when it is ready, and ends
+ * when nobody has the other end of its stdin any more, stopped or not: who
+ * started it may have been killed.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -73,6 +78,35 @@ static void pause_us(long us)
 	nanosleep(&t, NULL);
 }
 
+/* A pipe tells its readers of its last writer's end (fs/pipe.c, pipe_release). */
+static void end_with_stdin(void)
+{
+	if (fcntl(0, F_SETSIG, SIGKILL) || fcntl(0, F_SETOWN, getpid()) ||
+	    fcntl(0, F_SETFL, fcntl(0, F_GETFL) | O_ASYNC)) {
+		perror("stdin");
+		exit(1);
+	}
+}
+
+/* fork_with has a child end with its parent, and returns when that is so. */
+static pid_t fork_with(void)
+{
+	int done[2];
+	char none;
+	pid_t child;
+	if (pipe(done) || (child = fork()) < 0) {
+		perror("fork");
+		exit(1);
+	}
+	if (child == 0)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	close(done[1]);
+	if (child != 0 && read(done[0], &none, 1) != 0)
+		exit(1);
+	close(done[0]);
+	return child;
+}
+
 static void churn(size_t pages)
 {
 	char *p = map(NULL, pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
@@ -113,7 +147,7 @@ static void writer(size_t pages)
 	ready(p);
 	for (uint64_t n = 1;; n++) {
 		((uint64_t *)p)[rnd() % (pages * PAGE / 8)] = n;
-		if (n % 500000 == 0 && fork() == 0) {
+		if (n % 500000 == 0 && fork_with() == 0) {
 			for (int i = 0; i < 2000; i++) {
 				((uint64_t *)p)[rnd() % (pages * PAGE / 8)] = ~n;
 				pause_us(100);
@@ -144,7 +178,7 @@ static void shared(size_t pages)
 	fill(anon, pages);
 	fill(mem, pages / 2); /* the rest is a hole */
 	fill(sysv, pages);
-	if (fork() == 0) {
+	if (fork_with() == 0) {
 		munmap(mem, pages * PAGE);
 		state += 12345;
 	} else {
@@ -191,6 +225,8 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	size_t pages = strtoul(argv[2], NULL, 10);
+	if (strcmp(argv[1], "ticker")) /* which reads from it */
+		end_with_stdin();
 	if (!strcmp(argv[1], "still") || !strcmp(argv[1], "holes")) {
 		char *p = map(NULL, pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 		fill(p, pages);

@@ -51,6 +51,7 @@ func Replay(t *Trace, link Link, policy precopy.Policy, start time.Duration) Out
 	var sorting precopy.Sorting
 	var left []pagestream.Range
 	collected := m.now
+	room := precopy.Slice
 	for {
 		s := precopy.RoundStat{Number: len(history), Scan: scan}
 		send := []pagestream.Range{{Pages: t.Pages}}
@@ -62,8 +63,8 @@ func Replay(t *Trace, link Link, policy precopy.Policy, start time.Duration) Out
 			if policy.Rule != precopy.S0 {
 				dirty := pagestream.Union(written, left)
 				w := precopy.Written{Dirty: dirty, Written: written}
-				sorted := sorting.Sort([]precopy.Written{w}, func(n uint64) uint64 { return precopy.Slice(history, n) })[0]
-				send, left = sorted.Send, sorted.Left()
+				sorted := sorting.Sort([]precopy.Written{w}, func(n uint64) uint64 { return room(history, n) })[0]
+				send, left = sorted.Send, sorted.Left
 				s.Pages = 0
 				s.Book(w, sorted)
 			}
@@ -81,6 +82,9 @@ func Replay(t *Trace, link Link, policy precopy.Policy, start time.Duration) Out
 		if d.Stop {
 			out.Rounds, out.Reason = s.Number, d.Reason
 			break
+		}
+		if room = precopy.Slice; d.Wait > 0 {
+			room = precopy.Look
 		}
 		m.run(d.Wait)
 	}

@@ -1,6 +1,7 @@
 package traces
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -12,7 +13,7 @@ const interval = 50 * time.Millisecond
 
 // Rewriter writes memory over and over from its beginning to its end at a steady rate.
 func Rewriter(memory uint64, rate float64, length time.Duration) *Trace {
-	t := &Trace{Name: "rewriter, 50 MB/s", Interval: interval, Pages: memory / pagestream.PageSize}
+	t := &Trace{Name: fmt.Sprintf("rewriter, %.0f MB/s", rate/1e6), Interval: interval, Pages: memory / pagestream.PageSize}
 	each := rate * interval.Seconds() / pagestream.PageSize
 	at := 0.0
 	for range int(length / interval) {

@@ -25,10 +25,11 @@ type Mean struct {
 
 // Comparison is a trace over a link, by each rule.
 type Comparison struct {
-	Trace   string `json:"trace"`
-	Link    string `json:"link"`
-	S0      Mean   `json:"s0"`
-	Default Mean   `json:"default"`
+	Trace     string  `json:"trace"`
+	MemoryMiB float64 `json:"memory_mib"`
+	Link      string  `json:"link"`
+	S0        Mean    `json:"s0"`
+	Default   Mean    `json:"default"`
 }
 
 // Downtime is that of the default rule as a share of S0's.
@@ -37,13 +38,16 @@ func (c Comparison) Downtime() float64 { return c.Default.DowntimeMS / c.S0.Down
 // Bytes are those of the default rule as a share of S0's.
 func (c Comparison) Bytes() float64 { return c.Default.MiB / c.S0.MiB }
 
+// Copies is how often the default rule sends the memory, the last copy too.
+func (c Comparison) Copies() float64 { return c.Default.MiB / c.MemoryMiB }
+
 // Compare replays traces over all links by both rules, each with its defaults.
 func Compare(all []*Trace) []Comparison {
 	var out []Comparison
 	for _, t := range all {
 		for _, l := range Links {
 			out = append(out, Comparison{
-				Trace: t.Name, Link: l.Name,
+				Trace: t.Name, MemoryMiB: float64(t.Bytes()) / (1 << 20), Link: l.Name,
 				S0:      mean(t, l, precopy.Policy{Rule: precopy.S0}),
 				Default: mean(t, l, precopy.Policy{}),
 			})
@@ -68,6 +72,8 @@ func mean(t *Trace, l Link, policy precopy.Policy) Mean {
 type Verdict struct {
 	// Downtime and Bytes are the greatest shares of S0's anywhere.
 	Downtime, Bytes float64
+	// Copies is the greatest number of times that the default rule sends a memory.
+	Copies float64
 	// Lower is of how many traces the downtime is at least 30 % lower over one of the
 	// links, and Traces how many there are.
 	Lower, Traces int
@@ -81,7 +87,7 @@ func Judge(all []Comparison) Verdict {
 	var v Verdict
 	least := make(map[string]float64)
 	for _, c := range all {
-		v.Downtime, v.Bytes = max(v.Downtime, c.Downtime()), max(v.Bytes, c.Bytes())
+		v.Downtime, v.Bytes, v.Copies = max(v.Downtime, c.Downtime()), max(v.Bytes, c.Bytes()), max(v.Copies, c.Copies())
 		if best, ok := least[c.Trace]; !ok || c.Downtime() < best {
 			least[c.Trace] = c.Downtime()
 		}
@@ -110,3 +116,7 @@ const (
 	DowntimeShare = 1.005
 	BytesShare    = 1.01
 )
+
+// HopelessCopies is how often the default rule sends the memory of a program without a chance at most:
+// once, and once more frozen, and what it takes to see that it is one.
+const HopelessCopies = 2.6

@@ -123,3 +123,21 @@ func TestTheDefaultRuleKeepsItsPromise(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+func TestAProgramWithoutAChanceIsHardlySentMoreThanTwice(t *testing.T) {
+	if testing.Short() {
+		t.Skip("replays all traces")
+	}
+	compared := Compare(Hopeless())
+	var table bytes.Buffer
+	Print(&table, compared)
+	t.Log(table.String())
+	if v := Judge(compared); v.Downtime > DowntimeShare || v.Bytes > BytesShare || v.Copies > HopelessCopies {
+		t.Errorf("%+v", v)
+	}
+	for _, c := range compared {
+		if c.Copies() > 2 && c.Default.TotalS > 3*(c.Default.DowntimeMS/1e3)+1 {
+			t.Errorf("%s over %s takes %.1f s with a downtime of %.1f", c.Trace, c.Link, c.Default.TotalS, c.Default.DowntimeMS/1e3)
+		}
+	}
+}
