@@ -186,21 +186,41 @@ func (r run) continues(o run) bool {
 	return r.page+r.pages == o.page && r.zero == o.zero && (r.zero || uint64(r.slot)+r.pages == uint64(o.slot))
 }
 
+// alike is how many entries from i on make one run with it. The store is sealed while the pod stands still, so this is what there is
+// for each page.
+func (c *chunk) alike(i uint64) uint64 {
+	rest := c[i:]
+	first := rest[0]
+	n := 1
+	if first.data() {
+		for n < len(rest) && rest[n] == first+entry(n) && rest[n].data() {
+			n++
+		}
+		return uint64(n)
+	}
+	for n < len(rest) && rest[n]&isZero != 0 {
+		n++
+	}
+	return uint64(n)
+}
+
 // runs calls f for all maximal runs, ascending.
 func (x *index) runs(f func(run) error) error {
 	var now run
 	for _, k := range x.keys() {
 		c := x.chunks[k]
-		for i, e := range c {
-			if e == 0 {
+		for i := uint64(0); i < chunkPages; {
+			if c[i] == 0 {
+				i++
 				continue
 			}
-			o := run{page: k*chunkPages + uint64(i), pages: 1, zero: !e.data()}
+			o := run{page: k*chunkPages + i, pages: c.alike(i), zero: !c[i].data()}
 			if !o.zero {
-				o.slot = e.slot()
+				o.slot = c[i].slot()
 			}
+			i += o.pages
 			if now.pages > 0 && now.continues(o) {
-				now.pages++
+				now.pages += o.pages
 				continue
 			}
 			if now.pages > 0 {
