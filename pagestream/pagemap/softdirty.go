@@ -29,11 +29,17 @@ var ProbeSoftDirty = sync.OnceValue(func() error {
 // fs/proc/task_mmu.c.) Our memory is protected by that once, and faults in again
 // as it is written: a matter of microseconds.
 func trySoftDirty() error {
-	mem, err := unix.Mmap(-1, 0, 2*pagestream.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	// Pages that nobody may touch lie around them: the kernel joins areas that touch each other, and tells all pages of one of which a
+	// part is new (vma_merge in mm/vma.c lets VM_SOFTDIRTY differ; pagemap_pmd_range). Another thread may map memory at any time.
+	around, err := unix.Mmap(-1, 0, 4*pagestream.PageSize, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("map memory: %w", err)
 	}
-	defer unix.Munmap(mem)
+	defer unix.Munmap(around)
+	mem := around[pagestream.PageSize : 3*pagestream.PageSize]
+	if err := unix.Mprotect(mem, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		return fmt.Errorf("map memory: %w", err)
+	}
 	mem[0], mem[pagestream.PageSize] = 1, 1
 	f, err := Open(os.Getpid())
 	if err != nil {
