@@ -159,14 +159,21 @@ func (d *departure) noteStanding() (err error) {
 	return err
 }
 
-// refreshViews brings the views of the frozen processes up to date.
+// refreshViews brings the views of the frozen processes up to date. One that has ended has none any more: another may have
+// its number in the images.
 func (d *departure) refreshViews() error {
+	var standing []*criu.View
 	for _, v := range d.views {
 		_, err := v.Refresh()
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		standing = append(standing, v)
 	}
+	d.views = standing
 	return nil
 }
 
@@ -197,9 +204,9 @@ func (d *departure) dumpImages(ctx context.Context) error {
 	present := make([][]pagestream.Range, len(d.views))
 	scan := func(i int) error {
 		var err error
-		present[i], err = d.views[i].Present()
+		pagemap.GiveWay(func() { present[i], err = d.views[i].Present() })
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			return nil // it had ended before the freeze
+			return nil // it has ended, and nobody has waited for it
 		}
 		return err
 	}

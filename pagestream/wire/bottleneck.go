@@ -83,7 +83,7 @@ func (s stretch) bottleneck() bottleneck {
 	switch waited := s.waited.Seconds() > heldBack*s.total.Seconds(); {
 	case !waited && !s.isAhead():
 		return processors
-	case !s.asked || waited && 2*s.limited > s.waited:
+	case !s.asked || waited && s.isLimited():
 		return theLink
 	}
 	if 2*s.full > s.busy && 2*s.ackedRate()*s.roundTrip.Seconds() > float64(s.window) {
@@ -94,6 +94,9 @@ func (s stretch) bottleneck() bottleneck {
 	}
 	return receiverSlow
 }
+
+// isLimited says whether what was waited for was a limit on the bandwidth.
+func (s stretch) isLimited() bool { return s.limited > 0 && 2*s.limited > s.waited }
 
 // isAhead says whether more was handed to the kernel than gets away soon.
 func (s stretch) isAhead() bool {

@@ -68,9 +68,9 @@ func (p performance) ratio() float64 {
 
 // slowLink says whether the link holds the stream back so much that a copy of what goes over it
 // is worth its memory. Processes on one machine, or a fast network, wait for each
-// other now and then, too.
-func (c conditions) slowLink() bool {
-	return c.Link > 0 && slowShare*c.Link < c.Transmit*c.CPU && c.CPU >= starved
+// other now and then, too. A limit on the bandwidth is one however little of a processor the stream has.
+func (c conditions) slowLink(limited bool) bool {
+	return c.Link > 0 && slowShare*c.Link < c.Transmit*c.CPU && (limited || c.CPU >= starved)
 }
 
 // noteBound takes in whether the link held the stream back in an epoch, and what went over it.

@@ -216,19 +216,21 @@ func TestDeltasAreWorthItWhereTheLinkHoldsAStreamBack(t *testing.T) {
 
 func TestALinkIsSlowIfItTakesMuchLessThanTheProcessorsSend(t *testing.T) {
 	for _, c := range []struct {
-		name string
-		now  conditions
-		slow bool
+		name    string
+		now     conditions
+		limited bool
+		slow    bool
 	}{
-		{"nothing is held back", conditions{Transmit: 2e9, CPU: 1}, false},
-		{"200 Mbit/s, two streams", conditions{Link: 12e6, Transmit: 2e9, CPU: 0.7}, true},
-		{"1 Gbit/s, two streams", conditions{Link: 60e6, Transmit: 2e9, CPU: 0.7}, true},
-		{"1 Gbit/s, a busy machine", conditions{Link: 60e6, Transmit: 2e9, CPU: 0.3}, true},
-		{"a fast network", conditions{Link: 600e6, Transmit: 2e9, CPU: 0.7}, false},
-		{"one machine that is busy", conditions{Link: 100e6, Transmit: 2e9, CPU: 0.3}, false},
-		{"one machine that is much too busy", conditions{Link: 20e6, Transmit: 2e9, CPU: 0.1}, false},
+		{"nothing is held back", conditions{Transmit: 2e9, CPU: 1}, false, false},
+		{"200 Mbit/s, two streams", conditions{Link: 12e6, Transmit: 2e9, CPU: 0.7}, false, true},
+		{"1 Gbit/s, two streams", conditions{Link: 60e6, Transmit: 2e9, CPU: 0.7}, false, true},
+		{"1 Gbit/s, a busy machine", conditions{Link: 60e6, Transmit: 2e9, CPU: 0.3}, false, true},
+		{"a fast network", conditions{Link: 600e6, Transmit: 2e9, CPU: 0.7}, false, false},
+		{"one machine that is busy", conditions{Link: 100e6, Transmit: 2e9, CPU: 0.3}, false, false},
+		{"one machine that is much too busy", conditions{Link: 20e6, Transmit: 2e9, CPU: 0.1}, false, false},
+		{"a limit on the bandwidth there", conditions{Link: 20e6, Transmit: 2e9, CPU: 0.1}, true, true},
 	} {
-		if got := c.now.slowLink(); got != c.slow {
+		if got := c.now.slowLink(c.limited); got != c.slow {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}

@@ -18,6 +18,8 @@ const (
 	// away is how long a caller may be busy elsewhere, or be held back, between two frames of an epoch. After more
 	// than that the connection has been at rest, of which nothing can be told.
 	away = 100 * time.Millisecond
+	// leastWork is the time of which it is told what part of a processor it had.
+	leastWork = time.Millisecond
 	// leastShare is the least part of a processor that is believed in.
 	leastShare = 0.02
 )
@@ -122,9 +124,12 @@ func (o *observer) endEpoch(now time.Time) {
 	e := &o.epoch
 	c := &o.now
 	o.length = min(2*o.length, epochLength)
-	if e.working.wall > time.Millisecond {
-		share := e.working.cpu.Seconds() / e.working.wall.Seconds()
+	// Summed until there is enough of it: the epochs that have much by themselves are those that were interrupted.
+	o.working.add(e.working)
+	if o.working.wall > leastWork {
+		share := o.working.cpu.Seconds() / o.working.wall.Seconds()
 		c.CPU += (max(share, leastShare) - c.CPU) / 2
+		o.working = effort{}
 	}
 	// A system call waits for the socket, or for a processor as long as other work does.
 	e.waited += max(0, e.kernel.wall-time.Duration(e.kernel.cpu.Seconds()/c.CPU*float64(time.Second)))
@@ -135,7 +140,7 @@ func (o *observer) endEpoch(now time.Time) {
 	o.askSocket(now)
 	o.holds = e.bottleneck()
 	o.noteLimits(now)
-	o.noteBound(o.holds == theLink && c.slowLink(), e.wire)
+	o.noteBound(o.holds == theLink && c.slowLink(e.isLimited()), e.wire)
 	o.noteProof()
 	o.epoch = epoch{begun: true, began: now, last: now, socket: e.socket, known: e.known, stretch: stretch{window: e.window}}
 }

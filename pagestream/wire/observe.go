@@ -44,6 +44,7 @@ type observer struct {
 	shares     *shares
 	number     int // of the stream
 	epoch      epoch
+	working    effort        // of epochs, of which it has not been told yet what part of a processor it had
 	length     time.Duration // of the epoch, at least
 	clock      time.Duration // that the stream has worked
 	holds      bottleneck    // in the last epoch

@@ -58,8 +58,12 @@ func join(ranges []pagestream.Range, r pagestream.Range) []pagestream.Range {
 // never be restored: such memory would read as zeros, or not be there.
 func (v *View) Complete(dir string, present []pagestream.Range) error {
 	var hidden []pagestream.Range
+	whole := 0 // areas that CRIU has seen as they are
 	_, err := images.EditMMFile(images.MMPath(dir, uint64(v.VPID)), func(a images.VMA) images.VMA {
 		area, ours := v.owns(a)
+		if ours && a.End == area.End() {
+			whole++
+		}
 		if !ours || a.End != a.Start+shownBytes {
 			return a
 		}
@@ -73,11 +77,11 @@ func (v *View) Complete(dir string, present []pagestream.Range) error {
 	if err != nil {
 		return fmt.Errorf("complete images: %w", err)
 	}
-	if len(hidden) != len(v.owned) {
-		return fmt.Errorf("complete images: CRIU has dumped %d of the %d areas of process %d that it was shown, of %d as they were not",
-			len(hidden), len(v.owned), v.PID, len(v.owned)-len(hidden))
+	if len(hidden)+whole != len(v.owned) {
+		return fmt.Errorf("complete images: CRIU has dumped %d of the %d areas of process %d that it was shown, and %d as they are",
+			len(hidden), len(v.owned), v.PID, whole)
 	}
-	return v.list(dir, present)
+	return v.list(dir, hidden, present)
 }
 
 // owns finds the area of ours that an area of the image is, or is the beginning of.
@@ -91,9 +95,9 @@ func (v *View) owns(a images.VMA) (pagestream.Range, bool) {
 	return v.owned[i], true
 }
 
-// list adds the present pages of areas that are ours to the process' pagemap, but for those that are there: a CRIU that does
+// list adds the present pages of hidden areas to the process' pagemap, but for those that are there: a CRIU that does
 // not know what is droppable lists the first page of each.
-func (v *View) list(dir string, present []pagestream.Range) error {
+func (v *View) list(dir string, hidden, present []pagestream.Range) error {
 	path := images.PagemapPath(dir, uint64(v.VPID))
 	id, entries, err := images.ReadPagemapFile(path)
 	if err != nil {
@@ -104,7 +108,7 @@ func (v *View) list(dir string, present []pagestream.Range) error {
 		listed = pagestream.AppendRun(listed, pagestream.Range{Start: e.Vaddr, Pages: e.Pages})
 	}
 	i := 0
-	for _, area := range v.owned {
+	for _, area := range hidden {
 		for i < len(present) && present[i].End() <= area.Start {
 			i++
 		}

@@ -145,12 +145,12 @@ func TestCompletesImagesOfHiddenAreas(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		pagemapOf(t, dir, c.listed...)
-		v := &View{VPID: 5, owned: []pagestream.Range{{Start: 0x100000, Pages: 256}, {Start: 0x200000, Pages: 256}}}
+		hidden := []pagestream.Range{{Start: 0x100000, Pages: 256}, {Start: 0x200000, Pages: 256}}
 		present := []pagestream.Range{
 			{Start: 0x100000, Pages: 1},
 			{Start: 0x1ff000, Pages: 4}, // over the border of two areas
 		}
-		if err := v.list(dir, present); err != nil {
+		if err := (&View{VPID: 5}).list(dir, hidden, present); err != nil {
 			t.Fatal(err)
 		}
 		_, got, err := images.ReadPagemapFile(images.PagemapPath(dir, 5))
