@@ -341,6 +341,18 @@ func (s *source) isServing() bool {
 	return s.serving != nil
 }
 
+// isFetchedFrom says whether it does so still.
+func (s *source) isFetchedFrom() bool {
+	s.mu.Lock()
+	v := s.serving
+	s.mu.Unlock()
+	if v == nil {
+		return false
+	}
+	over, _ := v.over()
+	return !over
+}
+
 // awaitFetched returns when the destination needs the frozen processes no more.
 func (s *source) awaitFetched() {
 	s.mu.Lock()
@@ -364,15 +376,32 @@ func (m *migrations) endCommitted(container string) error {
 		return nil
 	}
 	s.remove()
-	s.mu.Lock()
-	v := s.serving
-	s.mu.Unlock()
-	if v == nil {
-		return nil
-	}
-	if over, _ := v.over(); over {
+	if !s.isFetchedFrom() {
 		return nil
 	}
 	return errgrpc.ToGRPCf(errdefs.ErrUnavailable, "container %s: the pod has moved to node %s with migration %s, which still fetches pages of it; try again later",
 		container, s.request.GetPeerName(), s.id)
+}
+
+// leaveLimit is how long a container's deletion waits for what the migration has in its bundle to be cleared away: what is mounted there
+// would stay, and with it the bundle.
+const leaveLimit = 5 * time.Second
+
+// awaitLeft returns when nothing of a committed migration is left here, which may not be so yet when the pod's processes have ended.
+func (m *migrations) awaitLeft(ctx context.Context) {
+	m.mu.Lock()
+	s := m.source
+	m.mu.Unlock()
+	if s == nil || !s.committed() || s.isFetchedFrom() {
+		return
+	}
+	s.remove()
+	limit := time.NewTimer(leaveLimit)
+	defer limit.Stop()
+	select {
+	case <-s.undone:
+	case <-ctx.Done():
+	case <-limit.C:
+		s.log.Warn("the pod is deleted before all of the migration is cleared away")
+	}
 }

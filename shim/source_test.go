@@ -110,3 +110,23 @@ func TestACommittedPodStandsUntilSomebodyWantsItGone(t *testing.T) {
 		t.Errorf("it stood for %v more", took)
 	}
 }
+
+func TestDeletionWaitsForWhatIsLeftOfACommittedMigration(t *testing.T) {
+	s := testSource(shimv1.State_STATE_CONVERGED)
+	m := &migrations{source: s}
+	m.awaitLeft(t.Context()) // nothing is decided: it does not wait
+	s.state = shimv1.State_STATE_COMMITTED
+	left := make(chan struct{})
+	go func() {
+		m.awaitLeft(t.Context())
+		close(left)
+	}()
+	<-s.unwanted
+	select {
+	case <-left:
+		t.Fatal("it did not wait")
+	case <-time.After(10 * time.Millisecond):
+	}
+	close(s.undone)
+	<-left
+}

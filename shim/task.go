@@ -194,6 +194,9 @@ func (t *tasks) Wait(ctx context.Context, r *taskAPI.WaitRequest) (*taskAPI.Wait
 
 // Delete removes a process, and forgets the container if it was its init.
 func (t *tasks) Delete(ctx context.Context, r *taskAPI.DeleteRequest) (*taskAPI.DeleteResponse, error) {
+	if r.ExecID == "" {
+		t.migrations.awaitLeft(ctx)
+	}
 	resp, err := t.TTRPCTaskService.Delete(ctx, r)
 	if err == nil && r.ExecID == "" {
 		left := t.pod.remove(r.ID)
