@@ -152,7 +152,8 @@ func (o *observer) askSocket(now time.Time) {
 	}
 	e := &o.epoch
 	s, ok := o.ask()
-	if ok && e.known {
+	// An epoch of one frame, the first one, which has waited long, began when that had been sent: nothing is known of its time.
+	if ok && e.known && now.After(e.began) {
 		e.asked = true
 		e.wall = now.Sub(e.began)
 		e.busy, e.full = s.busy-e.socket.busy, s.full-e.socket.full

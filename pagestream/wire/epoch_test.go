@@ -154,3 +154,14 @@ func TestLevelsAreComparedOnTheSameBytes(t *testing.T) {
 		t.Errorf("the first level would leave %g, want 0.2", first)
 	}
 }
+
+func TestAnEpochOfOneFrameThatWaitedLongTellsWhatTheLinkTakes(t *testing.T) {
+	const msec = time.Millisecond
+	o := newObserver(Auto, 1, DefaultWindow)
+	o.ask = func() (socket, bool) { return socket{acked: 1000}, true }
+	o.transmitted(transmission{wire: MaxData, raw: MaxData, end: time.Now(), total: 100 * msec, waited: 90 * msec, limited: 90 * msec,
+		sealing: effort{msec, msec}})
+	if want := float64(MaxData) * 10; o.now.Link != want || o.holds != theLink {
+		t.Errorf("the link takes %g, want %g; %v", o.now.Link, want, o.holds)
+	}
+}
