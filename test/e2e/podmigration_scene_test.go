@@ -218,9 +218,11 @@ func (v *traveller) find() {
 			v.t.Errorf("pod %s has the annotation %s: %s", pod.Name, mark, value)
 		}
 	}
-	if here, there := v.copies(v.node), v.copies(v.elsewhere()); here != 1 || there != 0 {
-		v.t.Errorf("%d copies of the pod run on its node %s, %d on node %s", here, v.node.Name, there, v.elsewhere().Name)
+	if here := v.copies(v.node); here != 1 {
+		v.t.Errorf("%d copies of the pod run on its node %s", here, v.node.Name)
 	}
+	// One that has moved away stands frozen until its end is asked for, or for a second.
+	v.k.until("no copy of the pod on node "+v.elsewhere().Name, func() bool { return v.copies(v.elsewhere()) == 0 })
 }
 
 func isReady(pod *corev1.Pod) bool {
