@@ -204,7 +204,7 @@ func (d *departure) dumpImages(ctx context.Context) error {
 	present := make([][]pagestream.Range, len(d.views))
 	scan := func(i int) error {
 		var err error
-		pagemap.GiveWay(func() { present[i], err = d.views[i].Present() })
+		present[i], err = d.views[i].Present()
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			return nil // it has ended, and nobody has waited for it
 		}

@@ -71,7 +71,7 @@ func (t *Tracker) CollectFrozen(ctx context.Context) (Round, error) {
 	}
 	t.inParallel(len(parts), func(i int, s *scratch) {
 		if ctx.Err() == nil {
-			pagemap.GiveWay(func() { parts[i].scan(s) })
+			parts[i].scan(s)
 		}
 	})
 	if err := ctx.Err(); err != nil {

@@ -20,6 +20,23 @@ func asRoot(t *testing.T) {
 	}
 }
 
+// textBench is a bench of so many bytes of text, over a link of so many bits a second, or without a limit.
+func textBench(t *testing.T, rate uint64, size int) *bench {
+	t.Helper()
+	asRoot(t)
+	b, err := newBench(t.TempDir(), rate, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	fillText(b.memory)
+	return b
+}
+
 // again tries what a machine that is busy with other things may spoil.
 func again(t *testing.T, try func() (ok bool, saw string)) {
 	t.Helper()
@@ -36,17 +53,7 @@ func again(t *testing.T, try func() (ok bool, saw string)) {
 }
 
 func TestWhatIsSentOverASlowLinkIsCompressedBecauseOfIt(t *testing.T) {
-	asRoot(t)
-	b, err := newBench(t.TempDir(), 1e8, 24<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.close(); err != nil {
-			t.Error(err)
-		}
-	})
-	fillText(b.memory)
+	b := textBench(t, 1e8, 24<<20)
 	again(t, func() (bool, string) {
 		cell := Cell{Link: "100 Mbit/s", Kind: "text"}
 		if err := b.cell(t.Context(), &cell, 1); err != nil {
@@ -66,17 +73,7 @@ func (b busy) Pages(space pagestream.Space, vaddr uint64, data []byte) error {
 }
 
 func TestABusyReceiverIsNotTakenForASlowLink(t *testing.T) {
-	asRoot(t)
-	b, err := newBench(t.TempDir(), 0, 128<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.close(); err != nil {
-			t.Error(err)
-		}
-	})
-	fillText(b.memory)
+	b := textBench(t, 0, 128<<20)
 	b.receive = func(t target) wire.Receiver { return busy{t} }
 	again(t, func() (bool, string) {
 		_, why, err := b.send(t.Context(), wire.Auto)
