@@ -158,7 +158,7 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 	work, all := errgroup.WithContext(ctx)
 	for _, c := range s.containers {
 		work.Go(func() error {
-			if err := c.dumpFrozen(all); err != nil {
+			if err := c.dumpFrozen(all, s.link.scan); err != nil {
 				return err
 			}
 			w.noteDump(s)

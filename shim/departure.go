@@ -178,9 +178,9 @@ func (d *departure) refreshViews() error {
 }
 
 // dumpFrozen has all of the frozen container written that is neither memory nor in its file trees.
-func (d *departure) dumpFrozen(ctx context.Context) error {
+func (d *departure) dumpFrozen(ctx context.Context, scan *lastScan) error {
 	work, all := errgroup.WithContext(ctx)
-	work.Go(func() error { return d.dumpImages(all) })
+	work.Go(func() error { return d.dumpImages(all, scan) })
 	work.Go(func() error { return d.saveTmpfs(all) })
 	if err := work.Wait(); err != nil {
 		return err
@@ -194,7 +194,7 @@ func (d *departure) dumpFrozen(ctx context.Context) error {
 }
 
 // dumpImages lets CRIU dump the frozen container and completes its images.
-func (d *departure) dumpImages(ctx context.Context) error {
+func (d *departure) dumpImages(ctx context.Context, scan *lastScan) error {
 	if err := d.refreshViews(); err != nil {
 		return err
 	}
@@ -202,16 +202,9 @@ func (d *departure) dumpImages(ctx context.Context) error {
 		return err
 	}
 	present := make([][]pagestream.Range, len(d.views))
-	scan := func(i int) error {
+	for i, v := range d.views {
 		var err error
-		present[i], err = d.views[i].Present()
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			return nil // it has ended, and nobody has waited for it
-		}
-		return err
-	}
-	for i := range d.views {
-		if err := scan(i); err != nil {
+		if present[i], err = presentPages(ctx, v, scan); err != nil {
 			return err
 		}
 	}
@@ -224,6 +217,20 @@ func (d *departure) dumpImages(ctx context.Context) error {
 		}
 	}
 	return criu.AmendFiles(d.images, func(path string) bool { return othersWrite(path, d.mounts, d.copied) })
+}
+
+// presentPages lists the pages that a frozen process has in the areas of its view: those that the last scan
+// has seen, or, where it has not looked, those that a scan of its own finds.
+func presentPages(ctx context.Context, v *criu.View, scan *lastScan) ([]pagestream.Range, error) {
+	pages, ok, err := scan.present(ctx, v)
+	if err != nil || ok {
+		return pages, err
+	}
+	pages, err = v.Present()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil, nil // it has ended, and nobody has waited for it
+	}
+	return pages, err
 }
 
 // letGo has CRIU release the container and thaws it.

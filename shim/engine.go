@@ -50,7 +50,8 @@ func (s *source) useEngine(config *precopy.Config) error {
 	}
 	l.injector = newInjector()
 	l.tracker = track.New(track.Options{List: s.processes, Inject: l.injector.Inject, Log: s.log})
-	config.Tracker = l.tracker
+	l.scan = newLastScan(l.tracker)
+	config.Tracker = l.scan
 	return nil
 }
 

@@ -25,8 +25,9 @@ type link struct {
 	session *wire.Session
 	// files carries all file trees, in order, on the session's last stream.
 	files *fileStream
-	// tracker and injector are WriteProtect's, predumps are SoftDirty's.
+	// tracker, scan and injector are WriteProtect's, predumps are SoftDirty's.
 	tracker  *track.Tracker
+	scan     *lastScan
 	injector *track.Helper
 	predumps *predumps
 	shared   *precopy.Shared

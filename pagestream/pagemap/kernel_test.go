@@ -240,3 +240,45 @@ func TestGuardRegionsThatAreToldCanBeMade(t *testing.T) {
 		t.Error("the kernel tells guard regions, and refuses to make one")
 	}
 }
+
+// PresentPages must find what a query for present pages finds, and nothing of what CRIU leaves out.
+func TestPresentPagesAreThoseThatHoldSomething(t *testing.T) {
+	if err := ProbeScan(); err != nil {
+		t.Skip(err)
+	}
+	const pages = 1500 // more than one page table
+	mem := mapping(t, pages)
+	rng := rand.New(rand.NewPCG(3, 4))
+	var want []pagestream.Range
+	for p := range pages {
+		switch at := addr(mem) + uint64(p)*page; {
+		case rng.IntN(3) > 0:
+			mem[p*page] = 1
+			want = pagestream.AppendRun(want, pagestream.Range{Start: at, Pages: 1})
+		case rng.IntN(3) == 0:
+			_ = mem[p*page] // the page of zeros
+		case rng.IntN(3) == 0 && ProbeGuard() == nil:
+			if err := unix.Madvise(mem[p*page:(p+1)*page], madvGuardInstall); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	whole := pagestream.Range{Start: addr(mem), Pages: pages}
+	halves := []pagestream.Range{{Start: addr(mem), Pages: 700}, {Start: addr(mem) + 700*page, Pages: pages - 700}}
+	for _, room := range []int{1, 2, 100, 5000} {
+		for _, over := range [][]pagestream.Range{{whole}, halves} {
+			got, err := f.PresentPages(over, make([]Region, room), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("room for %d regions, %d spans: %d ranges, want %d", room, len(over), len(got), len(want))
+			}
+		}
+	}
+}

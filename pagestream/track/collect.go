@@ -265,7 +265,7 @@ func (s *scratch) unregistered(pm *pagemap.File) ([]span, error) {
 	for _, sp := range s.areas.spans {
 		query.Start, query.End = sp.start, sp.end
 		err := pm.Walk(query, s.regions, func(found []pagemap.Region) {
-			s.areas.within(found, func(area int, _, _ uint64) {
+			s.areas.within(found, func(area int, _ pagemap.Region) {
 				if area != last {
 					last = area
 					fresh = append(fresh, s.areas.lazy[area])
@@ -282,21 +282,12 @@ func (s *scratch) unregistered(pm *pagemap.File) ([]span, error) {
 	return fresh, nil
 }
 
-// skipped are the categories of pages that are never sent: the page of zeros,
-// which CRIU does not dump, and guard pages, as far as the kernel tells them.
-func skipped() pagemap.Category {
-	if pagemap.ProbeGuard() == nil {
-		return pagemap.ZeroPage | pagemap.Guard
-	}
-	return pagemap.ZeroPage
-}
-
 // writtenQuery finds the written pages of registered areas, and protects them
 // again. The page categories are those that CRIU dumps (pmc_fill in
 // criu/pagemap-cache.c). Areas that are not registered are passed over without a
 // look at their pages, so one walk can go over everything.
 func writtenQuery(protect bool) pagemap.Query {
-	skip := skipped()
+	skip := pagemap.Skipped()
 	return pagemap.Query{
 		Protect:  protect,
 		Inverted: skip,
@@ -306,16 +297,9 @@ func writtenQuery(protect bool) pagemap.Query {
 	}
 }
 
-// eitherQuery finds the pages of registered areas, and says which were written.
-func eitherQuery() pagemap.Query {
-	q := writtenQuery(false)
-	q.Mask &^= pagemap.Written
-	return q
-}
-
 // staleQuery finds pages of registered areas that are protected.
 func staleQuery() pagemap.Query {
-	skip := skipped() | pagemap.Written
+	skip := pagemap.Skipped() | pagemap.Written
 	return pagemap.Query{
 		Inverted: skip,
 		Mask:     skip | pagemap.WPAllowed,
@@ -327,13 +311,13 @@ func staleQuery() pagemap.Query {
 // untrackedQuery finds all pages of areas that are not registered, written or
 // not: nothing can be said of them.
 func untrackedQuery() pagemap.Query {
-	skip := skipped() | pagemap.WPAllowed
+	skip := pagemap.Skipped() | pagemap.WPAllowed
 	return pagemap.Query{Inverted: skip, Mask: skip, AnyOf: pagemap.Present | pagemap.Swapped, Return: pagemap.WPAllowed}
 }
 
 // presentQuery finds all pages.
 func presentQuery() pagemap.Query {
-	skip := skipped()
+	skip := pagemap.Skipped()
 	return pagemap.Query{Inverted: skip, Mask: skip, AnyOf: pagemap.Present | pagemap.Swapped, Return: pagemap.ZeroPage}
 }
 
@@ -348,8 +332,8 @@ func registeredQuery() pagemap.Query {
 // length, so all of it must be reported.
 func scan(pm *pagemap.File, over span, q pagemap.Query, only *areas, buf []pagemap.Region) ([]pagestream.Range, error) {
 	var pages []pagestream.Range
-	add := func(_ int, start, end uint64) {
-		pages = appendRange(pages, pagestream.Range{Start: start, Pages: (end - start) / pagestream.PageSize})
+	add := func(_ int, r pagemap.Region) {
+		pages = appendRange(pages, pagestream.Range{Start: r.Start, Pages: r.Pages()})
 	}
 	q.Start, q.End = over.start, over.end
 	err := pm.Walk(q, buf, func(found []pagemap.Region) {
@@ -358,36 +342,18 @@ func scan(pm *pagemap.File, over span, q pagemap.Query, only *areas, buf []pagem
 			return
 		}
 		for _, r := range found {
-			add(0, r.Start, r.End)
+			add(0, r)
 		}
 	})
-	if errors.Is(err, unix.ESRCH) {
-		err = fmt.Errorf("%w (%w)", errOtherMemory, err)
-	}
-	return pages, err
+	return pages, otherMemory(err)
 }
 
-// scanEither walks over a span once, and returns which pages of registered lazy
-// areas were written, and which of wanted are there.
-func scanEither(pm *pagemap.File, over span, only *areas, wanted []pagestream.Range, buf []pagemap.Region) (written, there []pagestream.Range, err error) {
-	q := eitherQuery()
-	q.Start, q.End = over.start, over.end
-	err = pm.Walk(q, buf, func(found []pagemap.Region) {
-		for i := range found {
-			part := found[i : i+1]
-			only.within(part, func(_ int, start, end uint64) {
-				r := pagestream.Range{Start: start, Pages: (end - start) / pagestream.PageSize}
-				there = appendRange(there, r)
-				if part[0].Categories&pagemap.Written != 0 {
-					written = appendRange(written, r)
-				}
-			})
-		}
-	})
+// otherMemory says what a scan's ESRCH means.
+func otherMemory(err error) error {
 	if errors.Is(err, unix.ESRCH) {
-		err = fmt.Errorf("%w (%w)", errOtherMemory, err)
+		return fmt.Errorf("%w (%w)", errOtherMemory, err)
 	}
-	return written, pagestream.Intersect(there, wanted), err
+	return err
 }
 
 // count returns how many lazy pages the query finds; an error counts as none.
@@ -396,9 +362,7 @@ func (s *scratch) count(pm *pagemap.File, q pagemap.Query) uint64 {
 	for _, sp := range s.areas.spans {
 		q.Start, q.End = sp.start, sp.end
 		pm.Walk(q, s.regions, func(found []pagemap.Region) {
-			s.areas.within(found, func(_ int, start, end uint64) {
-				sum += (end - start) / pagestream.PageSize
-			})
+			s.areas.within(found, func(_ int, r pagemap.Region) { sum += r.Pages() })
 		})
 	}
 	return sum

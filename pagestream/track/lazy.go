@@ -1,6 +1,7 @@
 package track
 
 import (
+	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/pagemap"
 )
 
@@ -36,6 +37,11 @@ func Lazy(v pagemap.VMA) bool {
 
 // span is a part of an address space, in bytes.
 type span struct{ start, end uint64 }
+
+// pages is the span as a range.
+func (s span) pages() pagestream.Range {
+	return pagestream.Range{Start: s.start, Pages: (s.end - s.start) / pagestream.PageSize}
+}
 
 // maxDetour is how large an area in between may be if two lazy areas are to be
 // scanned in one go. Walking over it costs less than a call of its own.
@@ -101,9 +107,9 @@ func (a *areas) cut(size uint64) []span {
 	return pieces
 }
 
-// within appends to dst the parts of regions that lie in lazy areas. Both
-// ascend. It calls add for each part, with the index of its area.
-func (a *areas) within(regions []pagemap.Region, add func(area int, start, end uint64)) {
+// within finds the parts of regions that lie in lazy areas. Both ascend. It calls
+// add for each part, with the index of its area.
+func (a *areas) within(regions []pagemap.Region, add func(area int, part pagemap.Region)) {
 	if len(regions) == 0 {
 		return
 	}
@@ -113,7 +119,7 @@ func (a *areas) within(regions []pagemap.Region, add func(area int, start, end u
 			i++
 		}
 		for j := i; j < len(a.lazy) && a.lazy[j].start < r.End; j++ {
-			add(j, max(r.Start, a.lazy[j].start), min(r.End, a.lazy[j].end))
+			add(j, pagemap.Region{Start: max(r.Start, a.lazy[j].start), End: min(r.End, a.lazy[j].end), Categories: r.Categories})
 		}
 	}
 }

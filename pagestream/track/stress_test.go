@@ -103,6 +103,7 @@ func (c copies) take(t testing.TB, r Round) {
 			t.Logf("round: %v", p.Err)
 		}
 		checkRound(t, p)
+		checkPresent(t, p)
 		if p.New {
 			delete(c, p.Space)
 		}
@@ -147,6 +148,46 @@ func checkRound(t testing.TB, p ProcessRound) {
 	}
 	if pages != p.Pages {
 		t.Fatalf("%d pages in the ranges, %d said", pages, p.Pages)
+	}
+}
+
+// checkPresent checks that a frozen round tells the pages that there are, as a scan for them finds them
+// afterwards. Only khugepaged may have filled holes since.
+func checkPresent(t testing.TB, p ProcessRound) {
+	t.Helper()
+	if p.Looked == nil {
+		return
+	}
+	s := &scratch{regions: make([]pagemap.Region, 1000)}
+	pm, err := s.open(p.PID)
+	if errors.Is(err, ErrGone) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pm.Close()
+	var there, armed []pagestream.Range
+	for _, over := range s.areas.lazy {
+		found, err := scan(pm, over, presentQuery(), nil, s.regions)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range found {
+			there = pagestream.AppendRun(there, r)
+		}
+		if s.tracked(pm, over) {
+			armed = pagestream.AppendRun(armed, over.pages())
+		}
+	}
+	if looked := s.areas.clip([]pagestream.Range{s.areas.bounds().pages()}); !slices.Equal(p.Looked, looked) {
+		t.Errorf("process %d: looked at %v of %v", p.PID, p.Looked, looked)
+	}
+	if more := pagestream.Subtract(p.Present, there); len(more) > 0 {
+		t.Errorf("process %d: the round tells pages that are not there: %v", p.PID, more)
+	}
+	if lacking := pagestream.Subtract(there, p.Present); len(pagestream.Intersect(lacking, armed)) > 0 {
+		t.Errorf("process %d: the round does not tell %v", p.PID, lacking)
 	}
 }
 

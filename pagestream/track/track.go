@@ -69,6 +69,10 @@ type ProcessRound struct {
 	// Untracked counts pages that cannot be tracked. They are in Dirty only in
 	// CollectFrozen's round, when they no longer change.
 	Untracked uint64
+	// Present are the pages that CRIU would dump of the lazy areas Looked, ascending:
+	// those that are in memory or in swap, but for the page of zeros and guard pages. Only
+	// CollectFrozen tells both.
+	Present, Looked []pagestream.Range
 	// New says that the process was armed in this round, or armed again after an
 	// exec: Dirty has all its pages, what was copied before is void.
 	New bool

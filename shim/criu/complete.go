@@ -17,40 +17,18 @@ import (
 const scanRegions = 4096
 
 // Present lists the pages that a frozen process has in the areas that are ours:
-// those which CRIU would have found (criu/pagemap-cache.c, pmc_fill): in memory
-// or in swap, and not the page of zeros.
+// those which CRIU would have found.
 func (v *View) Present() ([]pagestream.Range, error) {
 	f, err := pagemap.Open(v.PID)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var present []pagestream.Range
-	buf := make([]pagemap.Region, scanRegions)
-	for _, area := range v.owned {
-		err := f.Walk(pagemap.Query{
-			Start: area.Start, End: area.End(),
-			Inverted: pagemap.ZeroPage, Mask: pagemap.ZeroPage, AnyOf: pagemap.Present | pagemap.Swapped,
-		}, buf, func(found []pagemap.Region) {
-			for _, r := range found {
-				present = join(present, pagestream.Range{Start: r.Start, Pages: r.Pages()})
-			}
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return present, nil
+	return f.PresentPages(v.owned, make([]pagemap.Region, scanRegions), nil)
 }
 
-// join appends a range, to the last one if they touch.
-func join(ranges []pagestream.Range, r pagestream.Range) []pagestream.Range {
-	if n := len(ranges); n > 0 && ranges[n-1].End() == r.Start {
-		ranges[n-1].Pages += r.Pages
-		return ranges
-	}
-	return append(ranges, r)
-}
+// Owned are the areas whose pages are ours to account for, ascending.
+func (v *View) Owned() []pagestream.Range { return v.owned }
 
 // Complete puts the truth back into a container's images: the areas that CRIU
 // was told are short and droppable become long and private again, and their present pages are
