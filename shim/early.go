@@ -223,6 +223,7 @@ func (d *destination) startEarly(ctx context.Context, a *arrival, r *shimv1.Appr
 		_ = d.move(a, arrivalParked)
 		return nil, err
 	}
+	fill.expect(orderOf(a.request, t.number))
 	t.seen.Go(func() { early.await(t.over) })
 	close(a.ahead)
 	return t, nil

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -50,6 +49,8 @@ type fillOrder struct {
 	Container uint16
 	// Attempt is the number of the restore whose processes are served.
 	Attempt int
+	// Ahead: the store is not sealed yet, and the same comes again when it is.
+	Ahead bool
 	// Fetch says how pages come that were left at the source.
 	Fetch fetchOrder
 }
@@ -71,9 +72,9 @@ type fill struct {
 	keeper *lazy.Keeper
 	cancel context.CancelFunc
 	done   chan struct{}
-	// ordered is closed when order is set.
-	ordered chan struct{}
-	order   fillOrder
+	// expected is closed when ahead is set, ordered when order is.
+	expected, ordered chan struct{}
+	ahead, order      fillOrder
 
 	mu  sync.Mutex
 	err error // of Run, guarded by mu, valid when done is closed
@@ -95,7 +96,7 @@ func startFill(ctx context.Context, log *slog.Logger, c fillConfig) (*fill, erro
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f := &fill{cancel: cancel, done: make(chan struct{}), ordered: make(chan struct{})}
+	f := &fill{cancel: cancel, done: make(chan struct{}), expected: make(chan struct{}), ordered: make(chan struct{})}
 	f.keeper = lazy.NewKeeper(lazy.KeeperConfig{
 		Listener: listener,
 		Start:    f.startServer,
@@ -126,6 +127,14 @@ func startFill(ctx context.Context, log *slog.Logger, c fillConfig) (*fill, erro
 	return f, nil
 }
 
+// expect tells the server what it will serve, as far as that is known before the images have come.
+// It is called once, or never.
+func (f *fill) expect(order fillOrder) {
+	order.Ahead = true
+	f.ahead = order
+	close(f.expected)
+}
+
 // serve tells the server. It is called once.
 func (f *fill) serve(order fillOrder) {
 	f.order = order
@@ -154,13 +163,26 @@ func (f *fill) startServer(conn *os.File) (lazy.Process, error) {
 	}
 	go func() { // until the server is told, or has ended
 		defer w.Close()
-		select {
-		case <-f.ordered:
-			_ = json.NewEncoder(w).Encode(f.order) // one that has died is followed by another
-		case <-p.ended:
-		}
+		f.tell(w, p.ended)
 	}()
 	return fillProcess{p}, nil
+}
+
+// tell gives a server its orders. One that has died is followed by another.
+func (f *fill) tell(w io.Writer, ended <-chan struct{}) {
+	orders := json.NewEncoder(w)
+	select {
+	case <-f.ordered: // no other is needed
+	case <-ended:
+		return
+	case <-f.expected:
+		_ = orders.Encode(f.ahead)
+	}
+	select {
+	case <-f.ordered:
+		_ = orders.Encode(f.order)
+	case <-ended:
+	}
 }
 
 // listenIn listens on a unix socket by a path that may be longer than a socket's
@@ -227,15 +249,19 @@ func runFill() error {
 	if err != nil {
 		return err
 	}
-	warmUp()
-	order, err := readOrder(os.NewFile(fillOrders, "order"))
+	server, err := lazy.Stand(keeper, true)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	order, err := awaitOrder(os.NewFile(fillOrders, "order"), func(o fillOrder) error { return server.Expect(o.journal()) })
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	reader, err := store.OpenSealed(order.Store)
+	reader, err := store.OpenContainer(order.Store, order.Container)
 	if err != nil {
 		return err
 	}
@@ -250,29 +276,39 @@ func runFill() error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	return lazy.Serve(context.Background(), lazy.Config{
-		Keeper: keeper, Reader: reader, Container: order.Container, Hold: true, Calm: fillCalm, Log: log,
+	return server.Serve(context.Background(), lazy.Config{
+		Reader: reader, Container: order.Container, Calm: fillCalm, Log: log,
 		Journal: order.journal(), Remote: remote,
 	})
 }
 
-// warmUp does what takes its time once, and would when the order has come and a pod stands still: the first decoding, and the thread that starts
-// others once the main one belongs to one goroutine, as lazy.Serve has it.
+// awaitOrder waits for the order to serve, and has what comes ahead of it prepared; io.EOF is the end of who would give it.
+func awaitOrder(f *os.File, prepare func(fillOrder) error) (fillOrder, error) {
+	defer f.Close()
+	warmUp()
+	orders := json.NewDecoder(f)
+	for {
+		var order fillOrder
+		err := orders.Decode(&order)
+		if err != nil && !errors.Is(err, io.EOF) {
+			err = fmt.Errorf("order for the fault server: %w", err)
+		}
+		if err != nil {
+			return fillOrder{}, err
+		}
+		if !order.Ahead {
+			return order, nil
+		}
+		if err := prepare(order); err != nil {
+			return fillOrder{}, err
+		}
+	}
+}
+
+// warmUp decodes an order: the first time takes longest, and a pod stands still when the order comes.
 func warmUp() {
 	var order fillOrder
 	if sample, err := json.Marshal(fillOrder{}); err == nil {
 		_ = json.Unmarshal(sample, &order)
 	}
-	runtime.LockOSThread()
-}
-
-// readOrder waits for the order; io.EOF is the end of who would give it.
-func readOrder(f *os.File) (fillOrder, error) {
-	defer f.Close()
-	var order fillOrder
-	err := json.NewDecoder(f).Decode(&order)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("order for the fault server: %w", err)
-	}
-	return order, err
 }

@@ -8,15 +8,21 @@ import (
 	"testing"
 )
 
+func well(err error) bool { return err == nil }
+
 func TestAFaultServerIsToldWhatItServesOrThatNobodyNeedsIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		said string
 		want fillOrder
 		err  func(error) bool
+		// prepared is how often something was prepared before the order came.
+		prepared int
 	}{
-		"an order":   {`{"Store":"/run/s","Container":3,"Attempt":2}`, fillOrder{Store: "/run/s", Container: 3, Attempt: 2}, func(err error) bool { return err == nil }},
-		"nothing":    {"", fillOrder{}, func(err error) bool { return errors.Is(err, io.EOF) }},
-		"half of it": {`{"Store":"/ru`, fillOrder{}, func(err error) bool { return err != nil && strings.Contains(err.Error(), "order") }},
+		"an order":          {`{"Store":"/run/s","Container":3,"Attempt":2}`, fillOrder{Store: "/run/s", Container: 3, Attempt: 2}, well, 0},
+		"ahead, and then":   {`{"Store":"/run/s","Attempt":1,"Ahead":true}{"Store":"/run/s","Attempt":1}`, fillOrder{Store: "/run/s", Attempt: 1}, well, 1},
+		"ahead, and no end": {`{"Store":"/run/s","Attempt":1,"Ahead":true}`, fillOrder{}, func(err error) bool { return errors.Is(err, io.EOF) }, 1},
+		"nothing":           {"", fillOrder{}, func(err error) bool { return errors.Is(err, io.EOF) }, 0},
+		"half of it":        {`{"Store":"/ru`, fillOrder{}, func(err error) bool { return err != nil && strings.Contains(err.Error(), "order") }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, w, err := os.Pipe()
@@ -27,9 +33,10 @@ func TestAFaultServerIsToldWhatItServesOrThatNobodyNeedsIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.Close()
-			order, err := readOrder(r)
-			if !c.err(err) || order != c.want {
-				t.Errorf("%+v, %v", order, err)
+			prepared := 0
+			order, err := awaitOrder(r, func(fillOrder) error { prepared++; return nil })
+			if !c.err(err) || order != c.want || prepared != c.prepared {
+				t.Errorf("%+v, %v, prepared %d times", order, err, prepared)
 			}
 		})
 	}

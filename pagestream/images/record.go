@@ -19,8 +19,12 @@ type records struct {
 	max    uint32 // longest record in bytes
 }
 
+// readSize is how much of an image is read at once. Most are smaller, several of each process are read while its pod stands still, and a
+// large buffer takes longer to be made than what it saves.
+const readSize = 16 << 10
+
 func newRecords(r io.Reader, magic, maxRecord uint32) (*records, error) {
-	rs := &records{r: bufio.NewReaderSize(r, 256<<10), max: maxRecord}
+	rs := &records{r: bufio.NewReaderSize(r, readSize), max: maxRecord}
 	var head [8]byte
 	if _, err := io.ReadFull(rs.r, head[:]); err != nil {
 		return nil, rs.short("magic numbers", err)

@@ -1,5 +1,18 @@
 package lazy
 
+// beginFilling does, once, what the background needs and no fault does.
+func (s *server) beginFilling() error {
+	if s.filling {
+		return nil
+	}
+	s.filling = true
+	s.populate()
+	if !s.runs { // the keeper has gone without having said so
+		return nil
+	}
+	return s.release()
+}
+
 // fillOn fills in up to a batch from where the background has come to.
 func (m *memory) fillOn() (result, error) {
 	if _, all := m.source.from.(local); all {
@@ -11,6 +24,7 @@ func (m *memory) fillOn() (result, error) {
 // fillBySlot goes by the order in which the store has the pages: so what it can give back
 // becomes free one after the other, however the rounds have brought it.
 func (m *memory) fillBySlot() (result, error) {
+	m.source.sort()
 	for ; m.piece < len(m.source.bySlot); m.piece++ {
 		p := m.source.pieces[m.source.bySlot[m.piece]]
 		end := p.first + p.pages

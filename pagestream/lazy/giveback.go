@@ -29,8 +29,8 @@ type giver struct {
 	giving *store.Giving
 }
 
-// release is told that the container runs: its store may be given back from now on. A
-// server that follows another hears it before it takes any memory over.
+// release has the store of a container that runs given back from now on. A server that
+// follows another does so before it takes any memory over.
 func (s *server) release() error {
 	if s.released {
 		return nil

@@ -37,8 +37,8 @@ func (s *server) alone() bool { return s.ready && s.finished }
 const reportEvery = 20 * time.Millisecond
 
 func (s *server) report(now bool) {
-	if s.sock < 0 || !s.ready {
-		return
+	if s.sock < 0 || !s.ready || !s.finished && s.progress.Lost == 0 {
+		return // nobody waits for it yet
 	}
 	if t := time.Now(); !now && t.Sub(s.reported) < reportEvery {
 		return
@@ -113,11 +113,17 @@ func (s *server) heard(m message, fd int) error {
 	case finishedMsg:
 		if !s.finished {
 			s.finished = true
-			s.pause = time.Now().Add(s.cfg.Calm)
+			s.reported = time.Now()
+			s.pause = s.reported.Add(s.cfg.Calm)
 			close(s.restored)
 		}
 	case releasedMsg:
-		return s.release()
+		s.runs = true
+		if !s.ready { // the server follows another, whose notes it has to have read
+			return s.release()
+		}
+		// The container's first faults come now: all else can wait for beginFilling.
+		s.pause = time.Now().Add(s.cfg.Calm)
 	case closedMsg:
 		if x := s.memories[m.id]; x != nil && x.asked {
 			return s.end(x)

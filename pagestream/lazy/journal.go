@@ -55,9 +55,19 @@ type snapshot struct {
 	windows []window
 }
 
+// size is how much a journal has before its slots.
+func (s snapshot) size() int {
+	return (journalHeader + windowSize*len(s.windows) + pageSize - 1) / pageSize * pageSize
+}
+
 func (s snapshot) encode() []byte {
-	size := (journalHeader + windowSize*len(s.windows) + pageSize - 1) / pageSize * pageSize
-	b := make([]byte, size+slotsSize)
+	b := make([]byte, s.size()+slotsSize)
+	s.put(b)
+	return b
+}
+
+// put writes the snapshot into a journal that has nothing but zeros.
+func (s snapshot) put(b []byte) {
 	copy(b, journalMagic)
 	binary.NativeEndian.PutUint32(b[8:], journalVersion)
 	binary.NativeEndian.PutUint32(b[12:], uint32(s.pid))
@@ -72,7 +82,6 @@ func (s snapshot) encode() []byte {
 	}
 	binary.NativeEndian.PutUint32(b[40:], crc32.Checksum(w, castagnoli))
 	binary.NativeEndian.PutUint32(b[44:], crc32.Checksum(b[:44], castagnoli))
-	return b
 }
 
 // decodeJournal reads a whole journal: the snapshot, the events since without the
@@ -129,6 +138,7 @@ func decodeJournal(b []byte) (s snapshot, events []event, used int, err error) {
 type journal struct {
 	path   string
 	mapped []byte // the slots
+	whole  []byte // what was mapped with them
 	next   int    // slot that is read into next; all before are kept
 }
 
@@ -150,7 +160,7 @@ func newJournal(dir string, s snapshot, server uint64) (*journal, error) {
 		return nil, err
 	}
 	if err := os.Rename(path+".new", path); err != nil {
-		return nil, errors.Join(fmt.Errorf("write journal: %w", err), unix.Munmap(j.mapped))
+		return nil, errors.Join(fmt.Errorf("write journal: %w", err), j.close())
 	}
 	return j, nil
 }
@@ -185,24 +195,34 @@ func openJournal(dir string, id uint64) (*journal, snapshot, []event, error) {
 	return j, s, events, nil
 }
 
-// mapSlots maps the slots so that the kernel's copy into them cannot fail: writing
-// makes the pages, and locking keeps them.
+// mapSlots maps the slots, which begin there.
 func (j *journal) mapSlots(path string, at int) error {
+	var err error
+	if j.whole, err = mapJournal(path, at, slotsSize); err != nil {
+		return err
+	}
+	j.mapped = j.whole
+	return nil
+}
+
+// mapJournal maps so many bytes of a journal, whose last are the slots, so that the kernel's
+// copy into these cannot fail: writing makes the pages, and locking keeps them.
+func mapJournal(path string, at, size int) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return fmt.Errorf("map journal: %w", err)
+		return nil, fmt.Errorf("map journal: %w", err)
 	}
 	defer f.Close()
-	j.mapped, err = unix.Mmap(int(f.Fd()), int64(at), slotsSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	b, err := unix.Mmap(int(f.Fd()), int64(at), size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
-		return fmt.Errorf("map journal %s: %w", path, err)
+		return nil, fmt.Errorf("map journal %s: %w", path, err)
 	}
 	// No right to lock is no reason to stop: without swap nothing is lost.
-	_ = unix.Mlock(j.mapped)
-	for i := 0; i < slotsSize; i += pageSize {
-		j.mapped[i+1] = 0 // reserved in every message
+	_ = unix.Mlock(b)
+	for i := size - slotsSize; i < size; i += pageSize {
+		b[i+1] = 0 // reserved in every message
 	}
-	return nil
+	return b, nil
 }
 
 // mark writes an eventServer, so that it is whole or not there.
@@ -243,11 +263,11 @@ func (j *journal) read(fd int) ([]byte, unix.Errno) {
 
 // close gives up the mapping and leaves the file.
 func (j *journal) close() error {
-	if j.mapped == nil {
+	if j.whole == nil {
 		return nil
 	}
-	b := j.mapped
-	j.mapped = nil
+	b := j.whole
+	j.mapped, j.whole = nil, nil
 	return unix.Munmap(b)
 }
 

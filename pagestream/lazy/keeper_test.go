@@ -3,7 +3,6 @@ package lazy
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -62,12 +61,12 @@ func TestServerWhoseKeeperDiesBeforeTheRestoreEndsWithIt(t *testing.T) {
 			must(t, err)
 			conn, err := ServerConn(pair[1])
 			must(t, err)
-			s := &server{
-				cfg: Config{Keeper: conn, Reader: reader, Journal: filepath.Join(dir, "journal")}, log: slog.New(slog.DiscardHandler),
-				sources: make(map[int32]*source), restored: make(chan struct{}),
-			}
-			must(t, s.open())
-			defer s.close()
+			b, err := Stand(conn, false)
+			must(t, err)
+			defer b.Close()
+			s := b.s
+			s.cfg = Config{Reader: reader, Journal: filepath.Join(dir, "journal")}
+			must(t, s.load())
 			must(t, unix.Close(pair[0]))
 			notice(s)
 			if err := s.run(); !errors.Is(err, errNoKeeper) {

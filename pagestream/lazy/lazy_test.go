@@ -45,6 +45,14 @@ func serveProcess(dir, journal string) error {
 	if err != nil {
 		return err
 	}
+	server, err := Stand(conn, true)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	if err := server.Expect(journal); err != nil {
+		return err
+	}
 	r, err := store.OpenSealed(dir)
 	if err != nil {
 		return err
@@ -58,7 +66,7 @@ func serveProcess(dir, journal string) error {
 	if err != nil {
 		return err
 	}
-	return Serve(context.Background(), Config{Keeper: conn, Reader: r, Journal: journal, Hold: true, Rate: rate, Remote: remote, Log: slog.Default()})
+	return server.Serve(context.Background(), Config{Reader: r, Journal: journal, Rate: rate, Remote: remote, Log: slog.Default()})
 }
 
 func must(t testing.TB, err error) {

@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
+	"sync"
 	"time"
 
 	"godwit.dev/godwit/pagestream"
@@ -45,53 +45,35 @@ type Config struct {
 // Serve answers faults and fills in pages until all is in or ctx is done. It ends with nil only if all is in. Images of the container are read
 // before the keeper hears of the server, so that CRIU's first fault finds it ready.
 func Serve(ctx context.Context, cfg Config) error {
-	s := &server{
-		cfg: cfg, log: cfg.Log,
-		sources: make(map[int32]*source), memories: make(map[uint64]*memory), held: make(map[uint64]int),
-		restored: make(chan struct{}),
+	b, err := Stand(cfg.Keeper, cfg.Hold)
+	if err != nil {
+		return err
 	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
+	return b.Serve(ctx, cfg)
+}
+
+// work is the life of a server that has been told what it serves.
+func (s *server) work(ctx context.Context, cfg Config) error {
+	s.cfg = cfg
+	if cfg.Log != nil {
+		s.log = cfg.Log
 	}
-	defer s.close()
-	// From a fault to its page nothing is handed to another thread.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := s.open(); err != nil {
-		return fmt.Errorf("fault server: %w", err)
+	if err := s.load(); err != nil {
+		return err
 	}
 	// Waking a thread that sleeps in epoll_wait takes a descriptor.
 	defer context.AfterFunc(ctx, func() { unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })()
-	mapCtx, cancel := context.WithCancel(ctx)
-	mapped := make(chan struct{})
-	go func() {
-		defer close(mapped)
-		s.populate(mapCtx)
-	}()
-	defer func() { cancel(); <-mapped }()
-	s.fetch(mapCtx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer s.beside.Wait()
+	defer cancel()
+	s.populate = func() { s.beside.Go(func() { s.cfg.Reader.Populate(ctx) }) }
+	s.fetch(ctx)
 
 	if err := s.run(); err != nil {
-		return fmt.Errorf("fault server: %w", err)
+		return err
 	}
 	s.holder.stop()
 	return nil
-}
-
-// populate maps the store's pages ahead of the background, and not before it.
-func (s *server) populate(ctx context.Context) {
-	select {
-	case <-s.restored:
-	case <-ctx.Done():
-		return
-	}
-	calm := time.NewTimer(s.cfg.Calm)
-	defer calm.Stop()
-	select {
-	case <-calm.C:
-		s.cfg.Reader.Populate(ctx)
-	case <-ctx.Done():
-	}
 }
 
 var (
@@ -121,9 +103,15 @@ type server struct {
 	ready    bool
 	finished bool
 	restored chan struct{} // closed when finished is set
-	released bool          // the container runs, see giveBack
+	runs     bool          // the keeper has said that the container runs
+	filling  bool          // the background has begun
+	released bool          // what the container needs no more is given back, see giveBack
 	trimmed  bool          // CRIU's pages files are freed
 	nextID   uint64
+	spares   spares
+
+	populate func() // starts to map the store's pages ahead of the background
+	beside   sync.WaitGroup
 
 	progress Progress
 	done     uint64    // pages of memories that have ended
@@ -140,35 +128,23 @@ type handed struct {
 // firstForked is over every id that a keeper gives.
 const firstForked = 1 << 32
 
-func (s *server) open() (err error) {
-	s.poll, s.sock, s.stop, s.arrived, s.nextID = -1, -1, -1, -1, firstForked
-	if err := os.Mkdir(s.cfg.Journal, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+// load makes ready what the server is to serve.
+func (s *server) load() error {
+	if err := s.makeJournals(s.cfg.Journal); err != nil {
 		return err
 	}
 	if err := s.loadSources(); err != nil {
 		return err
 	}
-	if s.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return fmt.Errorf("epoll: %w", err)
+	return s.watchFetcher()
+}
+
+// makeJournals makes the place of the journals, and some of them, once.
+func (s *server) makeJournals(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
 	}
-	if s.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("eventfd: %w", err)
-	}
-	f, err := s.cfg.Keeper.File()
-	if err != nil {
-		return fmt.Errorf("connection of the keeper: %w", err)
-	}
-	defer f.Close()
-	defer s.cfg.Keeper.Close() // the keeper sees it end when the duplicate does
-	if s.sock, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err != nil {
-		return fmt.Errorf("connection of the keeper: %w", err)
-	}
-	if s.cfg.Hold {
-		if err := s.hold(); err != nil {
-			return err
-		}
-	}
-	return errors.Join(s.watch(s.sock, tagKeeper), s.watch(s.stop, tagStop), s.watchFetcher())
+	return nil
 }
 
 // hold starts the holder and shows it to the keeper.
@@ -241,6 +217,7 @@ func (s *server) close() {
 			unix.Close(h.fd)
 		}
 	}
+	s.spares.drop()
 	s.closeHeld()
 	s.closeGivers()
 	for _, src := range s.sources {
@@ -288,6 +265,7 @@ func (s *server) run() error {
 		if s.finished && s.ready && len(s.memories) == 0 && s.partedFromSource() {
 			s.report(true)
 			s.tell(message{kind: allDoneMsg}, -1)
+			s.spares.drop()
 			_ = os.Remove(s.cfg.Journal) // empty, unless a crash left something
 			return nil
 		}
@@ -296,7 +274,7 @@ func (s *server) run() error {
 		case res == filled && worked:
 			wait = 0
 		case res == paced && !waiting:
-			wait = 1
+			wait = max(1, int((time.Until(s.pause)+time.Millisecond-1)/time.Millisecond))
 		case waiting || res == again || res == short:
 			// The process is on its way to the event that ends this, or past it and
 			// about to run on; nothing tells when.
@@ -365,7 +343,10 @@ func (s *server) events(m *memory) error {
 }
 
 func (s *server) renewJournal(m *memory) error {
-	j, err := newJournal(s.cfg.Journal, m.snapshot(), s.number)
+	j, err := s.spares.take(s.cfg.Journal, m.snapshot(), s.number)
+	if j == nil && err == nil {
+		j, err = newJournal(s.cfg.Journal, m.snapshot(), s.number)
+	}
 	if err != nil {
 		return err
 	}
@@ -450,11 +431,14 @@ const childTurn = 16
 // some areas are not registered, and what is filled in there is lost. It does so when the
 // container runs, as the store gives nothing back before; without a keeper nobody would say.
 func (s *server) fill() (res result, worked bool, err error) {
-	if !s.finished || !s.ready || !s.released && s.sock >= 0 || len(s.order) == 0 {
+	if !s.finished || !s.ready || !s.runs && s.sock >= 0 || len(s.order) == 0 {
 		return filled, false, nil
 	}
 	if time.Now().Before(s.pause) {
 		return paced, false, nil
+	}
+	if err := s.beginFilling(); err != nil {
+		return filled, false, err
 	}
 	roots := 0
 	for roots < len(s.order) && !s.order[roots].forked {

@@ -33,7 +33,7 @@ type source struct {
 	wiped  []images.VMA // areas in which a forked child finds zeros
 	files  [][]byte     // mapped pages files
 	from   pageSource   // which pages are here
-	bySlot []int32      // the pieces in the order in which the store has them, then the others
+	bySlot []int32      // the pieces in the order in which the store has them, then the others; nil before sort
 
 	space  *store.SealedSpace // nil if the store has none of the process
 	giver  *giver             // nil as long as nothing is given back
@@ -73,7 +73,6 @@ func loadSource(dir string, pid uint64, sp *store.SealedSpace) (*source, error) 
 		return nil, err
 	}
 	s.wiped = slices.DeleteFunc(vmas, func(v images.VMA) bool { return !v.WipedOnFork() })
-	s.sort()
 	return s, nil
 }
 
@@ -143,8 +142,12 @@ func (s *source) close() {
 	s.files = nil
 }
 
-// sort finds the order by slots.
+// sort finds the order by slots, once: not before the background wants it, as a pod stands
+// still while its pages are looked up.
 func (s *source) sort() {
+	if s.bySlot != nil {
+		return
+	}
 	s.bySlot = make([]int32, len(s.pieces))
 	for i := range s.bySlot {
 		s.bySlot[i] = int32(i)

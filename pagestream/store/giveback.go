@@ -40,8 +40,10 @@ type Giving struct {
 	postponed []uint64 // noted units that are being populated
 }
 
+const givenSuffix = ".given"
+
 func givenPath(dir string, name pagestream.Space) string {
-	return filepath.Join(dir, pagesDir, fileName(name)+".given")
+	return filepath.Join(dir, pagesDir, fileName(name)+givenSuffix)
 }
 
 // OpenGiving opens the note of what has been given back, and makes it if there is none.
@@ -84,8 +86,12 @@ func (r *Reader) OpenGiving(sp *SealedSpace) (*Giving, error) {
 }
 
 // GaveBack says whether a space has given anything back: then it serves no restore from the
-// beginning any more.
+// beginning any more. What another process began to give back after the space was opened is not
+// seen: one at a time does.
 func (r *Reader) GaveBack(sp *SealedSpace) (bool, error) {
+	if !sp.note && sp.giving.Load() == nil {
+		return false, nil
+	}
 	b, err := os.ReadFile(givenPath(r.dir, sp.Name))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil

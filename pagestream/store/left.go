@@ -69,8 +69,10 @@ func (s *Store) Leave(name pagestream.Space, ranges []pagestream.Range) error {
 	return nil
 }
 
+const leftSuffix = ".left"
+
 func leftPath(dir string, name pagestream.Space) string {
-	return filepath.Join(dir, pagesDir, fileName(name)+".left")
+	return filepath.Join(dir, pagesDir, fileName(name)+leftSuffix)
 }
 
 func landedPath(dir string, name pagestream.Space) string {

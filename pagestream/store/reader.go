@@ -30,6 +30,7 @@ type SealedSpace struct {
 	runs []sealedRun
 	data mapping
 	left []pagestream.Range // see Left
+	note bool               // there was one of what has been given back when it was opened
 
 	giving atomic.Pointer[Giving] // nil as long as nothing can be given back
 	window atomic.Uint64          // what is being populated; 0 for nothing
@@ -52,7 +53,15 @@ func (e Extent) End() uint64 { return e.Vaddr + e.Pages*pagestream.PageSize }
 // OpenSealed opens a store after Seal, read-only, whichever process sealed it.
 // Its indexes are checked; an error about one of them wraps ErrIndex, that of a
 // store that is not sealed wraps ErrState.
-func OpenSealed(dir string) (*Reader, error) {
+func OpenSealed(dir string) (*Reader, error) { return openSealed(dir, "") }
+
+// OpenContainer is OpenSealed for the spaces of one container.
+func OpenContainer(dir string, container uint16) (*Reader, error) {
+	return openSealed(dir, strconv.Itoa(int(container))+"-")
+}
+
+// openSealed opens the spaces whose files' names begin so.
+func openSealed(dir, prefix string) (*Reader, error) {
 	want, err := readSeal(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open sealed store: %w", err)
@@ -62,12 +71,22 @@ func OpenSealed(dir string) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open sealed store: %w", err)
 	}
-	files = slices.DeleteFunc(files, func(f os.DirEntry) bool { return filepath.Ext(f.Name()) != ".index" })
-	if len(files) != want {
-		return nil, fmt.Errorf("open sealed store %s: %d indexes, %d were sealed: %w", dir, len(files), want, ErrIndex)
+	there, indexes := make(map[string]bool, len(files)), 0
+	for _, f := range files {
+		there[f.Name()] = true
+		if filepath.Ext(f.Name()) == indexSuffix {
+			indexes++
+		}
+	}
+	if indexes != want {
+		return nil, fmt.Errorf("open sealed store %s: %d indexes, %d were sealed: %w", dir, indexes, want, ErrIndex)
 	}
 	for _, f := range files {
-		sp, err := openSpace(dir, filepath.Join(dir, pagesDir, f.Name()))
+		name, index := strings.CutSuffix(f.Name(), indexSuffix)
+		if !index || !strings.HasPrefix(name, prefix) {
+			continue
+		}
+		sp, err := openSpace(dir, name, there)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open sealed store: %w", err), r.Close())
 		}
@@ -97,7 +116,9 @@ func readSeal(dir string) (int, error) {
 	return n, nil
 }
 
-func openSpace(dir, path string) (*SealedSpace, error) {
+// openSpace opens the space whose files have this name; there says which files the store has.
+func openSpace(dir, name string, there map[string]bool) (*SealedSpace, error) {
+	path := filepath.Join(dir, pagesDir, name+indexSuffix)
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
@@ -119,15 +140,17 @@ func openSpace(dir, path string) (*SealedSpace, error) {
 	if want := indexPath(dir, h.space); want != path {
 		return nil, fmt.Errorf("index %s is of %s: %w", path, h.space, ErrIndex)
 	}
-	left, err := openLeft(dir, h.space)
-	if err != nil {
-		return nil, err
+	var left []pagestream.Range
+	if there[name+leftSuffix] {
+		if left, err = openLeft(dir, h.space); err != nil {
+			return nil, err
+		}
 	}
 	data, err := openData(dataPath(dir, h.space), h.pages)
 	if err != nil {
 		return nil, err
 	}
-	return &SealedSpace{Name: h.space, runs: runs, data: data, left: left}, nil
+	return &SealedSpace{Name: h.space, runs: runs, data: data, left: left, note: there[name+givenSuffix]}, nil
 }
 
 func openData(path string, pages uint64) (mapping, error) {

@@ -130,8 +130,10 @@ func decodeIndex(b []byte) (indexHeader, []sealedRun, error) {
 	return h, runs, nil
 }
 
+const indexSuffix = ".index"
+
 func indexPath(dir string, name pagestream.Space) string {
-	return filepath.Join(dir, pagesDir, fileName(name)+".index")
+	return filepath.Join(dir, pagesDir, fileName(name)+indexSuffix)
 }
 
 // sealPath is the file whose being there says that a store is sealed. It holds
