@@ -86,21 +86,45 @@ func ReadPagemapFile(path string) (PagesID, []Entry, error) {
 	return id, entries, nil
 }
 
-func readPagemap(r io.Reader) (PagesID, []Entry, error) {
+// ReadPagesID says which pages file belongs to the pagemap with this path, whatever the
+// order of its entries is; errors name it.
+func ReadPagesID(path string) (PagesID, error) {
+	f, err := Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	_, id, err := readHead(f)
+	if err != nil {
+		return 0, fmt.Errorf("pagemap %s: %w", path, err)
+	}
+	return id, nil
+}
+
+// readHead reads a pagemap up to its first entry.
+func readHead(r io.Reader) (*records, PagesID, error) {
 	rs, err := newRecords(r, magicPagemap, maxPagemapRecord)
 	if err != nil {
-		return 0, nil, err
+		return nil, 0, err
 	}
 	msg, err := rs.read()
 	if errors.Is(err, io.EOF) {
-		return 0, nil, rs.bad("no head")
+		return nil, 0, rs.bad("no head")
 	}
 	if err != nil {
-		return 0, nil, err
+		return nil, 0, err
 	}
 	id, err := decodeHead(msg)
 	if err != nil {
-		return 0, nil, rs.bad("head: %v", err)
+		return nil, 0, rs.bad("head: %v", err)
+	}
+	return rs, id, nil
+}
+
+func readPagemap(r io.Reader) (PagesID, []Entry, error) {
+	rs, id, err := readHead(r)
+	if err != nil {
+		return 0, nil, err
 	}
 	var entries []Entry
 	for end := uint64(0); ; {
@@ -196,6 +220,23 @@ func (e Entry) valid() error {
 // the page count in the field of old and in that of 4.2. Entries that
 // ReadPagemap would not take are an error that wraps ErrFormat.
 func WritePagemap(w io.Writer, id PagesID, entries []Entry) error {
+	for i, end := 0, uint64(0); i < len(entries); i++ {
+		if e := entries[i]; e.Vaddr < end {
+			return fmt.Errorf("pagemap: entry %d at %#x: not behind the one before: %w", i, e.Vaddr, ErrFormat)
+		} else if e.valid() == nil {
+			end = e.End()
+		}
+	}
+	return WriteArranged(w, id, entries)
+}
+
+// WriteArranged is WritePagemap with entries in the order that the pages file has, whatever
+// their addresses are, which only a pagemap of shared memory may have: CRIU reads that
+// entry by entry, each behind the one before in the file (criu/shmem.c,
+// do_restore_shmem_content; criu/pagemap.c, advance and maybe_read_page_local; the same from
+// 3.17 to 4.2), and looks for nothing in it. It ends at an entry that reaches over the
+// memory's size. ReadPagemap does not take such a pagemap.
+func WriteArranged(w io.Writer, id PagesID, entries []Entry) error {
 	if id == 0 {
 		return fmt.Errorf("pagemap: pages id 0: %w", ErrFormat)
 	}
@@ -208,12 +249,11 @@ func WritePagemap(w io.Writer, id PagesID, entries []Entry) error {
 		err = writeRecord(bw, appendVarint(nil, 1, uint64(id)))
 	}
 	var msg []byte
-	for i, end := 0, uint64(0); i < len(entries) && err == nil; i++ {
+	for i := 0; i < len(entries) && err == nil; i++ {
 		e := entries[i]
-		if bad := e.valid(); bad != nil || e.Vaddr < end || e.Flags&^knownFlags != 0 {
-			return fmt.Errorf("pagemap: entry %d at %#x: invalid, or not behind the one before: %w", i, e.Vaddr, ErrFormat)
+		if bad := e.valid(); bad != nil || e.Flags&^knownFlags != 0 {
+			return fmt.Errorf("pagemap: entry %d at %#x is invalid: %w", i, e.Vaddr, ErrFormat)
 		}
-		end = e.End()
 		msg = appendEntry(msg[:0], e)
 		err = writeRecord(bw, msg)
 	}

@@ -115,7 +115,7 @@ func (s *server) trimImages() {
 		if src := s.sources[int32(l.ID)]; !l.Shared && src != nil && len(src.files) > 0 {
 			continue // pages are filled in from it
 		}
-		id, _, err := images.ReadPagemapFile(l.Path)
+		id, err := images.ReadPagesID(l.Path)
 		if err == nil {
 			err = os.Truncate(images.PagesPath(dir, id), 0)
 		}

@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/images"
@@ -93,45 +92,3 @@ func missingError(what string, m Missing) error {
 // ErrMissing is wrapped by the error of a call that needs a page which the store
 // does not hold.
 var ErrMissing = errors.New("page missing")
-
-// MaterializeShared writes the pages file of each shared memory of a container
-// whose pagemap is there and whose pages file is not: the source does not send
-// what it has sent ahead. Every page that the pagemap lists has to be held, else
-// the error wraps ErrMissing. The store gives each page up as it is written, so that
-// shared memory is not held twice here before CRIU makes it once more: after an error
-// the store is broken.
-func (s *Store) MaterializeShared(container uint16) error {
-	if err := s.enter("write shared memory", open, sealed); err != nil {
-		return err
-	}
-	defer s.leave()
-	dir := imagesPath(s.dir, container)
-	maps, err := images.ListPagemaps(dir)
-	if err != nil {
-		return fmt.Errorf("write shared memory of container %d: %w", container, err)
-	}
-	for _, l := range maps {
-		if !l.Shared {
-			continue
-		}
-		id, entries, err := images.ReadPagemapFile(l.Path)
-		if err != nil {
-			return err
-		}
-		if _, err := os.Lstat(images.PagesPath(dir, id)); !errors.Is(err, os.ErrNotExist) {
-			if err != nil {
-				return fmt.Errorf("write shared memory %d: %w", l.ID, err)
-			}
-			continue
-		}
-		for i := range entries {
-			// None of them is in a pages file, wherever CRIU put it.
-			entries[i].Flags = images.Lazy
-		}
-		name := pagestream.Space{Container: container, Kind: pagestream.Shared, ID: l.ID}
-		if err := s.writeLayer(name, dir, l.Path, id, entries, true); err != nil {
-			return s.breakOff(fmt.Errorf("write shared memory %s: %w", name, err))
-		}
-	}
-	return nil
-}

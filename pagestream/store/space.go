@@ -28,6 +28,11 @@ type space struct {
 	left    []pagestream.Range // still at the source, see Leave
 }
 
+// taken is what the space takes of the store's limit, bytes. mu is held.
+func (sp *space) taken() int64 {
+	return sp.index.bytes + int64(sp.slots)*pagestream.PageSize + spaceOverhead
+}
+
 func fileName(name pagestream.Space) string {
 	return strconv.Itoa(int(name.Container)) + "-" + name.Kind.String() + "-" + strconv.FormatUint(name.ID, 10)
 }

@@ -231,7 +231,7 @@ func (s *Store) DropSpace(name pagestream.Space) error {
 	defer sp.mu.Unlock()
 	sp.dropped = true
 	err := errors.Join(sp.file.Close(), os.Remove(dataPath(s.dir, name)))
-	s.used.Add(-(sp.index.bytes + int64(sp.slots)*pagestream.PageSize + spaceOverhead))
+	s.used.Add(-sp.taken())
 	if err != nil {
 		return fmt.Errorf("drop space %s: %w", name, err)
 	}

@@ -395,38 +395,6 @@ func TestCompleteSaysWhatARestoreWouldLack(t *testing.T) {
 	}
 }
 
-func TestMaterializeSharedWritesThePagesFileThatWasNotSent(t *testing.T) {
-	s := newStore(t, 64<<20)
-	dir := s.ImagesDir(3)
-	shm := pagestream.Space{Container: 3, Kind: pagestream.Shared, ID: 42}
-	old, fresh, sent := content(1, 600), content(2, 7), content(3, 2)
-	must(t, s.Pages(shm, 0, old))
-	must(t, s.Pages(shm, 100*pageSize, fresh))
-	must(t, s.Zero(shm, 200*pageSize, 3))
-	must(t, s.Zero(shm, 1000*pageSize, 5))
-	want := slices.Clone(old)
-	copy(want[100*pageSize:], fresh)
-	clear(want[200*pageSize : 203*pageSize])
-	want = append(want[:500*pageSize], make([]byte, 5*pageSize)...)
-	writePagemap(t, images.SharedPagemapPath(dir, 42), 8, nil,
-		images.Entry{Vaddr: 0, Pages: 500, Flags: images.Present},
-		images.Entry{Vaddr: 1000 * pageSize, Pages: 5, Flags: images.Present})
-	writePagemap(t, images.SharedPagemapPath(dir, 43), 9, sent, images.Entry{Vaddr: 0, Pages: 2, Flags: images.Present})
-	must(t, s.MaterializeShared(3))
-	got, err := os.ReadFile(images.PagesPath(dir, 8))
-	must(t, err)
-	if !bytes.Equal(got, want) {
-		t.Fatalf("pages differ: %d bytes, want %d", len(got), len(want))
-	}
-	if got, _ := os.ReadFile(images.PagesPath(dir, 9)); !bytes.Equal(got, sent) {
-		t.Fatal("a pages file that was sent has been changed")
-	}
-	writePagemap(t, images.SharedPagemapPath(dir, 44), 10, nil, images.Entry{Vaddr: 0, Pages: 1, Flags: images.Present})
-	if err := s.MaterializeShared(3); !errors.Is(err, ErrMissing) {
-		t.Fatalf("shared memory that is not there: %v", err)
-	}
-}
-
 func TestFlattenLeavesOneLayerWithAllPages(t *testing.T) {
 	for _, consume := range []bool{false, true} {
 		t.Run(fmt.Sprint("consume ", consume), func(t *testing.T) {
