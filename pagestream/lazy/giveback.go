@@ -26,6 +26,7 @@ var ErrGivenBack = errors.New("the store has given pages back that are wanted ag
 // giver gives back what the ledger of a source says.
 type giver struct {
 	ledger *ledger
+	hoard  *hoard
 	giving *store.Giving
 }
 
@@ -48,7 +49,7 @@ func (s *server) release() error {
 		if err != nil {
 			return err
 		}
-		src.giver = &giver{newLedger(src, giving.Units(), giving.Given), giving}
+		src.giver = &giver{newLedger(src, giving.Units(), giving.Given), newHoard(giving.Units(), giving.Given), giving}
 		src.giver.ledger.touch(0, src.pages)
 	}
 	return nil
@@ -75,7 +76,8 @@ func (s *server) giveBack() error {
 				}
 			}
 		}
-		for _, r := range src.giver.ledger.take(done) {
+		src.giver.hoard.add(src.giver.ledger.take(done))
+		for _, r := range src.giver.hoard.ripe() {
 			if err := src.giver.giving.Give(r.first, r.n); err != nil {
 				return err
 			}
