@@ -5,7 +5,12 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
+	"time"
 )
+
+// collectorCalm is how long it is held back after a pod has begun to run: its first faults, and the end of what was frozen, want the
+// processors. That takes about as long as the memory of a big pod takes to be filled in.
+const collectorCalm = 2 * time.Second
 
 // collectorRoom is how much the heap may grow, bytes, before garbage is collected all the same.
 const collectorRoom = 128 << 20
@@ -63,11 +68,12 @@ func (s *source) holdCollector() {
 	}
 }
 
-func (s *source) releaseCollector() {
+// releaseCollector has garbage collected again, after some time. Who holds it anew meanwhile goes on holding it.
+func (s *source) releaseCollector(after time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.collects != nil {
-		s.collects()
+		time.AfterFunc(after, s.collects)
 		s.collects = nil
 	}
 }
@@ -81,11 +87,12 @@ func (d *destination) holdCollector() {
 	}
 }
 
-func (d *destination) releaseCollector() {
+// releaseCollector has garbage collected again, after some time. Who holds it anew meanwhile goes on holding it.
+func (d *destination) releaseCollector(after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.collects != nil {
-		d.collects()
+		time.AfterFunc(after, d.collects)
 		d.collects = nil
 	}
 }

@@ -13,7 +13,7 @@ import (
 // the destination's side of the commit and may be asked again: it says that the pod
 // runs only when every container does.
 func (d *destination) resume(ctx context.Context) (time.Time, error) {
-	defer d.releaseCollector()
+	defer d.releaseCollector(collectorCalm)
 	all, first, err := d.release()
 	if err != nil {
 		return time.Time{}, err

@@ -29,7 +29,7 @@ func (d *destination) abort(reason string) error {
 	for _, a := range all {
 		d.abandon(a, fmt.Errorf("%w: %s", errAborted, reason))
 	}
-	d.releaseCollector()
+	d.releaseCollector(0)
 	d.changed.signal()
 	return nil
 }

@@ -241,7 +241,7 @@ func (s *source) leave() {
 	if !serves {
 		s.awaitRemoval()
 	}
-	s.releaseCollector()
+	s.releaseCollector(collectorCalm)
 	if err := resetConnections(s.containers[0].pid); err != nil {
 		s.log.Warn("peers hear late that their connections are over", "error", err)
 	}
@@ -323,7 +323,7 @@ func (s *source) end(to shimv1.State, cause error) {
 	s.cancel(cause)
 	s.running.Wait()
 	s.letGo()
-	s.releaseCollector()
+	s.releaseCollector(0)
 	s.release()
 	s.log.Info("migration ended, the pod runs on", "cause", cause)
 }
