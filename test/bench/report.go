@@ -52,7 +52,7 @@ func (b *bench) oneMoved() (all figures) {
 	all.add(live > 0,
 		figure.Figure{Name: "downtime, 1 GiB under load, live, as the client sees it", Value: live, Unit: "ms", Limit: 150},
 		figure.Figure{Name: "frozen, the same", Value: small, Unit: "ms", Limit: 100})
-	all.add(cold > 0, figure.Figure{Name: "live downtime / cold downtime", Value: live / cold, Limit: 1.0 / 8})
+	all.add(cold > 0, figure.Figure{Name: "live downtime / cold downtime", Value: live / cold, Limit: 1.0 / 20})
 	for _, memory := range []int64{bigMemory, mostMemory} {
 		frozen := b.frozen(memory)
 		all.add(small > 0 && frozen > 0, figure.Figure{Name: fmt.Sprintf("frozen, %d GiB / 1 GiB", memory>>30), Value: frozen / small, Limit: 1.3})
