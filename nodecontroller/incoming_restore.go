@@ -149,6 +149,8 @@ func (m *incoming) approach(ctx context.Context, r *peerv1.ApproachRequest) (a a
 	defer cancel()
 	var unfilled, outside atomic.Int32
 	var all errgroup.Group // one that fails is no reason to do without the others
+	// What may be wrong with the store, seal says.
+	all.Go(func() error { _ = m.store.Settle(); return nil })
 	for i, container := range m.made.Containers {
 		all.Go(func() error {
 			got, err := shim.Approach(ctx, &shimv1.ApproachRequest{

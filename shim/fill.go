@@ -172,11 +172,14 @@ func (f *fill) startServer(conn *os.File) (lazy.Process, error) {
 func (f *fill) tell(w io.Writer, ended <-chan struct{}) {
 	orders := json.NewEncoder(w)
 	select {
-	case <-f.ordered: // no other is needed
+	case <-f.ordered:
 	case <-ended:
-		return
 	case <-f.expected:
-		_ = orders.Encode(f.ahead)
+		select {
+		case <-f.ordered: // nothing is ahead of it any more
+		default:
+			_ = orders.Encode(f.ahead)
+		}
 	}
 	select {
 	case <-f.ordered:
@@ -254,7 +257,12 @@ func runFill() error {
 		return err
 	}
 	defer server.Close()
-	order, err := awaitOrder(os.NewFile(fillOrders, "order"), func(o fillOrder) error { return server.Expect(o.journal()) })
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	order, err := awaitOrder(os.NewFile(fillOrders, "order"), func(o fillOrder) {
+		if err := server.Expect(o.journal()); err != nil {
+			log.Warn("nothing is made ready for a container's memory", "error", err) // Serve says so if it stays like that
+		}
+	})
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
@@ -275,7 +283,6 @@ func runFill() error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return server.Serve(context.Background(), lazy.Config{
 		Reader: reader, Container: order.Container, Calm: fillCalm, Log: log,
 		Journal: order.journal(), Remote: remote,
@@ -283,7 +290,7 @@ func runFill() error {
 }
 
 // awaitOrder waits for the order to serve, and has what comes ahead of it prepared; io.EOF is the end of who would give it.
-func awaitOrder(f *os.File, prepare func(fillOrder) error) (fillOrder, error) {
+func awaitOrder(f *os.File, prepare func(fillOrder)) (fillOrder, error) {
 	defer f.Close()
 	warmUp()
 	orders := json.NewDecoder(f)
@@ -299,9 +306,7 @@ func awaitOrder(f *os.File, prepare func(fillOrder) error) (fillOrder, error) {
 		if !order.Ahead {
 			return order, nil
 		}
-		if err := prepare(order); err != nil {
-			return fillOrder{}, err
-		}
+		prepare(order)
 	}
 }
 

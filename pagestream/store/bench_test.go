@@ -18,7 +18,7 @@ func index4GiB(b *testing.B, s *Store) []images.Entry {
 		sp.index.writable(page / chunkPages)
 		c := sp.index.chunks[page/chunkPages]
 		for i := range uint64(run) {
-			c[(page+i)%chunkPages] = entry(page + i)
+			c.set((page+i)%chunkPages, entry(page+i))
 		}
 		entries = append(entries, images.Entry{Vaddr: page * pageSize, Pages: run, Flags: images.Lazy})
 	}

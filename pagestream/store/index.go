@@ -26,22 +26,51 @@ func (e entry) hasSlot() bool { return e&slotMask != 0 }
 func (e entry) slot() uint32  { return uint32(e&slotMask) - 1 }
 func (e entry) data() bool    { return e != 0 && e&isZero == 0 }
 
-type chunk [chunkPages]entry
+// chunk is the entries of pages that lie one behind the other.
+type chunk struct {
+	entries [chunkPages]entry
+	known   int // of which something is known
+	// parts are the runs in it, as they were found last; nil if an entry has changed since. A page that comes again
+	// changes none.
+	parts []part
+}
+
+// part is a run within a chunk.
+type part struct {
+	first, pages uint16
+	at           entry // of the first page
+}
+
+// maxParts is how many parts of a chunk are kept: what is more scattered is looked at again.
+const maxParts = 32
+
+// set makes an entry, and says what it was.
+func (c *chunk) set(i uint64, e entry) (was entry) {
+	was = c.entries[i]
+	if was == e {
+		return was
+	}
+	if was == 0 {
+		c.known++
+	}
+	c.entries[i], c.parts = e, nil
+	return was
+}
 
 // allZero stands for a chunk of which every page is zero and none has a slot.
 // It is never written to.
 var allZero = func() *chunk {
-	var c chunk
-	for i := range c {
-		c[i] = isZero
+	c := &chunk{known: chunkPages, parts: []part{{0, chunkPages, isZero}}}
+	for i := range c.entries {
+		c.entries[i] = isZero
 	}
-	return &c
+	return c
 }()
 
 const (
 	// chunkCost and keyCost are the bytes that a chunk, and a chunk's place in
 	// the map, take.
-	chunkCost = 4 * chunkPages
+	chunkCost = 4*chunkPages + 32 + 8*maxParts
 	keyCost   = 64
 )
 
@@ -109,14 +138,13 @@ func (x *index) setZero(page, pages uint64) {
 		}
 		have = x.writable(c)
 		for j := i; j < i+n; j++ {
-			switch {
-			case have[j].data():
+			switch was := have.set(j, have.entries[j]|isZero); {
+			case was.data():
 				x.data--
 				x.zero++
-			case have[j] == 0:
+			case was == 0:
 				x.zero++
 			}
-			have[j] |= isZero
 		}
 	}
 }
@@ -159,8 +187,8 @@ func (x *index) absent(page, pages uint64, keys []uint64, f func(page, pages uin
 		}
 		c := x.chunks[keys[at]]
 		i, n := page%chunkPages, min(chunkPages-page%chunkPages, end-page)
-		if c != allZero {
-			for j, e := range c[i : i+n] {
+		if c.known < chunkPages {
+			for j, e := range c.entries[i : i+n] {
 				if e == 0 {
 					note(page+uint64(j), 1)
 				}
@@ -186,10 +214,9 @@ func (r run) continues(o run) bool {
 	return r.page+r.pages == o.page && r.zero == o.zero && (r.zero || uint64(r.slot)+r.pages == uint64(o.slot))
 }
 
-// alike is how many entries from i on make one run with it. The store is sealed while the pod stands still, so this is what there is
-// for each page.
+// alike is how many entries from i on make one run with it.
 func (c *chunk) alike(i uint64) uint64 {
-	rest := c[i:]
+	rest := c.entries[i:]
 	first := rest[0]
 	n := 1
 	if first.data() {
@@ -204,21 +231,37 @@ func (c *chunk) alike(i uint64) uint64 {
 	return uint64(n)
 }
 
+// look finds the parts of a chunk, and keeps them if they are few. The store is sealed while the pod stands still: what has not
+// changed since settle need not be looked at then, page by page.
+func (c *chunk) look(parts []part) []part {
+	if c.parts != nil {
+		return c.parts
+	}
+	for i := uint64(0); i < chunkPages; {
+		if c.entries[i] == 0 {
+			i++
+			continue
+		}
+		n := c.alike(i)
+		parts = append(parts, part{uint16(i), uint16(n), c.entries[i]})
+		i += n
+	}
+	if len(parts) <= maxParts {
+		c.parts = slices.Clone(parts)
+	}
+	return parts
+}
+
 // runs calls f for all maximal runs, ascending.
 func (x *index) runs(f func(run) error) error {
 	var now run
+	var parts [chunkPages]part
 	for _, k := range x.keys() {
-		c := x.chunks[k]
-		for i := uint64(0); i < chunkPages; {
-			if c[i] == 0 {
-				i++
-				continue
-			}
-			o := run{page: k*chunkPages + i, pages: c.alike(i), zero: !c[i].data()}
+		for _, p := range x.chunks[k].look(parts[:0]) {
+			o := run{page: k*chunkPages + uint64(p.first), pages: uint64(p.pages), zero: !p.at.data()}
 			if !o.zero {
-				o.slot = c[i].slot()
+				o.slot = p.at.slot()
 			}
-			i += o.pages
 			if now.pages > 0 && now.continues(o) {
 				now.pages += o.pages
 				continue
@@ -245,7 +288,7 @@ func (x *index) within(page, pages uint64, f func(run) error) error {
 	for end := page + pages; page < end; page++ {
 		o := run{page: page, pages: 1, slot: absentSlot}
 		if c := x.chunks[page/chunkPages]; c != nil {
-			switch e := c[page%chunkPages]; {
+			switch e := c.entries[page%chunkPages]; {
 			case e.data():
 				o.slot = e.slot()
 			case e != 0:

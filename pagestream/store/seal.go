@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"godwit.dev/godwit/pagestream"
 )
@@ -139,6 +141,41 @@ func indexPath(dir string, name pagestream.Space) string {
 // sealPath is the file whose being there says that a store is sealed. It holds
 // the number of spaces.
 func sealPath(dir string) string { return filepath.Join(dir, "sealed") }
+
+// Settle looks up where the pages lie that have come so far. Seal, which does so as well, and for which a pod stands still, then
+// has to look only at what is new.
+func (s *Store) Settle() error {
+	if err := s.enter("settle", open); err != nil {
+		return err
+	}
+	defer s.leave()
+	s.spacesMu.Lock()
+	spaces := slices.Collect(maps.Values(s.spaces))
+	s.spacesMu.Unlock()
+	for _, sp := range spaces {
+		sp.settle()
+	}
+	return nil
+}
+
+// settleChunks is how many chunks are looked at between two moments in which pages are taken.
+const settleChunks = 256
+
+func (sp *space) settle() {
+	sp.mu.Lock()
+	keys := sp.index.keys()
+	sp.mu.Unlock()
+	var parts [chunkPages]part
+	for some := range slices.Chunk(keys, settleChunks) {
+		sp.mu.Lock()
+		for _, k := range some {
+			if c := sp.index.chunks[k]; c != nil {
+				c.look(parts[:0])
+			}
+		}
+		sp.mu.Unlock()
+	}
+}
 
 // Seal writes the index of each space for another process to read. It waits for
 // calls under way; after it no page is taken. A second Seal does nothing.

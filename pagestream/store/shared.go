@@ -217,11 +217,11 @@ func (x *index) placed() []run {
 			continue
 		}
 		for i := uint64(0); i < chunkPages; {
-			if !c[i].hasSlot() {
+			if !c.entries[i].hasSlot() {
 				i++
 				continue
 			}
-			r := run{page: k*chunkPages + i, pages: 1, slot: c[i].slot(), zero: !c[i].data()}
+			r := run{page: k*chunkPages + i, pages: 1, slot: c.entries[i].slot(), zero: !c.entries[i].data()}
 			if !r.zero {
 				r.pages = c.alike(i)
 			}

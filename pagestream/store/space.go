@@ -133,18 +133,18 @@ func (sp *space) place(page, pages uint64, runs []run) ([]run, error) {
 		i, n := page%chunkPages, min(chunkPages-page%chunkPages, end-page)
 		c := sp.index.writable(page / chunkPages)
 		for j := i; j < i+n; j++ {
-			if !c[j].data() {
-				if c[j] != 0 {
+			e := c.entries[j] & slotMask
+			if !e.hasSlot() {
+				sp.slots++
+				e = entry(sp.slots)
+			}
+			if was := c.set(j, e); !was.data() {
+				if was != 0 {
 					sp.index.zero--
 				}
 				sp.index.data++
 			}
-			c[j] &= slotMask
-			if !c[j].hasSlot() {
-				sp.slots++
-				c[j] = entry(sp.slots)
-			}
-			o := run{page: page, pages: 1, slot: c[j].slot()}
+			o := run{page: page, pages: 1, slot: e.slot()}
 			page++
 			if k := len(runs) - 1; k >= 0 && runs[k].continues(o) {
 				runs[k].pages++
@@ -162,7 +162,7 @@ func (x *index) slotted(page, pages uint64) int64 {
 	for end := page + pages; page < end; {
 		i, n := page%chunkPages, min(chunkPages-page%chunkPages, end-page)
 		if c := x.chunks[page/chunkPages]; c != nil && c != allZero {
-			for _, e := range c[i : i+n] {
+			for _, e := range c.entries[i : i+n] {
 				if e.hasSlot() {
 					have++
 				}
