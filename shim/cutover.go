@@ -71,6 +71,10 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 	before := s.link.files.bytes()
 	// Before the freeze: what is held back stops when it is its turn to run.
 	s.brake.release()
+	if err := noteStanding(s.containers); err != nil {
+		return nil, err
+	}
+	s.startClock()
 	w := &frozenWindow{began: time.Now(), resp: &shimv1.CutOverResponse{}}
 	w.resp.FrozenUnixNano = w.began.UnixNano()
 	s.link.session.SetUrgent(true)
@@ -126,21 +130,13 @@ func (s *source) approach(ctx context.Context) error {
 	}
 }
 
-// freeze stops all containers together, and starts the clock that thaws them if nothing
-// gets on.
+// freeze stops all containers together. They have been noted, and the clock that thaws them if nothing gets on runs.
 func (s *source) freeze(ctx context.Context) error {
-	if err := noteStanding(s.containers); err != nil {
-		return err
-	}
-	s.startClock()
 	var all errgroup.Group
 	for _, c := range s.containers {
 		all.Go(func() error {
-			err := c.freezer.freezeAtRest(ctx)
-			if err == nil {
-				err = c.noteStanding()
-			}
-			if err != nil {
+			var err error
+			if c.standing, err = c.freezer.freezeAtRest(ctx); err != nil {
 				return fmt.Errorf("container %s: %w", c.id, err)
 			}
 			return nil

@@ -153,12 +153,6 @@ func (d *departure) processes() ([]int, error) {
 	return d.freezer.processes()
 }
 
-// noteStanding lists the processes of the container, which has just been frozen.
-func (d *departure) noteStanding() (err error) {
-	d.standing, err = d.freezer.processes()
-	return err
-}
-
 // refreshViews brings the views of the frozen processes up to date. One that has ended has none any more: another may have
 // its number in the images.
 func (d *departure) refreshViews() error {

@@ -32,36 +32,35 @@ const (
 )
 
 // freezeAtRest freezes the container at a moment at which no thread of it waits for
-// a child to exec. It returns errSpawning if there is no such moment.
-func (f *freezer) freezeAtRest(ctx context.Context) error {
+// a child to exec, and lists its processes. It returns errSpawning if there is no such moment.
+func (f *freezer) freezeAtRest(ctx context.Context) ([]int, error) {
 	pause := spawnPause
 	for range spawnTries {
 		if err := f.freeze(ctx); err != nil {
-			return err
+			return nil, err
 		}
-		spawning, err := f.spawning()
+		pids, spawning, err := f.spawning()
 		if err != nil || !spawning {
-			return err
+			return pids, err
 		}
 		if err := f.thaw(); err != nil {
-			return err
+			return nil, err
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		pause = min(2*pause, spawnPauseMax)
 	}
-	return errSpawning
+	return nil, errSpawning
 }
 
 // spawning says whether any thread of the frozen container may be waiting for a
-// child to exec.
-func (f *freezer) spawning() (bool, error) {
-	pids, err := f.processes()
-	if err != nil {
-		return false, err
+// child to exec, and which processes it has.
+func (f *freezer) spawning() (pids []int, is bool, err error) {
+	if pids, err = f.processes(); err != nil {
+		return nil, false, err
 	}
 	for _, pid := range pids {
 		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
@@ -69,15 +68,15 @@ func (f *freezer) spawning() (bool, error) {
 			continue // a zombie that was reaped
 		}
 		if err != nil {
-			return false, fmt.Errorf("threads of process %d: %w", pid, err)
+			return nil, false, fmt.Errorf("threads of process %d: %w", pid, err)
 		}
 		for _, t := range threads {
 			if waitsForExec(restingCall(pid, t.Name()), func(address uint64) (uint64, error) { return cloneFlags(pid, address) }) {
-				return true, nil
+				return pids, true, nil
 			}
 		}
 	}
-	return false, nil
+	return pids, false, nil
 }
 
 // restingCall is what /proc/PID/task/TID/syscall says of a frozen thread; nothing of one that is gone. One that waits

@@ -78,7 +78,7 @@ func TestAContainerThatSpawnsAllTheTimeIsFrozenAtRest(t *testing.T) {
 				if err := f.freeze(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				if spawning, err := f.spawning(); err != nil {
+				if _, spawning, err := f.spawning(); err != nil {
 					t.Fatal(err)
 				} else if spawning {
 					waited++
@@ -86,10 +86,10 @@ func TestAContainerThatSpawnsAllTheTimeIsFrozenAtRest(t *testing.T) {
 				if err := f.thaw(); err != nil {
 					t.Fatal(err)
 				}
-				if err := f.freezeAtRest(t.Context()); err != nil {
+				if _, err := f.freezeAtRest(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				if spawning, err := f.spawning(); err != nil || spawning {
+				if _, spawning, err := f.spawning(); err != nil || spawning {
 					t.Fatalf("frozen at rest, and spawning: %v, %v", spawning, err)
 				}
 				if err := f.thaw(); err != nil {
@@ -117,13 +117,13 @@ func TestAFreezeBetweenVforkAndExecWaitsForTheExec(t *testing.T) {
 			if err := f.freeze(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if spawning, err := f.spawning(); err != nil || !spawning {
+			if _, spawning, err := f.spawning(); err != nil || !spawning {
 				t.Fatalf("spawning: %v, %v", spawning, err)
 			}
 			if err := f.thaw(); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.freezeAtRest(t.Context()); !errors.Is(err, errSpawning) {
+			if _, err := f.freezeAtRest(t.Context()); !errors.Is(err, errSpawning) {
 				t.Fatalf("never at rest, and frozen: %v", err)
 			}
 			if _, err := stdin.Write([]byte("x")); err != nil {
@@ -132,7 +132,7 @@ func TestAFreezeBetweenVforkAndExecWaitsForTheExec(t *testing.T) {
 			if _, err := lines.ReadString('\n'); err != nil { // thawed by the failed one
 				t.Fatal(err)
 			}
-			if err := f.freezeAtRest(t.Context()); err != nil {
+			if _, err := f.freezeAtRest(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if err := f.thaw(); err != nil {
