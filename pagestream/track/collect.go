@@ -85,7 +85,7 @@ func (t *Tracker) collectArmed(ctx context.Context, p *process, s *scratch, r *R
 		}
 		p.void = false
 	}
-	written, err := scan(pm, s.areas.bounds(), writtenQuery(true), nil, s.regions)
+	written, err := scan(pm, s.areas.bounds(), writtenQuery(), s.regions)
 	if err != nil {
 		return err
 	}
@@ -286,10 +286,10 @@ func (s *scratch) unregistered(pm *pagemap.File) ([]span, error) {
 // again. The page categories are those that CRIU dumps (pmc_fill in
 // criu/pagemap-cache.c). Areas that are not registered are passed over without a
 // look at their pages, so one walk can go over everything.
-func writtenQuery(protect bool) pagemap.Query {
+func writtenQuery() pagemap.Query {
 	skip := pagemap.Skipped()
 	return pagemap.Query{
-		Protect:  protect,
+		Protect:  true,
 		Inverted: skip,
 		Mask:     skip | pagemap.WPAllowed | pagemap.Written,
 		AnyOf:    pagemap.Present | pagemap.Swapped,
@@ -326,23 +326,15 @@ func registeredQuery() pagemap.Query {
 	return pagemap.Query{Mask: pagemap.WPAllowed, Return: pagemap.WPAllowed}
 }
 
-// scan walks over a span and returns the pages that the query finds. With
-// areas only what lies in lazy ones is taken. A walk that protects must be
-// without: an area that grew since the areas were read is protected in all its
-// length, so all of it must be reported.
-func scan(pm *pagemap.File, over span, q pagemap.Query, only *areas, buf []pagemap.Region) ([]pagestream.Range, error) {
+// scan walks over a span and returns the pages that the query finds, in lazy areas or not:
+// what a walk protects must be reported, also where an area has grown since the areas were
+// read.
+func scan(pm *pagemap.File, over span, q pagemap.Query, buf []pagemap.Region) ([]pagestream.Range, error) {
 	var pages []pagestream.Range
-	add := func(_ int, r pagemap.Region) {
-		pages = appendRange(pages, pagestream.Range{Start: r.Start, Pages: r.Pages()})
-	}
 	q.Start, q.End = over.start, over.end
 	err := pm.Walk(q, buf, func(found []pagemap.Region) {
-		if only != nil {
-			only.within(found, add)
-			return
-		}
 		for _, r := range found {
-			add(0, r)
+			pages = appendRange(pages, pagestream.Range{Start: r.Start, Pages: r.Pages()})
 		}
 	})
 	return pages, otherMemory(err)

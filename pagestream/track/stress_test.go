@@ -169,7 +169,7 @@ func checkPresent(t testing.TB, p ProcessRound) {
 	defer pm.Close()
 	var there, armed []pagestream.Range
 	for _, over := range s.areas.lazy {
-		found, err := scan(pm, over, presentQuery(), nil, s.regions)
+		found, err := scan(pm, over, presentQuery(), s.regions)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func (c copies) compare(t testing.TB, procs []Process) (pages int) {
 		defer mem.Close()
 		bad := 0
 		for _, over := range s.areas.lazy {
-			present, err := scan(pm, over, presentQuery(), nil, s.regions)
+			present, err := scan(pm, over, presentQuery(), s.regions)
 			if err != nil {
 				t.Fatal(err)
 			}
