@@ -216,16 +216,24 @@ func (d *departure) dumpImages(ctx context.Context, scan *lastScan) error {
 // presentPages lists the pages that a frozen process has in the areas of its view: those that the last scan
 // has seen, or, where it has not looked, those that a scan of its own finds.
 func presentPages(ctx context.Context, v *criu.View, scan *lastScan) ([]pagestream.Range, error) {
-	pages, ok, err := scan.present(ctx, v)
-	if err != nil || ok {
-		return pages, err
+	pages, guards, ok, err := scan.present(ctx, v)
+	if err != nil {
+		return nil, err
 	}
-	pages, err = v.Present()
+	if !ok {
+		pages, guards, err = v.Present()
+	}
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return nil, nil // it has ended, and nobody has waited for it
 	}
+	if err == nil && len(pagestream.Intersect(guards, v.Owned())) > 0 {
+		err = fmt.Errorf("process %d: %w", v.PID, errGuarded)
+	}
 	return pages, err
 }
+
+// errGuarded: CRIU restores guard pages only where it has seen them.
+var errGuarded = errors.New("it has made guard pages (MADV_GUARD_INSTALL) while it was about to be frozen, in memory that CRIU had been told to pass over; move the pod again")
 
 // letGo has CRIU release the container and thaws it.
 func (d *departure) letGo() error {

@@ -44,20 +44,20 @@ func (l *lastScan) CollectFrozen(ctx context.Context) (track.Round, error) {
 }
 
 // present waits for the scan and lists the pages that a frozen process has in the areas of its
-// view. ok is false if the scan has not looked at all of them: at a process that shares its
+// view, and its guard pages. ok is false if the scan has not looked at all of them: at a process that shares its
 // memory, or if there is no such scan, which a nil lastScan says.
-func (l *lastScan) present(ctx context.Context, v *criu.View) (pages []pagestream.Range, ok bool, err error) {
+func (l *lastScan) present(ctx context.Context, v *criu.View) (pages, guards []pagestream.Range, ok bool, err error) {
 	if l == nil {
-		return nil, false, nil
+		return nil, nil, false, nil
 	}
 	select {
 	case <-l.found:
 	case <-ctx.Done():
-		return nil, false, context.Cause(ctx)
+		return nil, nil, false, context.Cause(ctx)
 	}
 	p, ok := l.processes[v.PID]
 	if !ok || len(pagestream.Subtract(v.Owned(), p.Looked)) > 0 {
-		return nil, false, nil
+		return nil, nil, false, nil
 	}
-	return p.Present, true, nil
+	return p.Present, p.Guards, true, nil
 }

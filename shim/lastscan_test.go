@@ -69,6 +69,22 @@ func TestImagesAreCompletedFromTheLastScanWhereItHasLooked(t *testing.T) {
 	}
 }
 
+// CRIU is not shown such an area, and the guards would be missing in the pod that is restored.
+func TestGuardPagesWhereCRIUDoesNotLookAreAnError(t *testing.T) {
+	v, at := viewOfSelf(t)
+	for name, c := range map[string]struct {
+		guard uint64
+		fails bool
+	}{"in an area of ours": {at + pagestream.PageSize, true}, "elsewhere": {0x1000, false}} {
+		l := newLastScan(nil)
+		l.processes = map[int]track.ProcessRound{v.PID: {Looked: v.Owned(), Guards: []pagestream.Range{{Start: c.guard, Pages: 1}}}}
+		close(l.found)
+		if _, err := presentPages(t.Context(), v, l); errors.Is(err, errGuarded) != c.fails {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
 func TestWhoWaitsForTheLastScanEndsWithTheCutover(t *testing.T) {
 	v, _ := viewOfSelf(t)
 	broken := errors.New("the last round failed")

@@ -31,10 +31,10 @@ func AbsentQuery() Query {
 	}
 }
 
-// PresentPages appends to dst the pages that CRIU would dump of a process' areas, or of parts
-// of them: those that are in memory or in swap, but not the page of zeros. over ascend, are
-// disjoint, and lie in areas as a whole.
-func (f *File) PresentPages(over []pagestream.Range, buf []Region, dst []pagestream.Range) ([]pagestream.Range, error) {
+// PresentPages lists the pages that CRIU would dump of a process' areas, or of parts of them: those that are
+// in memory or in swap, but not the page of zeros; and the guard pages, as far as the kernel tells them.
+// over ascend, are disjoint, and lie in areas as a whole.
+func (f *File) PresentPages(over []pagestream.Range, buf []Region) (pages, guards []pagestream.Range, err error) {
 	q := AbsentQuery()
 	for _, r := range over {
 		q.Start, q.End = r.Start, r.End()
@@ -44,18 +44,17 @@ func (f *File) PresentPages(over []pagestream.Range, buf []Region, dst []pagestr
 				if !a.Categories.Absent() {
 					continue
 				}
-				if a.Start > at {
-					dst = pagestream.AppendRun(dst, pagestream.Range{Start: at, Pages: (a.Start - at) / pagestream.PageSize})
+				pages = pagestream.AppendRun(pages, pagestream.Range{Start: at, Pages: (a.Start - at) / pagestream.PageSize})
+				if a.Categories&Guard != 0 {
+					guards = pagestream.AppendRun(guards, pagestream.Range{Start: a.Start, Pages: a.Pages()})
 				}
 				at = a.End
 			}
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if at < r.End() {
-			dst = pagestream.AppendRun(dst, pagestream.Range{Start: at, Pages: (r.End() - at) / pagestream.PageSize})
-		}
+		pages = pagestream.AppendRun(pages, pagestream.Range{Start: at, Pages: (r.End() - at) / pagestream.PageSize})
 	}
-	return dst, nil
+	return pages, guards, nil
 }

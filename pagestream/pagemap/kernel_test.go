@@ -249,7 +249,7 @@ func TestPresentPagesAreThoseThatHoldSomething(t *testing.T) {
 	const pages = 1500 // more than one page table
 	mem := mapping(t, pages)
 	rng := rand.New(rand.NewPCG(3, 4))
-	var want []pagestream.Range
+	var want, guards []pagestream.Range
 	for p := range pages {
 		switch at := addr(mem) + uint64(p)*page; {
 		case rng.IntN(3) > 0:
@@ -261,6 +261,7 @@ func TestPresentPagesAreThoseThatHoldSomething(t *testing.T) {
 			if err := unix.Madvise(mem[p*page:(p+1)*page], madvGuardInstall); err != nil {
 				t.Fatal(err)
 			}
+			guards = pagestream.AppendRun(guards, pagestream.Range{Start: at, Pages: 1})
 		}
 	}
 	f, err := Open(os.Getpid())
@@ -272,12 +273,15 @@ func TestPresentPagesAreThoseThatHoldSomething(t *testing.T) {
 	halves := []pagestream.Range{{Start: addr(mem), Pages: 700}, {Start: addr(mem) + 700*page, Pages: pages - 700}}
 	for _, room := range []int{1, 2, 100, 5000} {
 		for _, over := range [][]pagestream.Range{{whole}, halves} {
-			got, err := f.PresentPages(over, make([]Region, room), nil)
+			got, gotGuards, err := f.PresentPages(over, make([]Region, room))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !slices.Equal(got, want) {
 				t.Errorf("room for %d regions, %d spans: %d ranges, want %d", room, len(over), len(got), len(want))
+			}
+			if !slices.Equal(gotGuards, guards) {
+				t.Errorf("room for %d regions, %d spans: guards %v, want %v", room, len(over), gotGuards, guards)
 			}
 		}
 	}

@@ -32,6 +32,7 @@ type frozenPart struct {
 	of        *frozen
 	over      span
 	present   []pagestream.Range
+	guards    []pagestream.Range
 	dirty     []pagestream.Range
 	untracked uint64
 	err       error
@@ -144,6 +145,9 @@ func (part *frozenPart) scan(s *scratch) {
 		switch c := r.Categories; {
 		case c.Absent():
 			absent = appendRange(absent, pages)
+			if c&pagemap.Guard != 0 {
+				part.guards = appendRange(part.guards, pages)
+			}
 		case !armed:
 		case c&pagemap.WPAllowed == 0:
 			part.untracked += pages.Pages
@@ -185,6 +189,9 @@ func (f *frozen) round() (ProcessRound, error) {
 		pr.Dirty = pagestream.Union(pr.Dirty, part.dirty)
 		for _, r := range part.present {
 			pr.Present = pagestream.AppendRun(pr.Present, r)
+		}
+		for _, r := range part.guards {
+			pr.Guards = pagestream.AppendRun(pr.Guards, r)
 		}
 	}
 	pr.Looked = f.areas.clip([]pagestream.Range{f.areas.bounds().pages()})

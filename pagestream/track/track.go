@@ -70,9 +70,9 @@ type ProcessRound struct {
 	// CollectFrozen's round, when they no longer change.
 	Untracked uint64
 	// Present are the pages that CRIU would dump of the lazy areas Looked, ascending:
-	// those that are in memory or in swap, but for the page of zeros and guard pages. Only
-	// CollectFrozen tells both.
-	Present, Looked []pagestream.Range
+	// those that are in memory or in swap, but for the page of zeros and guard pages, which
+	// are Guards as far as the kernel tells them. Only CollectFrozen tells these.
+	Present, Guards, Looked []pagestream.Range
 	// New says that the process was armed in this round, or armed again after an
 	// exec: Dirty has all its pages, what was copied before is void.
 	New bool

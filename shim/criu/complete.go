@@ -17,14 +17,14 @@ import (
 const scanRegions = 4096
 
 // Present lists the pages that a frozen process has in the areas that are ours:
-// those which CRIU would have found.
-func (v *View) Present() ([]pagestream.Range, error) {
+// those which CRIU would have found, and guard pages, which it handles by itself, if it sees them.
+func (v *View) Present() (pages, guards []pagestream.Range, err error) {
 	f, err := pagemap.Open(v.PID)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
-	return f.PresentPages(v.owned, make([]pagemap.Region, scanRegions), nil)
+	return f.PresentPages(v.owned, make([]pagemap.Region, scanRegions))
 }
 
 // Owned are the areas whose pages are ours to account for, ascending.

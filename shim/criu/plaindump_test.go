@@ -97,7 +97,7 @@ func TestPresentPagesAreThoseOfAPlainDump(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				own, err := v.Present()
+				own, _, err := v.Present()
 				if err != nil {
 					t.Fatal(err)
 				}

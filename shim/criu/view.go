@@ -54,6 +54,9 @@ func NewView(dir string, pid, vpid int) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := markGuarded(pid, sections); err != nil {
+		return nil, err
+	}
 	return v, v.make(sections)
 }
 
@@ -151,6 +154,33 @@ func guarded(flags []byte) bool {
 		}
 	}
 	return false
+}
+
+// markGuarded gives areas that have guard pages the flag that says so: not every kernel that tells guard pages, as those do from
+// 6.15 on, has it.
+func markGuarded(pid int, sections []section) error {
+	if pagemap.ProbeGuard() != nil {
+		return nil
+	}
+	f, err := pagemap.Open(pid)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var found [1]pagemap.Region
+	for i, s := range sections {
+		if !ours(s.area, s.flags) {
+			continue
+		}
+		n, _, err := f.Scan(pagemap.Query{Start: s.area.Start, End: s.area.End, Mask: pagemap.Guard}, found[:])
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			sections[i].flags = append([]byte(" gu"), s.flags...)
+		}
+	}
+	return nil
 }
 
 // ShowViews mounts each pair of paths, source then target, in a new mount

@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/images"
+	"godwit.dev/godwit/pagestream/pagemap"
 )
 
 // area is one area of an smaps file.
@@ -105,6 +107,37 @@ func TestViewHeadersAreTheProcessMaps(t *testing.T) {
 		}
 	}
 	t.Error("a process that does nothing seems to change its areas all the time")
+}
+
+// Kernels tell guard pages before they have a flag for areas with some.
+func TestAreasWithGuardPagesAreNotOursWhateverTheirFlagsSay(t *testing.T) {
+	if err := pagemap.ProbeGuard(); err != nil {
+		t.Skip(err)
+	}
+	mem, err := unix.Mmap(-1, 0, 4<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(mem)
+	const madvGuardInstall = 102
+	if err := unix.Madvise(mem[2<<20:2<<20+4096], madvGuardInstall); err != nil {
+		t.Fatal(err)
+	}
+	start := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem))))
+	whole := area(fmt.Sprintf("%x-%x rw-p 00000000 00:00 0 ", start, start+(4<<20)), "rd wr mr mw me ac")
+	before := area(fmt.Sprintf("%x-%x rw-p 00000000 00:00 0 ", start, start+(2<<20)), "rd wr mr mw me ac")
+	for text, want := range map[string]bool{whole: true, before: false} {
+		sections, err := split([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := markGuarded(os.Getpid(), sections); err != nil {
+			t.Fatal(err)
+		}
+		if got := guarded(sections[0].flags); got != want {
+			t.Errorf("%q: guarded %v", text, got)
+		}
+	}
 }
 
 // writeImage writes an image of one kind for a test.
