@@ -55,6 +55,9 @@ func (m *incoming) seal() error {
 		}
 	}
 	for i, c := range m.description.Containers {
+		if err := m.store.AssembleContents(uint16(i)); err != nil {
+			return fmt.Errorf("container %s: %w", c.Name(), err)
+		}
 		missing, err := m.store.Complete(uint16(i))
 		if err != nil {
 			return fmt.Errorf("container %s: %w", c.Name(), err)

@@ -70,6 +70,10 @@ const (
 	// Shared is a shared memory object, addressed from its first byte;
 	// Space.ID is the id of CRIU's shmem image.
 	Shared SpaceKind = 2
+	// Content is pages that CRIU's images of a container have, each content
+	// once, whoever has it and wherever: a page's address is PageSize times the
+	// number that its content has. Space.ID is 0.
+	Content SpaceKind = 3
 )
 
 // String names the kind.
@@ -79,6 +83,8 @@ func (k SpaceKind) String() string {
 		return "process"
 	case Shared:
 		return "shared"
+	case Content:
+		return "content"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
@@ -89,8 +95,8 @@ type Space struct {
 	Container uint16 // index of the container in the pod
 	Kind      SpaceKind
 	// ID is, for a Process, the process' pid as its container's pid
-	// namespace has it (CRIU's vpid), and for Shared the id of CRIU's shmem
-	// image.
+	// namespace has it (CRIU's vpid), for Shared the id of CRIU's shmem
+	// image, and for Content 0.
 	ID uint64
 }
 
@@ -110,7 +116,9 @@ func (s Space) Valid() error {
 		return fmt.Errorf("space %s: pid out of 1..%d: %w", s, maxPID, ErrInvalid)
 	case s.Kind == Shared && s.ID > 1<<32-1:
 		return fmt.Errorf("space %s: shared memory id out of 0..%d: %w", s, uint32(1<<32-1), ErrInvalid)
-	case s.Kind != Process && s.Kind != Shared:
+	case s.Kind == Content && s.ID != 0:
+		return fmt.Errorf("space %s: a container has one space of contents, 0: %w", s, ErrInvalid)
+	case s.Kind != Process && s.Kind != Shared && s.Kind != Content:
 		return fmt.Errorf("space %s: unknown kind: %w", s, ErrInvalid)
 	}
 	return nil

@@ -118,6 +118,7 @@ func (s *source) approach(ctx context.Context) error {
 	if !s.cold() || s.isLeaving() {
 		work.Go(func() error { return s.syncFiles(ctx) })
 	}
+	work.Go(func() error { return s.copyContents(ctx) })
 	if err := work.Wait(); err != nil {
 		return err
 	}
@@ -167,6 +168,12 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 				return err
 			}
 			skip = append(skip, idle...)
+			stood, stats, err := s.link.rounds.FinishContents(all, c.index, c.images, skip)
+			if err != nil {
+				return err
+			}
+			skip = append(skip, stood...)
+			s.log.Info("private memory that CRIU dumped", "container", c.id, "files", len(stood), "pages", stats.Sent, "known", stats.Unchanged)
 			if c != owner {
 				if skip, err = c.withoutSysV(skip); err != nil {
 					return err

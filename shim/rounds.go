@@ -31,6 +31,7 @@ type link struct {
 	injector *track.Helper
 	predumps *predumps
 	shared   *precopy.Shared
+	contents *precopy.Contents // nil: the destination takes none
 	rounds   *precopy.Rounds
 	shm      *tree
 	volumes  []*tree
@@ -88,13 +89,18 @@ func (s *source) connect(ctx context.Context) error {
 	if l.shared, err = precopy.NewShared(s.log); err != nil {
 		return err
 	}
+	if l.session.TakesContents() {
+		if l.contents, err = precopy.NewContents(s.log); err != nil {
+			return err
+		}
+	}
 	policy, err := policyOf(r.GetPolicy())
 	if err != nil {
 		return err
 	}
 	config := precopy.Config{
 		Policy: policy, Session: pageSession{l.session},
-		Shared: l.shared, WholePages: r.GetWholePages(), Progress: s.note, Log: s.log,
+		Shared: l.shared, Contents: l.contents, WholePages: r.GetWholePages(), Progress: s.note, Log: s.log,
 	}
 	if s.brake != nil {
 		config.Brake = s.brake
@@ -149,6 +155,21 @@ func (s *source) processes() ([]track.Process, error) {
 		}
 	}
 	return out, nil
+}
+
+// copyContents sends ahead what CRIU will dump of private memory, see precopy.Contents.
+func (s *source) copyContents(ctx context.Context) error {
+	processes, err := s.processes()
+	if err != nil {
+		return err
+	}
+	memories := make([]precopy.Memory, len(processes))
+	for i, p := range processes {
+		memories[i] = precopy.Memory{PID: p.PID, Space: p.Space}
+	}
+	stats, err := s.link.rounds.CopyContents(ctx, memories)
+	s.log.Debug("private memory that CRIU will dump is copied ahead", "pages", stats.Sent, "known", stats.Unchanged)
+	return err
 }
 
 // rounds copies files and memory until the cutover begins, or until ctx ends.

@@ -64,9 +64,9 @@ func (r *Rounds) carry(ctx context.Context, stat RoundStat, began time.Time) (Ro
 	return r.carryShared(ctx, stat)
 }
 
-// carryShared copies shared memory ahead in a carrier's first rounds.
+// carryShared copies shared memory, and what else CRIU dumps itself, ahead in a carrier's first rounds.
 func (r *Rounds) carryShared(ctx context.Context, stat RoundStat) (RoundStat, error) {
-	if r.config.Shared == nil || stat.Number > sharedRounds {
+	if r.config.Shared == nil && r.config.Contents == nil || stat.Number > sharedRounds {
 		return stat, nil
 	}
 	processes, err := r.config.Carrier.Processes()
@@ -76,6 +76,9 @@ func (r *Rounds) carryShared(ctx context.Context, stat RoundStat) (RoundStat, er
 	memories := make([]Memory, len(processes))
 	for i, p := range processes {
 		memories[i] = Memory{PID: p.PID, Space: p.Space}
+	}
+	if _, err := r.CopyContents(ctx, memories); err != nil || r.config.Shared == nil {
+		return stat, err
 	}
 	areas := r.config.Shared.areas(memories)
 	if len(areas) == 0 {

@@ -50,6 +50,8 @@ type Config struct {
 	Session Session // required
 	// Shared is the shared memory to copy ahead; nil: none.
 	Shared *Shared
+	// Contents is private memory that CRIU dumps itself, to be copied ahead; nil: it is not.
+	Contents *Contents
 	// WholePages says that no page is sent as what changed in it.
 	WholePages bool
 	// Brake holds the pod back if Policy.OnStall is SlowDown; nil: it is never held back.

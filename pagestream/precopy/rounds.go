@@ -178,6 +178,9 @@ func (r *Rounds) round(ctx context.Context, number int) (RoundStat, error) {
 		// rate and nothing of it comes again in the next round.
 		stat.SharedCopied, stat.SharedCopy, err = r.store(ctx, shared)
 	}
+	if err == nil && number <= sharedRounds {
+		_, err = r.CopyContents(ctx, memories)
+	}
 	stat.WireBytes = wireBytes(r.config.Session) - wireBefore
 	return stat, err
 }

@@ -136,6 +136,13 @@ func TestAPeerThatDoesNotKnowDeltasGetsNone(t *testing.T) {
 	if st.DeltaLimit() == 0 {
 		t.Error("no deltas over a link that holds the stream back")
 	}
+	if !s.TakesContents() {
+		t.Error("it is not said that the peer takes contents")
+	}
+	st.conn.features = featureDeltas
+	if s.TakesContents() {
+		t.Error("a peer that does not know contents is said to take them")
+	}
 	st.conn.features = 0
 	if n := st.DeltaLimit(); n != 0 {
 		t.Errorf("records of %d bytes are worth it, want none", n)

@@ -19,11 +19,15 @@ import (
 const (
 	minVersion = 1
 	maxVersion = 1
-	features   = featureDeltas
+	features   = featureDeltas | featureContents
 )
 
-// featureDeltas: frames of deltas.
-const featureDeltas = 1 << 0
+const (
+	// featureDeltas: frames of deltas.
+	featureDeltas = 1 << 0
+	// featureContents: pages of pagestream.Content, of which the receiver makes pages files that are not sent.
+	featureContents = 1 << 1
+)
 
 // Bounds of what a hello may ask for.
 const (

@@ -77,6 +77,16 @@ func (s *Session) Err() error {
 	}
 }
 
+// TakesContents says whether the receiver knows spaces of pagestream.Content, and puts pages files together from them.
+func (s *Session) TakesContents() bool {
+	for _, st := range s.streams {
+		if st.conn.features&featureContents == 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Flush returns when the receiver has stored everything that was sent, on
 // any stream, before the call. It may be called while other goroutines send.
 // If ctx ends first, its error is returned and the session goes on.

@@ -159,6 +159,11 @@ func TestPostgresKeepsItsTransactionsAndConnections(t *testing.T) {
 		}
 		t.Logf("%d transactions of the client, and pgbench's", len(c.Answers()))
 	})
+	// What its processes have changed of their program and libraries, more than a MiB each, is there before.
+	_, b := nodes(t)
+	if sent := mib(p.moveTo(b).ImageBytes); sent > 8 {
+		t.Errorf("%.1f MiB of images were sent while the pod was frozen", sent)
+	}
 }
 
 // python has threads that hold locks and wait, timers, a heap full of objects, and an interpreter that is anything but static.
