@@ -2,6 +2,7 @@ package pagehash
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/zeebo/xxh3"
 )
@@ -13,16 +14,16 @@ type Hash struct{ sum xxh3.Uint128 }
 // Contents gives each content of pages a number, in the order in which they come, from 0 on. It may be used
 // concurrently.
 type Contents struct {
-	seed  uint64
-	limit int
+	seed uint64
+	left *atomic.Int64 // how many more there may be, also of other tables
 
 	mu      sync.Mutex // guards numbers
 	numbers map[Hash]uint32
 }
 
-// NewContents makes a table of at most so many contents.
-func NewContents(seed uint64, limit int) *Contents {
-	return &Contents{seed: seed, limit: limit, numbers: make(map[Hash]uint32)}
+// NewContents makes a table that takes its numbers from left, which it may have in common with others.
+func NewContents(seed uint64, left *atomic.Int64) *Contents {
+	return &Contents{seed: seed, left: left, numbers: make(map[Hash]uint32)}
 }
 
 // Hash is that of a page.
@@ -43,7 +44,8 @@ func (c *Contents) Number(h Hash) (number uint32, fresh, ok bool) {
 	if number, known := c.numbers[h]; known {
 		return number, false, true
 	}
-	if len(c.numbers) >= c.limit {
+	if c.left.Add(-1) < 0 {
+		c.left.Add(1)
 		return 0, false, false
 	}
 	number = uint32(len(c.numbers))

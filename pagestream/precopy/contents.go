@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -16,8 +17,8 @@ import (
 	"godwit.dev/godwit/pagestream/pagemap"
 )
 
-// maxContents is how many contents are sent for a container, 64 MiB: the destination has them beside the images that it makes
-// of them. Pages files that need more go as they are.
+// maxContents is how many contents are sent for a pod, 64 MiB: the destination has them beside the images that it makes
+// of them, and its store has that much room to spare. Pages files that need more go as they are.
 const maxContents = 1 << 14
 
 // Contents is about private memory that CRIU dumps itself while its processes are frozen: pages that a process has
@@ -30,6 +31,7 @@ const maxContents = 1 << 14
 type Contents struct {
 	seed uint64 // of the hashes: not for the pod to know
 	log  *slog.Logger
+	left atomic.Int64 // how many more may be sent
 
 	mu         sync.Mutex // guards containers
 	containers map[uint16]*pagehash.Contents
@@ -44,7 +46,9 @@ func NewContents(log *slog.Logger) (*Contents, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &Contents{seed: seed, log: log, containers: make(map[uint16]*pagehash.Contents)}, nil
+	c := &Contents{seed: seed, log: log, containers: make(map[uint16]*pagehash.Contents)}
+	c.left.Store(maxContents)
+	return c, nil
 }
 
 // of is what was sent for a container.
@@ -52,7 +56,7 @@ func (c *Contents) of(container uint16) *pagehash.Contents {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.containers[container] == nil {
-		c.containers[container] = pagehash.NewContents(c.seed, maxContents)
+		c.containers[container] = pagehash.NewContents(c.seed, &c.left)
 	}
 	return c.containers[container]
 }
