@@ -271,6 +271,7 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 
 // hold notes that a container is held, and where its processes are.
 func (d *destination) hold(a *arrival, criuPID int) error {
+	d.latest(a).fill.made()
 	cgroup, err := cgroupOf(a.container.id, criuPID)
 	if err != nil {
 		d.log.Warn("a restore that hangs cannot be ended by its cgroup", "container", a.container.id, "error", err)

@@ -141,6 +141,13 @@ func (f *fill) serve(order fillOrder) {
 	close(f.ordered)
 }
 
+// made says, of a fill if there is one, that all processes of the container are made and held.
+func (f *fill) made() {
+	if f != nil {
+		f.keeper.Made()
+	}
+}
+
 // release says, of a fill if there is one, that the container runs and is never restored
 // again: from then on the store gives its memory back.
 func (f *fill) release() {

@@ -238,13 +238,14 @@ func (s *source) commit() error {
 func (s *source) leave() {
 	defer close(s.undone)
 	serves := s.isServing()
+	// Now, not with the pod's end: peers look for the pod while the destination lets it go.
+	if err := resetConnections(s.containers[0].pid); err != nil {
+		s.log.Warn("peers hear late that their connections are over", "error", err)
+	}
 	if !serves {
 		s.awaitRemoval()
 	}
 	s.releaseCollector(collectorCalm)
-	if err := resetConnections(s.containers[0].pid); err != nil {
-		s.log.Warn("peers hear late that their connections are over", "error", err)
-	}
 	if serves {
 		s.awaitFetched()
 	}

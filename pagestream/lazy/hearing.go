@@ -117,6 +117,8 @@ func (s *server) heard(m message, fd int) error {
 			s.pause = s.reported.Add(s.cfg.Calm)
 			close(s.restored)
 		}
+	case madeMsg:
+		s.made = true
 	case releasedMsg:
 		s.runs = true
 		if !s.ready { // the server follows another, whose notes it has to have read

@@ -42,6 +42,7 @@ type Keeper struct {
 	sock     int    // of the server at work; -1 if there is none
 	servers  []serverEnd
 	finished time.Time // when CRIU was; zero before that
+	made     bool      // all processes are made and held
 	released bool      // the container runs
 	progress Progress
 }
@@ -162,6 +163,16 @@ func (k *Keeper) restore(ctx context.Context) error {
 	k.progress.Finished = true
 	k.say(message{kind: finishedMsg}, -1)
 	return nil
+}
+
+// Made says that CRIU has made all processes and holds them: what they will want first is put in place.
+func (k *Keeper) Made() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.made {
+		k.made = true
+		k.say(message{kind: madeMsg}, -1)
+	}
 }
 
 // Release says that the container runs and is never restored again: the rest of its memory
@@ -288,6 +299,9 @@ func (k *Keeper) handOver(sock int) {
 	}
 	if !k.finished.IsZero() {
 		k.say(message{kind: finishedMsg}, -1)
+	}
+	if k.made {
+		k.say(message{kind: madeMsg}, -1)
 	}
 	if k.released {
 		k.say(message{kind: releasedMsg}, -1)

@@ -3,6 +3,7 @@ package lazy
 import (
 	"fmt"
 
+	"godwit.dev/godwit/pagestream"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,11 +46,14 @@ type memory struct {
 	cursor  uint64 // number of the page that the background has come to
 	piece   int    // the piece it is in; by the store's order, if that is the background's
 	hots    []hot  // the last goes first
+	hinted  bool   // foremost has been set
 	calm    int    // steps of the background since the last fault
 	waiting []uint64
-	absent  []uint64 // addresses of faults whose pages are still at the source
-	dead    bool     // the process is gone
-	asked   bool     // the keeper has been told that all is in
+	// foremost is what is still to be filled in before the process runs, by the addresses of the images.
+	foremost []pagestream.Range
+	absent   []uint64 // addresses of faults whose pages are still at the source
+	dead     bool     // the process is gone
+	asked    bool     // the keeper has been told that all is in
 }
 
 // result says how a call that fills pages ended.

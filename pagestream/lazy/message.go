@@ -18,13 +18,15 @@ const (
 	// needs nothing more, heldMsg hands over the pidfd of the holder of an earlier
 	// server, finishedMsg says that CRIU has restored all, readyMsg that everything
 	// known at the start has been said and which number the server has, closedMsg
-	// that the keeper has closed its duplicate, releasedMsg that the container runs.
+	// that the keeper has closed its duplicate, madeMsg that all processes are made and held,
+	// releasedMsg that the container runs.
 	memoryMsg kind = iota + 1
 	endedMsg
 	heldMsg
 	finishedMsg
 	readyMsg
 	closedMsg
+	madeMsg
 	releasedMsg
 	// Server to keeper. holderMsg hands over the pidfd of its holder, adoptedMsg
 	// says that it needs those of earlier servers no more, forkedMsg hands over a

@@ -103,6 +103,7 @@ type server struct {
 	ready    bool
 	finished bool
 	restored chan struct{} // closed when finished is set
+	made     bool          // the keeper has said that all processes are made and held
 	runs     bool          // the keeper has said that the container runs
 	filling  bool          // the background has begun
 	released bool          // what the container needs no more is given back, see giveBack
@@ -195,6 +196,7 @@ func (s *server) loadSources() error {
 			return err
 		}
 		s.sources[src.pid] = src
+		s.hint(src)
 		if err := s.leave(name, src); err != nil {
 			return err
 		}
@@ -431,6 +433,9 @@ const childTurn = 16
 // some areas are not registered, and what is filled in there is lost. It does so when the
 // container runs, as the store gives nothing back before; without a keeper nobody would say.
 func (s *server) fill() (res result, worked bool, err error) {
+	if worked, err := s.fillForemost(); worked || err != nil {
+		return filled, worked, err
+	}
 	if !s.finished || !s.ready || !s.runs && s.sock >= 0 || len(s.order) == 0 {
 		return filled, false, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/images"
 	"godwit.dev/godwit/pagestream/store"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,8 @@ type source struct {
 	files  [][]byte     // mapped pages files
 	from   pageSource   // which pages are here
 	bySlot []int32      // the pieces in the order in which the store has them, then the others; nil before sort
+
+	foremost []pagestream.Range // pages to be put in place before the process runs
 
 	space  *store.SealedSpace // nil if the store has none of the process
 	giver  *giver             // nil as long as nothing is given back

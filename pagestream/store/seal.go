@@ -236,7 +236,7 @@ func (sp *space) seal() error {
 	if err != nil {
 		return sp.store.fileError("write index", err)
 	}
-	return sp.sealLeft()
+	return errors.Join(sp.sealLeft(), sp.sealRecent())
 }
 
 // sealedRuns encodes the runs of the space. One of zeros may be longer than an

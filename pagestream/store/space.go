@@ -26,6 +26,7 @@ type space struct {
 	slots   uint32
 	dropped bool
 	left    []pagestream.Range // still at the source, see Leave
+	recent  recent
 }
 
 // taken is what the space takes of the store's limit, bytes. mu is held.
@@ -129,6 +130,7 @@ func (sp *space) place(page, pages uint64, runs []run) ([]run, error) {
 	if err := sp.store.reserve(reserved); err != nil {
 		return nil, err
 	}
+	sp.recent.note(pagestream.Range{Start: page * pagestream.PageSize, Pages: pages})
 	for end := page + pages; page < end; {
 		i, n := page%chunkPages, min(chunkPages-page%chunkPages, end-page)
 		c := sp.index.writable(page / chunkPages)

@@ -13,6 +13,7 @@
 //	images/CONTAINER/               CRIU's images of the container with this number
 //	pages/CONTAINER-KIND-ID.data    pages in the order of their arrival
 //	pages/CONTAINER-KIND-ID.index   where each of them is, written by Seal
+//	pages/CONTAINER-KIND-ID.recent  which of them came last, written by Seal
 //	pages/CONTAINER-KIND-ID.given   what of the data is given back already, see Giving
 //	sealed                          written last by Seal
 package store
