@@ -36,7 +36,10 @@ func (a arrivals) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, e
 	if id == "" {
 		return ctrl.Result{}, nil
 	}
-	m, err := a.migrationOf(ctx, pod, id)
+	if a.underWay(ctx, pod, id) {
+		return ctrl.Result{}, nil
+	}
+	m, err := migrationOf(ctx, a.reader, pod, id)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -163,14 +166,25 @@ func ready(pod *corev1.Pod) bool {
 	return false
 }
 
-// migrationOf is the PodMigration by which a pod comes, nil if there is none.
-func (a arrivals) migrationOf(ctx context.Context, pod *corev1.Pod, id string) (*v1alpha1.PodMigration, error) {
+// underWay says whether there is nothing to do about a pod before another word is written of its
+// migration, which is looked at again then. It goes by the cache: the API server need not be asked for
+// each word of a pod that may be frozen at that moment.
+func (a arrivals) underWay(ctx context.Context, pod *corev1.Pod, id string) bool {
+	m, err := migrationOf(ctx, a.client, pod, id)
+	if err != nil || m == nil || m.Status.Phase.Over() {
+		return false
+	}
+	return introduced(m, pod) && !(m.Status.Phase.Committed() && ready(pod))
+}
+
+// migrationOf is the PodMigration by which a pod comes, as a reader has it, nil if there is none.
+func migrationOf(ctx context.Context, from client.Reader, pod *corev1.Pod, id string) (*v1alpha1.PodMigration, error) {
 	name := pod.Annotations[v1alpha1.AnnotationMovedBy]
 	if name == "" || !strings.HasPrefix(id, "pm-") {
 		return nil, nil
 	}
 	m := new(v1alpha1.PodMigration)
-	err := a.reader.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: name}, m)
+	err := from.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: name}, m)
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
@@ -184,14 +198,21 @@ func (a arrivals) migrationOf(ctx context.Context, pod *corev1.Pod, id string) (
 
 // introduce writes into the status which pod the destination's is.
 func (a arrivals) introduce(ctx context.Context, m *v1alpha1.PodMigration, pod *corev1.Pod) error {
-	is := v1alpha1.PodReference{Name: pod.Name, UID: pod.UID, IP: pod.Status.PodIP}
-	if was := m.Status.DestinationPod; was != nil && (*was == is || was.UID == is.UID && is.IP == "") {
-		return nil
-	}
-	if m.Status.SourcePod != nil && m.Status.SourcePod.UID == pod.UID {
+	if introduced(m, pod) {
 		return nil
 	}
 	before := m.DeepCopy()
+	is := referenceTo(pod)
 	m.Status.DestinationPod = &is
 	return client.IgnoreNotFound(a.client.Status().Patch(ctx, m, client.MergeFrom(before)))
+}
+
+func referenceTo(pod *corev1.Pod) v1alpha1.PodReference {
+	return v1alpha1.PodReference{Name: pod.Name, UID: pod.UID, IP: pod.Status.PodIP}
+}
+
+// introduced says whether a status names a pod as the destination's, or must not as it is the source's.
+func introduced(m *v1alpha1.PodMigration, pod *corev1.Pod) bool {
+	is, was := referenceTo(pod), m.Status.DestinationPod
+	return was != nil && (*was == is || was.UID == is.UID && is.IP == "") || m.Status.SourcePod != nil && m.Status.SourcePod.UID == pod.UID
 }
