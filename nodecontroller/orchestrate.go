@@ -24,9 +24,15 @@ type Orchestrator interface {
 	// Await returns when the cluster is there to agree, with an error if it would not:
 	// the pod is frozen after that, and should not be for a cluster that is away.
 	Await(ctx context.Context, migration string) error
+	// Quiet returns when all that has happened in the migration is written down, with an error
+	// if it is not yet. From then on nothing is written of it in the cluster until Agree, or its
+	// end: the pod is about to be frozen, and each word has the API server, its store and all who
+	// watch it work on processors that the cutover may want.
+	Quiet(ctx context.Context, migration string) error
 	// Agree records in the cluster that the migration commits. An error means that it
 	// must be rolled back. The pod is frozen meanwhile. The migration can still fail
-	// after it, when the destination is lost in the next moment.
+	// after it, when the destination is lost in the next moment. Unless the pod comes late, Await
+	// has succeeded since the freeze.
 	Agree(ctx context.Context, migration string) error
 	// RemoveSource removes the source's pod; called after the commit, repeated until
 	// it succeeds.
@@ -39,6 +45,10 @@ type Orchestrator interface {
 
 // agreeDeadline is what the cluster may take to agree. The pod is frozen, and its probes fail meanwhile.
 const agreeDeadline = 3 * time.Second
+
+// quietLimit is how long a pod that runs, and its node's other pods that wait for their turn, are
+// kept waiting for the cluster to have written down what happened.
+const quietLimit = 3 * time.Second
 
 // Orchestrated is a migration that Orchestrate began.
 type Orchestrated struct{ m *outgoing }
@@ -137,6 +147,14 @@ func (o recovered) Await(ctx context.Context, migration string) error {
 	return real.Await(ctx, migration)
 }
 
+func (o recovered) Quiet(ctx context.Context, migration string) error {
+	real, err := o.d.recoveredOrchestrator(ctx, o.r)
+	if err != nil {
+		return err
+	}
+	return real.Quiet(ctx, migration)
+}
+
 func (o recovered) Agree(ctx context.Context, migration string) error {
 	real, err := o.d.recoveredOrchestrator(ctx, o.r)
 	if err != nil {
@@ -173,6 +191,9 @@ func (callersPod) MakePod(context.Context, string) error { return nil }
 
 // Await does not: a caller is there, or aborts.
 func (callersPod) Await(context.Context, string) error { return nil }
+
+// Quiet has nothing to wait for.
+func (callersPod) Quiet(context.Context, string) error { return nil }
 
 // Agree does: a caller that does not want the migration aborts it.
 func (callersPod) Agree(context.Context, string) error { return nil }
@@ -222,15 +243,47 @@ func toPlace(p *shimv1.Progress) bool {
 	return p.PlacePod && p.State == shimv1.State_STATE_ROUNDS || p.State == shimv1.State_STATE_CONVERGED
 }
 
+// quiet has the cluster be quiet about the migration while the pod is frozen. One that is not
+// only makes that longer.
+func (m *outgoing) quiet(ctx context.Context) {
+	if m.orchestrator == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, quietLimit)
+	defer cancel()
+	if err := m.orchestrator.Quiet(ctx, m.id); err != nil {
+		m.log.Warn("the cluster still has to write down what happened, beside the cutover", "error", err)
+	}
+}
+
 // agree has the cluster agree to the commit. Nothing is decided by it: an error, or
 // no answer in time, rolls back.
 func (m *outgoing) agree() error {
 	if m.orchestrator == nil {
 		return nil
 	}
+	if m.awaited != nil {
+		if err := <-m.awaited; err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(m.undecided, agreeDeadline)
 	defer cancel()
 	return agreed(m.orchestrator.Agree(ctx, m.id))
+}
+
+// awaitFrozen asks, beside what the destination does with the frozen pod, whether the cluster is
+// there to agree: what has to be looked up for that is known when it is asked to.
+func (m *outgoing) awaitFrozen() {
+	if m.orchestrator == nil || m.request.LatePod { // of a late pod nothing is to be looked up
+		return
+	}
+	m.awaited = make(chan error, 1)
+	m.goroutines.Go(func() {
+		ctx, cancel := context.WithTimeout(m.undecided, agreeDeadline)
+		defer cancel()
+		m.awaited <- agreed(m.orchestrator.Await(ctx, m.id))
+	})
 }
 
 func agreed(err error) error {
@@ -255,7 +308,14 @@ func (d *Daemon) bury(ctx context.Context, r record, o Orchestrator) error {
 	// kubelet starts the pod again as soon as it sees that it is dead.
 	actx, cancel := context.WithTimeout(ctx, agreeDeadline)
 	defer cancel()
-	if err := agreed(o.Agree(actx, r.Migration)); err != nil {
+	var err error
+	if !r.LatePod {
+		err = o.Await(actx, r.Migration)
+	}
+	if err == nil {
+		err = o.Agree(actx, r.Migration)
+	}
+	if err := agreed(err); err != nil {
 		return fmt.Errorf("%w: %w", errDisagreed, err)
 	}
 	if r.LatePod {

@@ -41,6 +41,10 @@ func (k testKubernetes) Await(context.Context, string) error {
 	return k.call("Await", func() error { return nil })
 }
 
+func (k testKubernetes) Quiet(context.Context, string) error {
+	return k.call("Quiet", func() error { return nil })
+}
+
 func (k testKubernetes) Agree(context.Context, string) error {
 	return k.call("Agree", func() error { return nil })
 }
@@ -138,7 +142,7 @@ func TestWhateverBreaksAPodThatKubeletMakesRunsOnce(t *testing.T) {
 		t.Skip("breaks 100 migrations")
 	}
 	calls := []string{
-		"source.Begin", "cluster.MakePod", "destination.WaitParked", "source.SendFiles", "cluster.Await", "source.CutOver", "destination.Restore",
+		"source.Begin", "cluster.MakePod", "destination.WaitParked", "source.SendFiles", "cluster.Await", "cluster.Quiet", "source.CutOver", "destination.Restore",
 		"cluster.Agree", "source.Commit", "destination.Resume", "cluster.RemoveSource",
 	}
 	broken := errors.New("broken by the test")

@@ -197,6 +197,7 @@ func (m *outgoing) cutOver() error {
 	}
 	cutOver := m.approach(ctx)
 	m.tell("freezing", "freezing the pod and sending the rest")
+	m.quiet(ctx)
 	m.times.CutOver = time.Now()
 	cut, err := m.shim.CutOver(ctx, cutOver)
 	if err != nil {
@@ -207,6 +208,7 @@ func (m *outgoing) cutOver() error {
 	}
 	m.cut = cut
 	m.noteLeft(cut.LeftPages, throughCrash)
+	m.awaitFrozen()
 	if m.request.LatePod {
 		return m.sealPeer(ctx)
 	}

@@ -44,11 +44,14 @@ type session struct {
 	object *v1alpha1.PodMigration
 
 	progress time.Time // when progress was last written; follow's alone
+	frozen   bool      // the last step was that the pod is to be frozen; follow's alone
+	// quiet is closed when that is written down.
+	quiet chan struct{}
 }
 
 func newSession(c *Controller, m *v1alpha1.PodMigration, pod *corev1.Pod, p Plan) *session {
 	return &session{
-		c: c, id: idOf(m), source: pod.DeepCopy(), plan: p, object: m.DeepCopy(), turn: make(chan struct{}, 1),
+		c: c, id: idOf(m), source: pod.DeepCopy(), plan: p, object: m.DeepCopy(), turn: make(chan struct{}, 1), quiet: make(chan struct{}),
 		log: c.log.With("migration", idOf(m), "object", client.ObjectKeyFromObject(m).String()),
 	}
 }
@@ -145,10 +148,18 @@ func (s *session) happened(ctx context.Context, e *nodev1.Event) error {
 		return nil // the last event says it too, and what came of it
 	}
 	if e.GetKind() == "progress" {
+		if s.frozen { // see Quiet
+			return nil
+		}
 		if time.Since(s.progress) < progressInterval {
 			return nil
 		}
 		s.progress = time.Now()
+	} else {
+		s.frozen = e.GetKind() == "freezing"
+	}
+	if e.GetKind() == "freezing" {
+		defer close(s.quiet)
 	}
 	for {
 		var written *v1alpha1.PodMigration
@@ -226,6 +237,17 @@ func (s *session) patiently(ctx context.Context, f func(context.Context) error) 
 	}
 }
 
+// Quiet implements nodecontroller's Orchestrator: the last word before the freeze is that it
+// comes, and after that one happened leaves progress out.
+func (s *session) Quiet(ctx context.Context, _ string) error {
+	select {
+	case <-s.quiet:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the PodMigration's status: %w", ctx.Err())
+	}
+}
+
 // Await implements nodecontroller's Orchestrator.
 func (s *session) Await(ctx context.Context, _ string) error {
 	if s.plan.LatePod {
@@ -262,13 +284,9 @@ var errPodGone = errors.New("the destination's pod was deleted")
 
 // Agree is the commit as far as the cluster is concerned: one update of the
 // status, which loses against a cancellation, a deletion, and whoever ended the
-// migration. It implements nodecontroller's Orchestrator.
+// migration: also the destination's node, when the pod there is deleted after Await
+// has seen it. It implements nodecontroller's Orchestrator.
 func (s *session) Agree(ctx context.Context, _ string) error {
-	if !s.plan.LatePod {
-		if err := s.checkArrival(ctx); err != nil {
-			return err
-		}
-	}
 	return s.update(ctx, func(m *v1alpha1.PodMigration) error {
 		if m.Status.Phase == v1alpha1.PhaseMigrationComplete {
 			return nil // it did so before

@@ -1,0 +1,137 @@
+package kubernetes
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	nodev1 "godwit.dev/godwit/nodecontroller/api/node/v1"
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+)
+
+// counted is an API server's stand-in that counts what it is asked and told of PodMigrations.
+func counted(api client.WithWatch) (_ client.WithWatch, reads, writes *atomic.Int32) {
+	reads, writes = new(atomic.Int32), new(atomic.Int32)
+	return interceptor.NewClient(api, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if _, ok := o.(*v1alpha1.PodMigration); ok {
+				reads.Add(1)
+			}
+			return c.Get(ctx, key, o, opts...)
+		},
+		SubResourceUpdate: func(ctx context.Context, c client.Client, name string, o client.Object, opts ...client.SubResourceUpdateOption) error {
+			writes.Add(1)
+			return c.SubResource(name).Update(ctx, o, opts...)
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, name string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			writes.Add(1)
+			return c.SubResource(name).Patch(ctx, o, p, opts...)
+		},
+	}), reads, writes
+}
+
+func TestFromTheFreezeToTheCommitNothingIsWritten(t *testing.T) {
+	m := claimed(func(m *v1alpha1.PodMigration) { m.Status.Owner, m.Status.Claim = nil, "" })
+	controller, api, said := testController(t, m)
+	api, _, writes := counted(api)
+	controller.client, controller.reader = api, api
+	if err := api.Get(t.Context(), client.ObjectKeyFromObject(m), m); err != nil {
+		t.Fatal(err)
+	}
+	s := newSession(controller, m, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "p"}}, Plan{Node: "b"})
+	s.log = slog.New(slog.DiscardHandler)
+	rounds := uint64(0)
+	happens := func(kind string, p nodev1.Phase) (written int32) {
+		t.Helper()
+		before := writes.Load()
+		rounds++
+		e := &nodev1.Event{Kind: kind, Phase: p, Progress: &nodev1.Progress{WireBytesSent: rounds}}
+		if kind != "progress" {
+			e.Message = kind
+		}
+		if err := s.happened(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		return writes.Load() - before
+	}
+	if n := happens("progress", nodev1.Phase_PHASE_MIGRATING); n != 1 {
+		t.Errorf("progress of the rounds: %d writes", n)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Quiet(ended, ""); err == nil {
+		t.Error("quiet, with the freeze not written down")
+	}
+	s.progress = s.progress.Add(-2 * progressInterval)
+	happens("freezing", nodev1.Phase_PHASE_MIGRATING)
+	if err := s.Quiet(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+	if got := s.live(t).Status.Message; got != "freezing" || len(*said) == 0 {
+		t.Errorf("when it is quiet the status says %q, and there are %d Events", got, len(*said))
+	}
+	for range 3 {
+		if n := happens("progress", nodev1.Phase_PHASE_MIGRATING); n != 0 {
+			t.Errorf("progress while the pod is frozen: %d writes", n)
+		}
+	}
+	before := writes.Load()
+	if err := s.Agree(t.Context(), ""); err != nil || writes.Load() != before+1 {
+		t.Errorf("the commit: %d writes, %v", writes.Load()-before, err)
+	}
+	if n := happens("committed", nodev1.Phase_PHASE_MIGRATION_COMPLETE); n != 1 {
+		t.Errorf("committed: %d writes", n)
+	}
+	if n := happens("progress", nodev1.Phase_PHASE_MIGRATION_COMPLETE); n != 1 {
+		t.Errorf("progress of what is still fetched: %d writes", n)
+	}
+}
+
+// What is written of a migration that goes on is no reason to ask the API server: its pod may be frozen.
+func TestAPodOnItsWayIsLookedAtInTheCache(t *testing.T) {
+	now := metav1.Now()
+	for _, c := range []struct {
+		name  string
+		phase v1alpha1.Phase
+		ip    string // of the pod, while the status has 10.0.0.9
+		ready bool
+		asked bool
+	}{
+		{"copied", v1alpha1.PhaseMigrating, "10.0.0.9", false, false},
+		{"not in kubelet's status yet", v1alpha1.PhaseMigrating, "", false, false},
+		{"with another address", v1alpha1.PhaseMigrating, "10.0.0.8", false, true},
+		{"committed", v1alpha1.PhaseMigrationComplete, "10.0.0.9", false, false},
+		{"runs", v1alpha1.PhaseMigrationComplete, "10.0.0.9", true, true},
+		{"called off", v1alpha1.PhaseFailed, "10.0.0.9", false, true},
+		{"moved", v1alpha1.PhaseSucceeded, "10.0.0.9", true, true},
+	} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "shop", Name: "web-2", UID: "q", Annotations: map[string]string{v1alpha1.AnnotationMigration: "pm-u", v1alpha1.AnnotationMovedBy: "move"},
+		}}
+		pod.Spec.NodeName, pod.Status.PodIP = "b", c.ip
+		if c.ready {
+			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}
+		}
+		m := claimed(func(m *v1alpha1.PodMigration) {
+			m.Status.Phase, m.Status.Owner, m.Status.Claim, m.Status.CommitTime = c.phase, nil, "", &now
+			m.Status.DestinationPod = &v1alpha1.PodReference{Name: "web-2", UID: "q", IP: "10.0.0.9"}
+		})
+		controller, api, _ := testController(t, pod, m)
+		live, reads, writes := counted(api)
+		controller.node, controller.reader, controller.engine = "b", live, idle{map[string]bool{"pm-u": true}}
+		controller.client = api
+		if _, err := (arrivals{controller}).Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(pod)}); err != nil {
+			t.Fatal(err)
+		}
+		if asked := reads.Load() > 0; asked != c.asked || writes.Load() > 0 {
+			t.Errorf("%s: the API server was asked %d times and told %d times", c.name, reads.Load(), writes.Load())
+		}
+	}
+}
