@@ -41,8 +41,7 @@ func (c *cluster) follow(ctx context.Context, m *v1alpha1.PodMigration, see func
 
 // following is what is learnt of a move while it goes on.
 type following struct {
-	p     *pod
-	began time.Time
+	p *pod
 
 	moved
 	id          string // of the migration

@@ -11,7 +11,7 @@ import (
 
 // What the bench moves.
 const (
-	memory = 512 << 20
+	memory = 1 << 30
 	// rate is the client's writes a second.
 	rate = 5000
 
@@ -82,6 +82,9 @@ func movePlain(ctx context.Context, p *trial.Pod) (moved, error) {
 		gap:      r.Gap.Length(),
 		downtime: time.Duration(r.DowntimeMS * float64(time.Millisecond)),
 		total:    r.Events[len(r.Events)-1].Seen.Sub(r.Began),
+		before:   r.Before,
+		after:    r.After,
+		worst:    r.Worst.Length(),
 	}
 	if r.Downtime != nil {
 		m.parts = *r.Downtime

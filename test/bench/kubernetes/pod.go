@@ -84,8 +84,21 @@ type moved struct {
 	total time.Duration
 	// parts are those of downtime.
 	parts move.Downtime
-	// committed is when the client saw that the move was: the pod was frozen then, or had been just before.
-	committed time.Time
+	// began is when it was asked for, committed when the client saw that the move was: the pod was frozen then, or had been just before.
+	began, committed time.Time
+	// before and after are how many writes were acknowledged in the second before began and in the one after the gap, worst is the
+	// longest time between two of the latter.
+	before, after int
+	worst         time.Duration
+}
+
+// measure takes from the client what it saw of the move.
+func (m *moved) measure(redis *load.Store) {
+	gap := redis.LongestGapWithin(m.committed.Add(-m.downtime), m.committed)
+	m.gap = gap.Length()
+	m.before = redis.AckedWithin(m.began.Add(-trial.Settle), m.began)
+	end := gap.First.Add(trial.Settle)
+	m.after, m.worst = redis.AckedWithin(gap.First, end), redis.LongestGapWithin(gap.First, end).Length()
 }
 
 // print tells of a move of what is called so to a node.
@@ -93,8 +106,9 @@ func (m moved) print(name, node string) {
 	p := m.parts
 	agreed := ms(m.downtime) - p.CutOver - p.Seal - p.Restore - p.Commit - p.Resume
 	fmt.Printf("  %-12s to %s: downtime %6.1f ms, total %7.1f ms; the daemons' downtime %6.1f ms: "+
-		"freeze %.1f, dump %.1f, pages %.1f, files %.1f, in all %.1f; seal %.1f, restore %.1f, commit %.1f, resume %.1f, agreeing and else %.1f\n",
-		name, node, ms(m.gap), ms(m.total), ms(m.downtime), p.Freeze, p.Dump, p.Pages, p.Files, p.CutOver, p.Seal, p.Restore, p.Commit, p.Resume, agreed)
+		"freeze %.1f, dump %.1f, pages %.1f, files %.1f, in all %.1f; seal %.1f, restore %.1f, commit %.1f, resume %.1f, agreeing and else %.1f; then %d writes in a second, before %d, longest wait %.1f ms\n",
+		name, node, ms(m.gap), ms(m.total), ms(m.downtime), p.Freeze, p.Dump, p.Pages, p.Files, p.CutOver, p.Seal, p.Restore, p.Commit, p.Resume, agreed,
+		m.after, m.before, ms(m.worst))
 }
 
 // errDamaged ends the bench at once.
@@ -133,8 +147,7 @@ func moveAll(ctx context.Context, pods []*pod, rate int) ([]moved, error) {
 	writers.Wait()
 	fmt.Printf("  the bench itself stood still for %.1f ms at most\n", ms(pulse.stop()))
 	for i, p := range pods {
-		committed := all[i].committed
-		all[i].gap = p.redis.LongestGapWithin(committed.Add(-all[i].downtime), committed).Length()
+		all[i].measure(p.redis)
 		v, err := p.redis.Verify(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("pod %s: %w", p.name, err)
@@ -176,7 +189,7 @@ func (p *pod) migrate(ctx context.Context) (moved, error) {
 	if err := p.c.user.Create(ctx, m); err != nil {
 		return moved{}, fmt.Errorf("PodMigration of pod %s: %w", p.name, err)
 	}
-	f := following{p: p, began: began}
+	f := following{p: p, moved: moved{began: began}}
 	if err := p.c.follow(ctx, m, f.see); err != nil {
 		return moved{}, err
 	}

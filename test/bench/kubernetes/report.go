@@ -24,6 +24,9 @@ type measuredMove struct {
 	Gap      float64 `json:"client_gap_ms"`
 	Downtime float64 `json:"downtime_ms"`
 	Total    float64 `json:"total_ms"`
+	Before   int     `json:"writes_in_a_second_before"`
+	After    int     `json:"writes_in_the_second_after"`
+	Worst    float64 `json:"longest_wait_then_ms"`
 }
 
 // measuredUsage is what an idle daemon took, MiB and percent of a processor.
@@ -49,6 +52,10 @@ func gap(m moved) float64      { return ms(m.gap) }
 func downtime(m moved) float64 { return ms(m.downtime) }
 func total(m moved) float64    { return ms(m.total) }
 
+// share is what the client got done in the second after, of what it did in one before; worst its longest wait then, milliseconds.
+func share(m moved) float64 { return float64(m.after) / float64(max(m.before, 1)) }
+func worst(m moved) float64 { return ms(m.worst) }
+
 // judgeMove compares medians.
 func (b *bench) judgeMove() []figure.Figure {
 	if len(b.kube) == 0 {
@@ -57,6 +64,8 @@ func (b *bench) judgeMove() []figure.Figure {
 	return []figure.Figure{
 		{Name: "downtime by a PodMigration / without Kubernetes, client", Value: median(b.kube, gap) / median(b.plain, gap), Limit: 1.5},
 		{Name: "the same, as the daemons say", Value: median(b.kube, downtime) / median(b.plain, downtime), Limit: 1.5},
+		{Name: "writes in the second after a PodMigration's move / in one before it", Value: median(b.kube, share), Limit: 0.7, AtLeast: true},
+		{Name: "the longest wait for one of them", Value: median(b.kube, worst), Unit: "ms", Limit: 50},
 		{Name: "total of a PodMigration, more than without", Value: (median(b.kube, total) - median(b.plain, total)) / 1000, Unit: "s", Limit: 3},
 	}
 }
@@ -87,7 +96,7 @@ func (b *bench) judgeIdle() []figure.Figure {
 func measured(moves []moved) []measuredMove {
 	all := []measuredMove{}
 	for _, m := range moves {
-		all = append(all, measuredMove{Gap: gap(m), Downtime: downtime(m), Total: total(m)})
+		all = append(all, measuredMove{Gap: gap(m), Downtime: downtime(m), Total: total(m), Before: m.before, After: m.after, Worst: worst(m)})
 	}
 	return all
 }

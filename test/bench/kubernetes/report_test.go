@@ -11,7 +11,7 @@ func moves(gaps ...int) []moved {
 	var all []moved
 	for _, g := range gaps {
 		d := time.Duration(g) * time.Millisecond
-		all = append(all, moved{gap: d, downtime: d / 2, total: 10 * d})
+		all = append(all, moved{gap: d, downtime: d / 2, total: 10 * d, before: 100, after: 100 - g/5, worst: d / 3})
 	}
 	return all
 }
@@ -28,11 +28,14 @@ func TestFiguresAreWhatWasPromised(t *testing.T) {
 	}{
 		"downtime by a PodMigration / without Kubernetes, client": {1.5, true},
 		"total of a PodMigration, more than without":              {0.5, true},
-		"worst downtime of ten pods at once / of one, client":     {3.01, false},
-		"godwit-node idle, resident":                              {61, false},
-		"godwit-node idle, processor":                             {1, true},
-		"resident with 1,000 finished PodMigrations / without":    {2, true},
-		"processor with 1,000 finished PodMigrations / without":   {2.01, false},
+
+		"writes in the second after a PodMigration's move / in one before it": {0.7, true},
+		"the longest wait for one of them":                                    {50, true},
+		"worst downtime of ten pods at once / of one, client":                 {3.01, false},
+		"godwit-node idle, resident":                                          {61, false},
+		"godwit-node idle, processor":                                         {1, true},
+		"resident with 1,000 finished PodMigrations / without":                {2, true},
+		"processor with 1,000 finished PodMigrations / without":               {2.01, false},
 	}
 	byName := map[string]figure.Figure{}
 	for _, f := range b.report().Figures {
