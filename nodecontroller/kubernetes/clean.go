@@ -79,11 +79,19 @@ func (c *Controller) unmark(ctx context.Context, m *v1alpha1.PodMigration, pod *
 	return client.IgnoreNotFound(err)
 }
 
-// settleArrival does settle as soon as the pod runs.
+// settleArrival does settle as soon as the pod runs. One that has been introduced is known: its namespace
+// may have a thousand others, which are not looked through in the moment in which it needs its node's
+// processors most.
 func (s *session) settleArrival(ctx context.Context) {
 	m, err := s.current(ctx)
 	if err == nil {
-		err = s.call(ctx, func(ctx context.Context) error { return s.c.settle(ctx, m) })
+		err = s.call(ctx, func(ctx context.Context) error {
+			is := m.Status.DestinationPod
+			if is == nil || is.UID == "" {
+				return s.c.settle(ctx, m)
+			}
+			return s.c.unmark(ctx, m, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: is.Name, UID: is.UID}})
+		})
 	}
 	if err != nil {
 		s.log.Warn("the pod's annotation is taken off later", "error", err)

@@ -135,3 +135,33 @@ func TestAPodOnItsWayIsLookedAtInTheCache(t *testing.T) {
 		}
 	}
 }
+
+// The others of its namespace, which may be many, are not looked through for it.
+func TestAPodThatRunsLosesItsMarkAlone(t *testing.T) {
+	for _, introduced := range []bool{true, false} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "shop", Name: "web-2", UID: "q", Annotations: map[string]string{v1alpha1.AnnotationMigration: "pm-u", v1alpha1.AnnotationMovedBy: "move"},
+		}}
+		m := claimed(func(m *v1alpha1.PodMigration) {
+			m.Status.Phase = v1alpha1.PhaseMigrationComplete
+			if introduced {
+				m.Status.DestinationPod = &v1alpha1.PodReference{Name: "web-2", UID: "q"}
+			}
+		})
+		controller, api, _ := testController(t, pod, m)
+		lists := 0
+		controller.reader = interceptor.NewClient(api, interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, all client.ObjectList, opts ...client.ListOption) error {
+				lists++
+				return c.List(ctx, all, opts...)
+			},
+		})
+		newSession(controller, m, pod, Plan{Node: "b"}).settleArrival(t.Context())
+		if err := api.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil || pod.Annotations[v1alpha1.AnnotationMigration] != "" {
+			t.Errorf("introduced %v: its mark is still there: %v, %v", introduced, pod.Annotations, err)
+		}
+		if (lists == 0) != introduced {
+			t.Errorf("introduced %v: %d lists of pods", introduced, lists)
+		}
+	}
+}
