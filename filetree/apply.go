@@ -17,6 +17,9 @@ type ApplyOptions struct {
 	MaxEntries int64
 	// AllowDevices lets TypeNode make block and character devices.
 	AllowDevices bool
+	// Bare: files are there for their content. They stay their maker's, with mode 0600 and the time at which they are made, and have no
+	// extended attributes; directories have the time of their last change.
+	Bare bool
 }
 
 // Applier brings a tree to the state that a Source's records say. The tree is the merged view of a mounted overlay whose
@@ -169,7 +172,7 @@ func (a *Applier) forgetParent() {
 // gives the directory the modification time that it had, or that a TypeDir says.
 func (a *Applier) touching(at place, change func() error) error {
 	dir, _ := splitPath(at.path)
-	if _, ok := a.mtimes[dir]; ok {
+	if _, ok := a.mtimes[dir]; ok || a.opts.Bare {
 		return change()
 	}
 	var st unix.Stat_t

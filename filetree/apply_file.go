@@ -15,6 +15,7 @@ type openFile struct {
 	size    int64
 	meta    Meta
 	pending int64 // bytes written since its blocks were counted
+	bare    bool  // it is a new one that has not been counted, and may be shorter than it is to be
 }
 
 func (f *openFile) close() {
@@ -30,8 +31,8 @@ func (a *Applier) openFile(at place, r *Record) error {
 	if err != nil {
 		return err
 	}
-	a.file = openFile{fd: fd, path: at.path, size: r.Size, meta: cloneMeta(r.Meta)}
-	if r.Create && r.Size == 0 {
+	a.file = openFile{fd: fd, path: at.path, size: r.Size, meta: cloneMeta(r.Meta), bare: a.opts.Bare && r.Create}
+	if r.Create && r.Size == 0 || a.file.bare {
 		return nil
 	}
 	return unix.Ftruncate(fd, r.Size)
@@ -71,8 +72,8 @@ func (a *Applier) openRegular(at place, create bool) (int, error) {
 		}
 		err = a.touching(at, open)
 	}
-	if err != nil {
-		return -1, err
+	if err != nil || a.opts.Bare {
+		return fd, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -188,10 +189,18 @@ func (a *Applier) finishFile() error {
 	var st unix.Stat_t
 	err := unix.Fstat(f.fd, &st)
 	if err == nil {
-		a.usage.wrote(&st)
-		if err = a.usage.spend(0); err == nil {
-			err = f.setMeta(&st)
+		if f.bare {
+			a.usage.made(&st)
 		}
+		a.usage.wrote(&st)
+		err = a.usage.spend(0)
+	}
+	switch {
+	case err != nil:
+	case !a.opts.Bare:
+		err = f.setMeta(&st)
+	case st.Size < f.size:
+		err = unix.Ftruncate(f.fd, f.size)
 	}
 	return pathError("finish", f.path, err)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -125,56 +124,6 @@ func (m *incoming) restoreRequest(i int, container string) *shimv1.RestoreReques
 		ImagesDir: store.ImagesDir(m.storeDir, uint16(i)),
 		StoreDir:  m.storeDir,
 	}
-}
-
-// ahead is how restores that were started ahead are, all of them.
-type ahead struct {
-	// fillsTmpfs: file systems in memory are filled in by the shim, inNamespaces: they work in the pod's IPC and UTS namespaces.
-	fillsTmpfs, inNamespaces bool
-}
-
-// approach has the shim start all restores, which then wait for their images. Its error is
-// no failure of the migration: the restores are then done at once.
-func (m *incoming) approach(ctx context.Context, r *peerv1.ApproachRequest) (a ahead, err error) {
-	if len(r.Descriptors) != len(m.made.Containers) {
-		return ahead{}, fmt.Errorf("%d descriptors of %d containers", len(r.Descriptors), len(m.made.Containers))
-	}
-	mounts := make([]string, len(m.made.Containers))
-	if len(r.Tmpfs) == len(mounts) {
-		mounts = r.Tmpfs
-	}
-	shim, err := m.d.dialShim(ctx, m.made.Sandbox)
-	if err != nil {
-		return ahead{}, err
-	}
-	defer shim.close()
-	ctx, cancel := context.WithTimeout(ctx, approachLimit)
-	defer cancel()
-	var unfilled, outside atomic.Int32
-	var all errgroup.Group // one that fails is no reason to do without the others
-	// What may be wrong with the store, seal says.
-	all.Go(func() error { _ = m.store.Settle(); return nil })
-	for i, container := range m.made.Containers {
-		all.Go(func() error {
-			got, err := shim.Approach(ctx, &shimv1.ApproachRequest{
-				Restore: m.restoreRequest(i, container), Descriptors: r.Descriptors[i], Tmpfs: mounts[i],
-			})
-			if err != nil {
-				return fmt.Errorf("container %s: %w", m.description.Containers[i].Name(), plain(err))
-			}
-			if !got.FillsTmpfs {
-				unfilled.Add(1)
-			}
-			if !got.InNamespaces {
-				outside.Add(1)
-			}
-			return nil
-		})
-	}
-	if err = all.Wait(); err != nil {
-		return ahead{}, err
-	}
-	return ahead{fillsTmpfs: unfilled.Load() == 0, inNamespaces: outside.Load() == 0}, nil
 }
 
 // commit carries the decision out: the pod runs, or will when it has come; then the

@@ -54,23 +54,24 @@ type outgoing struct {
 	breakOff  context.CancelCauseFunc
 
 	// What run has got so far; run's alone.
-	description *cri.Description
-	volumes     []cri.Volume // only if kubelet makes the pod
-	memory      uint64
-	token       []byte
-	peer        *peerClient
-	shim        *shimClient
-	cut         *shimv1.CutOverResponse
-	held        *peerv1.RestoreResponse
-	descriptors []string // of the containers, as the shim has them
-	tmpfs       []string // their own file systems in memory, the same
-	downtime    *nodev1.Downtime
-	placed      bool      // it has one of the node's places
-	use         *linkUser // its part of the node's link; nil before the shim begins
-	times       cutover.Times
-	owned       bool           // the destination has acknowledged that the pod is its own
-	goroutines  sync.WaitGroup // heartbeat and watch
-	converged   chan struct{}  // closed by watch when the rounds have ended
+	description  *cri.Description
+	volumes      []cri.Volume // only if kubelet makes the pod
+	memory       uint64
+	token        []byte
+	peer         *peerClient
+	shim         *shimClient
+	cut          *shimv1.CutOverResponse
+	held         *peerv1.RestoreResponse
+	descriptors  []string // of the containers, as the shim has them
+	tmpfs        []string // their own file systems in memory, the same
+	tmpfsContent [][]byte // what those hold, the same
+	downtime     *nodev1.Downtime
+	placed       bool      // it has one of the node's places
+	use          *linkUser // its part of the node's link; nil before the shim begins
+	times        cutover.Times
+	owned        bool           // the destination has acknowledged that the pod is its own
+	goroutines   sync.WaitGroup // heartbeat and watch
+	converged    chan struct{}  // closed by watch when the rounds have ended
 	// awaited has one answer: whether the cluster is there to agree to a pod that is frozen. nil if it is not asked.
 	awaited chan error
 	// toPlace is closed by watch when the destination's pod is to be made.

@@ -81,7 +81,7 @@ func (m *outgoing) begin(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	m.engine, m.engineReason = begun.Engine, begun.EngineReason
-	m.descriptors, m.tmpfs = begun.Descriptors, begun.Tmpfs
+	m.descriptors, m.tmpfs, m.tmpfsContent = begun.Descriptors, begun.Tmpfs, begun.TmpfsContent
 	m.mu.Unlock()
 	// The watch outlives the time before the decision: it ends with the shim's
 	// connection.
@@ -235,7 +235,9 @@ func (m *outgoing) approach(ctx context.Context) *shimv1.CutOverRequest {
 		return cut // there is no pod to restore yet
 	}
 	m.times.Ahead = time.Now()
-	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{Migration: m.id, Descriptors: m.descriptors, Tmpfs: m.tmpfs})
+	r, err := m.peer.Approach(ctx, &peerv1.ApproachRequest{
+		Migration: m.id, Descriptors: m.descriptors, Tmpfs: m.tmpfs, TmpfsContent: m.tmpfsContent,
+	})
 	if err == nil && r.Trouble != "" {
 		err = errors.New(r.Trouble)
 	}
@@ -244,6 +246,7 @@ func (m *outgoing) approach(ctx context.Context) *shimv1.CutOverRequest {
 	}
 	cut.InNetwork = err == nil
 	cut.FillsTmpfs = err == nil && r.FillsTmpfs
+	cut.TmpfsFilled = cut.FillsTmpfs && r.TmpfsFilled
 	cut.InNamespaces = err == nil && r.InNamespaces
 	return cut
 }

@@ -210,7 +210,7 @@ func (p *peerServer) Approach(ctx context.Context, req *peerv1.ApproachRequest) 
 		if err != nil {
 			r.Trouble = err.Error()
 		}
-		r.FillsTmpfs, r.InNamespaces = ahead.fillsTmpfs, ahead.inNamespaces
+		r.FillsTmpfs, r.TmpfsFilled, r.InNamespaces = ahead.fillsTmpfs, ahead.tmpfsFilled, ahead.inNamespaces
 		return nil
 	})
 	return r, err

@@ -68,15 +68,24 @@ func (r *receiver) openVolume(number int, dir string) error {
 // openImages makes the places for CRIU's images.
 func (r *receiver) openImages() error {
 	for i := range r.containers {
-		if err := r.open(shimv1.Channel(uint16(i), shimv1.TreeImages), r.store.ImagesDir(uint16(i)), r.memory); err != nil {
+		if err := r.openTree(shimv1.Channel(uint16(i), shimv1.TreeImages), r.store.ImagesDir(uint16(i)), r.imageOptions()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// imageOptions are those of CRIU's images, of which nobody sees more than what is in them.
+func (r *receiver) imageOptions() filetree.ApplyOptions {
+	return filetree.ApplyOptions{MaxBytes: r.memory, MaxEntries: maxEntries, Bare: true}
+}
+
 func (r *receiver) open(channel uint32, dir string, bytes int64) error {
-	a, err := filetree.NewApplier(dir, filetree.ApplyOptions{MaxBytes: bytes, MaxEntries: maxEntries})
+	return r.openTree(channel, dir, filetree.ApplyOptions{MaxBytes: bytes, MaxEntries: maxEntries})
+}
+
+func (r *receiver) openTree(channel uint32, dir string, opts filetree.ApplyOptions) error {
+	a, err := filetree.NewApplier(dir, opts)
 	if err != nil {
 		return fmt.Errorf("tree %s: %w", dir, err)
 	}

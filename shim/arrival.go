@@ -65,8 +65,10 @@ type arrival struct {
 	// ahead has it run before that.
 	order, ahead chan struct{}
 	request      *shimv1.RestoreRequest
-	// own are its own tmpfs mounts, which fillsTmpfs says are filled in here; set before ahead is closed.
+	// own are its own tmpfs mounts, which fillsTmpfs says are filled in here, and holds what they held when that was told; set before
+	// ahead is closed.
 	own        []tmpfs.Mount
+	holds      []byte
 	fillsTmpfs bool
 	// names are those that a restore removes, set before order is closed.
 	names []keptName

@@ -24,7 +24,8 @@ func (s *source) cutOver(ctx context.Context, r *shimv1.CutOverRequest) (*shimv1
 	defer stop()
 	settled := r.GetInNamespaces() && s.settled()
 	for _, c := range s.containers {
-		c.inNetwork, c.carriesTmpfs, c.inNamespaces = r.GetInNetwork(), r.GetFillsTmpfs(), settled
+		c.inNetwork, c.inNamespaces = r.GetInNetwork(), settled
+		c.carriesTmpfs, c.tmpfsFilled = r.GetFillsTmpfs(), r.GetTmpfsFilled()
 	}
 	resp, err := s.cut(both)
 	s.running.Done()

@@ -42,10 +42,11 @@ type departure struct {
 	images                  string
 	views                   []*criu.View
 	// own are the container's own tmpfs mounts, as the destination was told of them; carriesTmpfs: it fills them
-	// in. tmpfs are those that CRIU then leaves out, open.
-	own          []tmpfs.Mount
-	carriesTmpfs bool
-	tmpfs        []*tmpfs.Source
+	// in, and has filled in what contentAhead has told if tmpfsFilled. tmpfs are those that CRIU then leaves out, open; tmpfsAhead, before
+	// that, those of which something was told.
+	own                       []tmpfs.Mount
+	carriesTmpfs, tmpfsFilled bool
+	tmpfs, tmpfsAhead         []*tmpfs.Source
 }
 
 // newDeparture checks that a container runs and can be frozen.

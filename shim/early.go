@@ -180,23 +180,22 @@ func (e *earlyImages) close() {
 }
 
 // approach starts the restore of a parked container, and returns when CRIU waits for the
-// images, or with why there is no such restore. It says whether the container's file systems
-// in memory are filled in here.
-func (d *destination) approach(ctx context.Context, r *shimv1.ApproachRequest) (fills bool, err error) {
+// images, or with why there is no such restore.
+func (d *destination) approach(ctx context.Context, r *shimv1.ApproachRequest) (*shimv1.ApproachResponse, error) {
 	a := d.arrival(r.GetRestore().GetContainer())
 	t, err := d.startEarly(ctx, a, r)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	select {
 	case <-t.early.opened:
 	case <-ctx.Done():
-		return false, fmt.Errorf("wait for CRIU to be ready: %w", ctx.Err())
+		return nil, fmt.Errorf("wait for CRIU to be ready: %w", ctx.Err())
 	}
 	if t.over.Err() != nil {
-		return false, context.Cause(t.over)
+		return nil, context.Cause(t.over)
 	}
-	return a.fillsTmpfs, nil
+	return &shimv1.ApproachResponse{FillsTmpfs: a.fillsTmpfs, TmpfsFilled: a.fillsTmpfs, InNamespaces: true}, nil
 }
 
 // startEarly has the stock start run for a container whose images have yet to come.
@@ -215,7 +214,7 @@ func (d *destination) startEarly(ctx context.Context, a *arrival, r *shimv1.Appr
 		return nil, err
 	}
 	a.request = r.GetRestore()
-	a.fillsTmpfs = d.expectTmpfs(a, r.GetTmpfs())
+	a.fillsTmpfs = d.expectTmpfs(a, r.GetTmpfs(), r.GetTmpfsContent())
 	t, err := d.ready(ctx, a, 1, fill, early)
 	if err != nil {
 		early.fifo.Close()

@@ -278,14 +278,12 @@ func addMapped(mapped map[string]bool, pid int, mounts []string) error {
 
 // sendImages sends CRIU's images of a container, without what the store has.
 func (s *source) sendImages(ctx context.Context, c *departure, skip []string) error {
-	source, err := filetree.NewSource(c.images, filetree.Plain, filetree.Options{Skip: skip, NoXattrs: true})
+	channel := shimv1.Channel(c.index, shimv1.TreeImages)
+	err := s.link.files.send(channel, func(emit func(filetree.Record) error) error {
+		return filetree.SendFlat(ctx, c.images, skip, emit)
+	})
 	if err != nil {
 		return fmt.Errorf("images of container %s: %w", c.id, err)
 	}
-	defer source.Close()
-	channel := shimv1.Channel(c.index, shimv1.TreeImages)
-	return s.link.files.send(channel, func(emit func(filetree.Record) error) error {
-		_, err := source.SyncFrozen(ctx, filetree.Mapped{}, emit)
-		return err
-	})
+	return nil
 }

@@ -28,7 +28,8 @@ func (s *service) Begin(ctx context.Context, r *shimv1.BeginRequest) (*shimv1.Be
 		return nil, refuse(r.GetMigration(), err)
 	}
 	return &shimv1.BeginResponse{
-		Engine: source.engine.String(), EngineReason: source.engineReason, Descriptors: source.descriptors(), Tmpfs: source.ownMounts(),
+		Engine: source.engine.String(), EngineReason: source.engineReason, Descriptors: source.descriptors(),
+		Tmpfs: source.ownMounts(), TmpfsContent: source.contentAhead(ctx),
 	}, nil
 }
 
@@ -152,11 +153,11 @@ func (s *service) Approach(ctx context.Context, r *shimv1.ApproachRequest) (*shi
 	if err != nil {
 		return nil, err
 	}
-	fills, err := d.approach(ctx, r)
+	resp, err := d.approach(ctx, r)
 	if err != nil {
 		return nil, refuse(d.id, err)
 	}
-	return &shimv1.ApproachResponse{FillsTmpfs: fills, InNamespaces: true}, nil
+	return resp, nil
 }
 
 func (s *service) Resume(ctx context.Context, r *shimv1.ResumeRequest) (*shimv1.ResumeResponse, error) {

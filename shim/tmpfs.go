@@ -29,6 +29,9 @@ func tmpfsRecords(images string, i int) string {
 	return filepath.Join(images, tmpfsName(i)+".records")
 }
 
+// tmpfsChanges is the file, beside CRIU's images, of what has changed in those that the destination has filled before the freeze.
+func tmpfsChanges(images string) string { return filepath.Join(images, "godwit-tmpfs.changes") }
+
 // ownMounts are, for each container, its own tmpfs mounts as a destination is told of them.
 func (s *source) ownMounts() []string {
 	out := make([]string, len(s.containers))
@@ -57,6 +60,10 @@ func (s *source) openTmpfs(c *departure) {
 	if err != nil {
 		s.log.Warn("file systems in memory are left to CRIU", "container", c.id, "error", err)
 	}
+	if c.tmpfsFilled {
+		tmpfs.TakeOver(c.tmpfs, c.tmpfsAhead)
+		c.tmpfsAhead = nil
+	}
 }
 
 // external are the mounts that CRIU leaves out of a dump.
@@ -70,14 +77,29 @@ func (d *departure) external() []criu.External {
 	return out
 }
 
-// saveTmpfs writes down what is in them, beside CRIU's images.
+// saveTmpfs writes down what is in them, or what has changed in those that the destination has filled, beside CRIU's images. It may be
+// called again.
 func (d *departure) saveTmpfs(ctx context.Context) error {
+	changes := &lateFile{path: tmpfsChanges(d.images)}
+	err := d.saveEach(ctx, changes)
+	if err = errors.Join(err, changes.close()); err != nil {
+		return fmt.Errorf("container %s: %w", d.id, err)
+	}
+	return nil
+}
+
+func (d *departure) saveEach(ctx context.Context, changes *lateFile) error {
 	for i, m := range d.tmpfs {
-		if m == nil {
-			continue
+		var err error
+		switch {
+		case m == nil:
+		case m.IsAhead():
+			err = m.Changes(ctx, i, changes)
+		default:
+			err = m.Save(ctx, tmpfsRecords(d.images, i))
 		}
-		if err := m.Save(ctx, tmpfsRecords(d.images, i)); err != nil {
-			return fmt.Errorf("container %s: %w", d.id, err)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -86,7 +108,8 @@ func (d *departure) saveTmpfs(ctx context.Context) error {
 // closeTmpfs lets go of them.
 func (d *departure) closeTmpfs() {
 	tmpfs.Close(d.tmpfs)
-	d.tmpfs = nil
+	tmpfs.Close(d.tmpfsAhead)
+	d.tmpfs, d.tmpfsAhead = nil, nil
 }
 
 // arrivingTmpfs is a tmpfs of a container that arrives, and where CRIU finds it.
@@ -95,29 +118,42 @@ type arrivingTmpfs struct {
 	at string
 }
 
-// expectTmpfs takes a source's word of a container's own mounts. It says whether they can be made here; if not, or if the
-// source says nothing, CRIU makes them.
-func (d *destination) expectTmpfs(a *arrival, list string) bool {
+// expectTmpfs takes a source's word of a container's own mounts, and of what they hold. It says whether they can be made here; if not, or
+// if the source says nothing, CRIU makes them.
+func (d *destination) expectTmpfs(a *arrival, list string, content []byte) bool {
 	if list == "" {
 		return false
 	}
 	mounts, err := tmpfs.Decode(list)
 	var tried []*tmpfs.Target
 	if err == nil {
-		tried, err = tmpfs.MakeAll(mounts)
+		tried, err = makeFilled(mounts, content)
 	}
 	if err != nil {
 		d.log.Warn("file systems in memory are left to CRIU", "container", a.container.id, "error", err)
 		return false
 	}
 	tmpfs.CloseAll(tried)
-	a.own = mounts
+	a.own, a.holds = mounts, content
 	return true
+}
+
+// makeFilled makes mounts that hold what a source has said of them.
+func makeFilled(mounts []tmpfs.Mount, content []byte) ([]*tmpfs.Target, error) {
+	targets, err := tmpfs.MakeAll(mounts)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tmpfs.FillAll(targets, content); err != nil {
+		tmpfs.CloseAll(targets)
+		return nil, err
+	}
+	return targets, nil
 }
 
 // makeTmpfs makes a container's own mounts, with a directory below dir for each.
 func (a *arrival) makeTmpfs(dir string) ([]arrivingTmpfs, error) {
-	targets, err := tmpfs.MakeAll(a.own)
+	targets, err := makeFilled(a.own, a.holds)
 	if err != nil {
 		return nil, err
 	}
@@ -142,23 +178,39 @@ func externalAt(mounts []arrivingTmpfs) []criu.External {
 	return out
 }
 
-// fillTmpfs fills the mounts of an attempt from what has come with the images.
+// fillTmpfs fills the mounts of an attempt from what has come with the images, or changes what they hold.
 func (t *attempt) fillTmpfs(images string) error {
-	if len(t.tmpfs) == 0 {
-		return nil
+	targets := make([]*tmpfs.Target, len(t.tmpfs))
+	for i, m := range t.tmpfs {
+		targets[i] = m.Target
 	}
-	names, err := mountImages(images)
+	done, err := tmpfs.ChangeAll(targets, tmpfsChanges(images))
 	if err != nil {
 		return err
 	}
-	for i, m := range t.tmpfs {
+	for i, m := range targets {
+		if done[i] {
+			continue
+		}
 		err := m.Fill(tmpfsRecords(images, i))
-		if errors.Is(err, os.ErrNotExist) && !bytes.Contains(names, []byte(tmpfsName(i))) {
-			continue // CRIU has dumped it
+		if errors.Is(err, os.ErrNotExist) {
+			err = unlessDumped(images, i, err)
 		}
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// unlessDumped is why what is in a container's i-th mount has not come; nil if CRIU has dumped that.
+func unlessDumped(images string, i int, missing error) error {
+	names, err := mountImages(images)
+	if err != nil {
+		return err
+	}
+	if bytes.Contains(names, []byte(tmpfsName(i))) {
+		return missing
 	}
 	return nil
 }
@@ -185,7 +237,7 @@ func (t *attempt) release() {
 	t.seen.Wait()
 	t.releasing.Do(func() {
 		for _, m := range t.tmpfs {
-			m.File().Close()
+			m.Close()
 		}
 	})
 }

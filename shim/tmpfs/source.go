@@ -17,6 +17,8 @@ import (
 type Source struct {
 	Mount
 	tree *os.File
+	// files knows what Ahead has written down; nil if that is nothing.
+	files *filetree.Source
 }
 
 // Open opens mounts that Find has found, in this order: nil for one that is not what it was any more. pid is the
@@ -59,6 +61,7 @@ func (m Mount) equal(o Mount) bool {
 func Close(sources []*Source) {
 	for _, s := range sources {
 		if s != nil {
+			s.forget()
 			s.tree.Close()
 		}
 	}

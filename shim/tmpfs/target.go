@@ -1,7 +1,6 @@
 package tmpfs
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -18,6 +17,8 @@ const maxEntries = 1 << 20
 type Target struct {
 	Mount
 	mount *os.File
+	// applier makes what records say, from the first to Finish.
+	applier *filetree.Applier
 }
 
 // Make makes an empty tmpfs.
@@ -74,8 +75,17 @@ func MakeAll(mounts []Mount) ([]*Target, error) {
 // CloseAll lets go of them: what is attached nowhere is gone then.
 func CloseAll(targets []*Target) {
 	for _, t := range targets {
-		t.mount.Close()
+		t.Close()
 	}
+}
+
+// Close lets go of it. What is attached stays.
+func (t *Target) Close() {
+	if t.applier != nil {
+		t.applier.Close()
+		t.applier = nil
+	}
+	t.mount.Close()
 }
 
 // File is the mount as a process that attaches it inherits it.
@@ -97,11 +107,42 @@ func (t *Target) Fill(file string) error {
 		return fmt.Errorf("records of mount %s: %w", t.Path, err)
 	}
 	defer in.Close()
-	applier, err := filetree.NewApplier(descriptorPath(t.mount), filetree.ApplyOptions{MaxEntries: maxEntries, AllowDevices: true})
+	records, unmap, err := mapped(in)
 	if err != nil {
-		return fmt.Errorf("mount %s: %w", t.Path, err)
+		return fmt.Errorf("records of mount %s: %w", t.Path, err)
 	}
-	err = errors.Join(applyAll(applier, in), applier.Close())
+	defer unmap()
+	if err := t.Apply(records); err != nil {
+		return err
+	}
+	return t.Finish()
+}
+
+// Apply brings what is in the mount further, by records that are a peer's: those of one Source, in their order.
+func (t *Target) Apply(records []byte) (err error) {
+	if t.applier == nil {
+		t.applier, err = filetree.NewApplier(descriptorPath(t.mount), filetree.ApplyOptions{MaxEntries: maxEntries, AllowDevices: true})
+	}
+	for rest := records; err == nil && len(rest) > 0; {
+		var r filetree.Record
+		var n int
+		if r, n, err = filetree.DecodeRecord(rest); err == nil {
+			err = t.applier.Apply(r)
+		}
+		rest = rest[n:]
+	}
+	if err != nil {
+		return fmt.Errorf("fill mount %s: %w", t.Path, err)
+	}
+	return nil
+}
+
+// Finish says that the mount holds all that it is to hold.
+func (t *Target) Finish() (err error) {
+	if t.applier != nil {
+		err = t.applier.Close()
+		t.applier = nil
+	}
 	if err == nil && slices.Contains(t.Options, "ro") {
 		err = t.seal()
 	}
@@ -111,28 +152,17 @@ func (t *Target) Fill(file string) error {
 	return nil
 }
 
-// applyAll applies all records of a file.
-func applyAll(applier *filetree.Applier, in *os.File) error {
+// mapped is what is in a file, until unmap.
+func mapped(in *os.File) (content []byte, unmap func(), err error) {
 	info, err := in.Stat()
 	if err != nil || info.Size() == 0 {
-		return err
+		return nil, func() {}, err
 	}
-	records, err := unix.Mmap(int(in.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
+	content, err = unix.Mmap(int(in.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
 	if err != nil {
-		return fmt.Errorf("map records: %w", err)
+		return nil, nil, fmt.Errorf("map records: %w", err)
 	}
-	defer unix.Munmap(records)
-	for rest := records; len(rest) > 0; {
-		r, n, err := filetree.DecodeRecord(rest)
-		if err != nil {
-			return err
-		}
-		if err := applier.Apply(r); err != nil {
-			return err
-		}
-		rest = rest[n:]
-	}
-	return nil
+	return content, func() { _ = unix.Munmap(content) }, nil
 }
 
 // seal makes the file system read-only, whoever mounts it.

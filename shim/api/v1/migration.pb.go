@@ -631,7 +631,9 @@ type BeginResponse struct {
 	// empty if it cannot be told.
 	Descriptors []string `protobuf:"bytes,20,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
 	// For each container, its own file systems in memory, JSON; empty if they cannot be told.
-	Tmpfs         []string `protobuf:"bytes,21,rep,name=tmpfs,proto3" json:"tmpfs,omitempty"`
+	Tmpfs []string `protobuf:"bytes,21,rep,name=tmpfs,proto3" json:"tmpfs,omitempty"`
+	// For each container, what those hold that hold little, as package tmpfs packs it.
+	TmpfsContent  [][]byte `protobuf:"bytes,30,rep,name=tmpfs_content,json=tmpfsContent,proto3" json:"tmpfs_content,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -690,6 +692,13 @@ func (x *BeginResponse) GetDescriptors() []string {
 func (x *BeginResponse) GetTmpfs() []string {
 	if x != nil {
 		return x.Tmpfs
+	}
+	return nil
+}
+
+func (x *BeginResponse) GetTmpfsContent() [][]byte {
+	if x != nil {
+		return x.TmpfsContent
 	}
 	return nil
 }
@@ -1409,7 +1418,9 @@ type CutOverRequest struct {
 	// Approach has answered so for all containers: CRIU need not dump what BeginResponse.tmpfs lists.
 	FillsTmpfs bool `protobuf:"varint,3,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
 	// Approach has answered so for all containers: CRIU may work in the pod's IPC and UTS namespaces here as well, and the images then name none.
-	InNamespaces  bool `protobuf:"varint,4,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
+	InNamespaces bool `protobuf:"varint,4,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
+	// Approach has answered so for all containers: of file systems that BeginResponse.tmpfs_content fills, what has changed since is enough.
+	TmpfsFilled   bool `protobuf:"varint,30,opt,name=tmpfs_filled,json=tmpfsFilled,proto3" json:"tmpfs_filled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1468,6 +1479,13 @@ func (x *CutOverRequest) GetFillsTmpfs() bool {
 func (x *CutOverRequest) GetInNamespaces() bool {
 	if x != nil {
 		return x.InNamespaces
+	}
+	return false
+}
+
+func (x *CutOverRequest) GetTmpfsFilled() bool {
+	if x != nil {
+		return x.TmpfsFilled
 	}
 	return false
 }
@@ -2004,7 +2022,9 @@ type ApproachRequest struct {
 	// What BeginResponse says of the container.
 	Descriptors string `protobuf:"bytes,2,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	// What BeginResponse says of its file systems in memory.
-	Tmpfs         string `protobuf:"bytes,3,opt,name=tmpfs,proto3" json:"tmpfs,omitempty"`
+	Tmpfs string `protobuf:"bytes,3,opt,name=tmpfs,proto3" json:"tmpfs,omitempty"`
+	// And of what they hold.
+	TmpfsContent  []byte `protobuf:"bytes,30,opt,name=tmpfs_content,json=tmpfsContent,proto3" json:"tmpfs_content,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2060,12 +2080,21 @@ func (x *ApproachRequest) GetTmpfs() string {
 	return ""
 }
 
+func (x *ApproachRequest) GetTmpfsContent() []byte {
+	if x != nil {
+		return x.TmpfsContent
+	}
+	return nil
+}
+
 type ApproachResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Those that CRIU has not dumped are filled in here.
 	FillsTmpfs bool `protobuf:"varint,1,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
 	// The restore works in the pod's IPC and UTS namespaces.
-	InNamespaces  bool `protobuf:"varint,2,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
+	InNamespaces bool `protobuf:"varint,2,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
+	// They hold what tmpfs_content says.
+	TmpfsFilled   bool `protobuf:"varint,30,opt,name=tmpfs_filled,json=tmpfsFilled,proto3" json:"tmpfs_filled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2110,6 +2139,13 @@ func (x *ApproachResponse) GetFillsTmpfs() bool {
 func (x *ApproachResponse) GetInNamespaces() bool {
 	if x != nil {
 		return x.InNamespaces
+	}
+	return false
+}
+
+func (x *ApproachResponse) GetTmpfsFilled() bool {
+	if x != nil {
+		return x.TmpfsFilled
 	}
 	return false
 }
@@ -2410,12 +2446,13 @@ const file_migration_proto_rawDesc = "" +
 	"\x06mounts\x18\x03 \x03(\v2\x1b.godwit.shim.v1.VolumeMountR\x06mounts\"?\n" +
 	"\vVolumeMount\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\x84\x01\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\xa9\x01\n" +
 	"\rBeginResponse\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12#\n" +
 	"\rengine_reason\x18\x02 \x01(\tR\fengineReason\x12 \n" +
 	"\vdescriptors\x18\x14 \x03(\tR\vdescriptors\x12\x14\n" +
-	"\x05tmpfs\x18\x15 \x03(\tR\x05tmpfs\"M\n" +
+	"\x05tmpfs\x18\x15 \x03(\tR\x05tmpfs\x12#\n" +
+	"\rtmpfs_content\x18\x1e \x03(\fR\ftmpfsContent\"M\n" +
 	"\fWatchRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
@@ -2504,14 +2541,15 @@ const file_migration_proto_rawDesc = "" +
 	"fetchEtaMs\"0\n" +
 	"\x10SendFilesRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x13\n" +
-	"\x11SendFilesResponse\"\x93\x01\n" +
+	"\x11SendFilesResponse\"\xb6\x01\n" +
 	"\x0eCutOverRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1d\n" +
 	"\n" +
 	"in_network\x18\x02 \x01(\bR\tinNetwork\x12\x1f\n" +
 	"\vfills_tmpfs\x18\x03 \x01(\bR\n" +
 	"fillsTmpfs\x12#\n" +
-	"\rin_namespaces\x18\x04 \x01(\bR\finNamespaces\"\xae\x02\n" +
+	"\rin_namespaces\x18\x04 \x01(\bR\finNamespaces\x12!\n" +
+	"\ftmpfs_filled\x18\x1e \x01(\bR\vtmpfsFilled\"\xae\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -2549,15 +2587,17 @@ const file_migration_proto_rawDesc = "" +
 	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMs\"0\n" +
 	"\x0fRestoreResponse\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"\x83\x01\n" +
+	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"\xa8\x01\n" +
 	"\x0fApproachRequest\x128\n" +
 	"\arestore\x18\x01 \x01(\v2\x1e.godwit.shim.v1.RestoreRequestR\arestore\x12 \n" +
 	"\vdescriptors\x18\x02 \x01(\tR\vdescriptors\x12\x14\n" +
-	"\x05tmpfs\x18\x03 \x01(\tR\x05tmpfs\"X\n" +
+	"\x05tmpfs\x18\x03 \x01(\tR\x05tmpfs\x12#\n" +
+	"\rtmpfs_content\x18\x1e \x01(\fR\ftmpfsContent\"{\n" +
 	"\x10ApproachResponse\x12\x1f\n" +
 	"\vfills_tmpfs\x18\x01 \x01(\bR\n" +
 	"fillsTmpfs\x12#\n" +
-	"\rin_namespaces\x18\x02 \x01(\bR\finNamespaces\"-\n" +
+	"\rin_namespaces\x18\x02 \x01(\bR\finNamespaces\x12!\n" +
+	"\ftmpfs_filled\x18\x1e \x01(\bR\vtmpfsFilled\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +

@@ -1535,7 +1535,9 @@ type ApproachRequest struct {
 	// standard files, JSON.
 	Descriptors []string `protobuf:"bytes,2,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
 	// For each, what the source's shim says of its file systems in memory, JSON.
-	Tmpfs         []string `protobuf:"bytes,3,rep,name=tmpfs,proto3" json:"tmpfs,omitempty"`
+	Tmpfs []string `protobuf:"bytes,3,rep,name=tmpfs,proto3" json:"tmpfs,omitempty"`
+	// For each, what those hold, as the source's shim packs it.
+	TmpfsContent  [][]byte `protobuf:"bytes,30,rep,name=tmpfs_content,json=tmpfsContent,proto3" json:"tmpfs_content,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1591,6 +1593,13 @@ func (x *ApproachRequest) GetTmpfs() []string {
 	return nil
 }
 
+func (x *ApproachRequest) GetTmpfsContent() [][]byte {
+	if x != nil {
+		return x.TmpfsContent
+	}
+	return nil
+}
+
 type ApproachResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Why restores could not be started; empty if all were.
@@ -1598,7 +1607,9 @@ type ApproachResponse struct {
 	// Those file systems are filled in at this end, for all containers.
 	FillsTmpfs bool `protobuf:"varint,2,opt,name=fills_tmpfs,json=fillsTmpfs,proto3" json:"fills_tmpfs,omitempty"`
 	// All restores work in the pod's IPC and UTS namespaces.
-	InNamespaces  bool `protobuf:"varint,3,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
+	InNamespaces bool `protobuf:"varint,3,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
+	// They hold what tmpfs_content says, for all containers.
+	TmpfsFilled   bool `protobuf:"varint,30,opt,name=tmpfs_filled,json=tmpfsFilled,proto3" json:"tmpfs_filled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1650,6 +1661,13 @@ func (x *ApproachResponse) GetFillsTmpfs() bool {
 func (x *ApproachResponse) GetInNamespaces() bool {
 	if x != nil {
 		return x.InNamespaces
+	}
+	return false
+}
+
+func (x *ApproachResponse) GetTmpfsFilled() bool {
+	if x != nil {
+		return x.TmpfsFilled
 	}
 	return false
 }
@@ -1751,16 +1769,18 @@ const file_peer_proto_rawDesc = "" +
 	"\x0eOutcomeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"D\n" +
 	"\x0fOutcomeResponse\x121\n" +
-	"\aoutcome\x18\x01 \x01(\x0e2\x17.godwit.peer.v1.OutcomeR\aoutcome\"g\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x17.godwit.peer.v1.OutcomeR\aoutcome\"\x8c\x01\n" +
 	"\x0fApproachRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12 \n" +
 	"\vdescriptors\x18\x02 \x03(\tR\vdescriptors\x12\x14\n" +
-	"\x05tmpfs\x18\x03 \x03(\tR\x05tmpfs\"r\n" +
+	"\x05tmpfs\x18\x03 \x03(\tR\x05tmpfs\x12#\n" +
+	"\rtmpfs_content\x18\x1e \x03(\fR\ftmpfsContent\"\x95\x01\n" +
 	"\x10ApproachResponse\x12\x18\n" +
 	"\atrouble\x18\x01 \x01(\tR\atrouble\x12\x1f\n" +
 	"\vfills_tmpfs\x18\x02 \x01(\bR\n" +
 	"fillsTmpfs\x12#\n" +
-	"\rin_namespaces\x18\x03 \x01(\bR\finNamespaces*T\n" +
+	"\rin_namespaces\x18\x03 \x01(\bR\finNamespaces\x12!\n" +
+	"\ftmpfs_filled\x18\x1e \x01(\bR\vtmpfsFilled*T\n" +
 	"\x05Stage\x12\x11\n" +
 	"\rSTAGE_UNKNOWN\x10\x00\x12\x13\n" +
 	"\x0fSTAGE_PREPARING\x10\x01\x12\x0e\n" +
