@@ -62,6 +62,8 @@ type incoming struct {
 	podIP    string
 	starts   *starts
 	receiver *receiver
+	// inPlace says of each container whether its images arrive where CRIU waits for them; nil before approach.
+	inPlace []bool
 
 	mu     sync.Mutex
 	record record    // guarded by mu

@@ -3,6 +3,7 @@ package nodecontroller
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
@@ -46,6 +47,7 @@ func (m *incoming) approach(ctx context.Context, r *peerv1.ApproachRequest) (ahe
 	if err = all.Wait(); err != nil {
 		return ahead{}, err
 	}
+	m.placeImages(got)
 	a := ahead{fillsTmpfs: true, tmpfsFilled: true, inNamespaces: true}
 	for _, g := range got {
 		a.fillsTmpfs = a.fillsTmpfs && g.FillsTmpfs
@@ -72,4 +74,23 @@ func (m *incoming) approachRequests(r *peerv1.ApproachRequest) ([]*shimv1.Approa
 		requests[i] = q
 	}
 	return requests, nil
+}
+
+// placeImages has images arrive where CRIU waits for them. Where that cannot be, the shim brings them there.
+func (m *incoming) placeImages(ready []*shimv1.ApproachResponse) {
+	m.inPlace = make([]bool, len(ready))
+	for i, r := range ready {
+		if r.WaitsIn == "" {
+			continue
+		}
+		if filepath.Dir(r.WaitsIn) != filepath.Clean(m.storeDir) {
+			m.d.log.Warn("the shim waits for images in a place of its own", "migration", m.id, "directory", r.WaitsIn)
+			continue
+		}
+		if err := m.receiver.moveImages(i, r.WaitsIn); err != nil {
+			m.d.log.Warn("images are brought to CRIU when all have come", "migration", m.id, "error", err)
+			continue
+		}
+		m.inPlace[i] = true
+	}
 }

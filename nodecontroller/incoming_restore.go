@@ -105,6 +105,7 @@ func (m *incoming) restoreContainers(ctx context.Context, reconnect uint64) erro
 		group.Go(func() error {
 			req := m.restoreRequest(i, container)
 			req.FetchToken, req.ReconnectMs = token, reconnect
+			req.ImagesInPlace = m.inPlace != nil && m.inPlace[i]
 			_, err := shim.Restore(ctx, req)
 			if err != nil {
 				return fmt.Errorf("restore container %s: %w", m.description.Containers[i].Name(), plain(err))

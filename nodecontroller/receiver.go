@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"godwit.dev/godwit/filetree"
 	"godwit.dev/godwit/nodecontroller/spool"
 	"godwit.dev/godwit/pagestream"
@@ -78,6 +80,30 @@ func (r *receiver) openImages() error {
 // imageOptions are those of CRIU's images, of which nobody sees more than what is in them.
 func (r *receiver) imageOptions() filetree.ApplyOptions {
 	return filetree.ApplyOptions{MaxBytes: r.memory, MaxEntries: maxEntries, Bare: true}
+}
+
+// moveImages has an empty directory, of the same file system, be the place for a container's images, of which none has come: else it fails, and
+// all is as it was.
+func (r *receiver) moveImages(container int, dir string) error {
+	a, err := filetree.NewApplier(dir, r.imageOptions())
+	if err != nil {
+		return fmt.Errorf("tree %s: %w", dir, err)
+	}
+	// Only an empty directory is replaced; by package os none is.
+	if err := unix.Rename(dir, r.store.ImagesDir(uint16(container))); err != nil {
+		return errors.Join(fmt.Errorf("directory of container %d's images: %w", container, err), a.Close())
+	}
+	channel := shimv1.Channel(uint16(container), shimv1.TreeImages)
+	r.mu.Lock()
+	old := r.trees[channel]
+	r.trees[channel] = &receivedTree{applier: a}
+	r.mu.Unlock()
+	if old == nil {
+		return nil
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	return old.applier.Close()
 }
 
 func (r *receiver) open(channel uint32, dir string, bytes int64) error {

@@ -18,8 +18,8 @@ import (
 // it, do much that no image has a part in: they start, find out what the kernel can do,
 // make the container's cgroups and mount points, join its namespaces. The first image that
 // CRIU reads is inventory.img; it is shown a directory in which that is a FIFO, and waits
-// there. When the images have come they are linked into that directory, and the inventory
-// is written into the FIFO.
+// there. When it does, the directory is emptied, and may become that in which the images arrive; if not, they are linked
+// into it when they have come. Then the inventory is written into the FIFO.
 //
 // Nothing depends on it: a restore that was started ahead and comes to nothing before all
 // processes are there is cleared away, and the container restored as if nothing had been
@@ -132,8 +132,18 @@ func (e *earlyImages) await(over context.Context) {
 	}
 }
 
-// feed gives CRIU the images that have come to a directory.
-func (e *earlyImages) feed(images string) error {
+// empty takes away what runc, and CRIU, have opened by now: nothing is in the directory then.
+func (e *earlyImages) empty() error {
+	for _, name := range []string{descriptorsFile, inventoryImage} {
+		if err := os.Remove(filepath.Join(e.dir, name)); err != nil {
+			return fmt.Errorf("directory for images to come: %w", err)
+		}
+	}
+	return nil
+}
+
+// feed gives CRIU the images that have come to a directory, which is the one where it looks for them if they are in place.
+func (e *earlyImages) feed(images string, inPlace bool) error {
 	if e.inventory == nil {
 		return errors.New("CRIU never asked for the images")
 	}
@@ -151,6 +161,19 @@ func (e *earlyImages) feed(images string) error {
 	if len(inventory) > maxInventory {
 		return fmt.Errorf("the inventory has %d bytes, more than %d", len(inventory), maxInventory)
 	}
+	if !inPlace {
+		if err := e.link(images); err != nil {
+			return err
+		}
+	}
+	if _, err := e.inventory.Write(inventory); err != nil {
+		return err
+	}
+	return e.inventory.Close()
+}
+
+// link puts all other images that are in a directory where CRIU looks for them.
+func (e *earlyImages) link(images string) error {
 	files, err := os.ReadDir(images)
 	if err != nil {
 		return err
@@ -163,10 +186,7 @@ func (e *earlyImages) feed(images string) error {
 			return err
 		}
 	}
-	if _, err := e.inventory.Write(inventory); err != nil {
-		return err
-	}
-	return e.inventory.Close()
+	return nil
 }
 
 // remove takes the directory away. Whoever still means to look there finds nothing.
@@ -195,7 +215,13 @@ func (d *destination) approach(ctx context.Context, r *shimv1.ApproachRequest) (
 	if t.over.Err() != nil {
 		return nil, context.Cause(t.over)
 	}
-	return &shimv1.ApproachResponse{FillsTmpfs: a.fillsTmpfs, TmpfsFilled: a.fillsTmpfs, InNamespaces: true}, nil
+	resp := &shimv1.ApproachResponse{FillsTmpfs: a.fillsTmpfs, TmpfsFilled: a.fillsTmpfs, InNamespaces: true}
+	if err := t.early.empty(); err != nil {
+		d.log.Warn("images are linked when they have come", "container", a.container.id, "error", err)
+		return resp, nil
+	}
+	resp.WaitsIn = t.early.dir
+	return resp, nil
 }
 
 // startEarly has the stock start run for a container whose images have yet to come.
@@ -303,7 +329,7 @@ func (d *destination) seeEarly(ctx context.Context, a *arrival, t *attempt, r *s
 	if err := t.fillTmpfs(r.GetImagesDir()); err != nil {
 		return err
 	}
-	if err := t.early.feed(r.GetImagesDir()); err != nil {
+	if err := t.early.feed(r.GetImagesDir(), r.GetImagesInPlace()); err != nil {
 		return err
 	}
 	pid, err := t.restore.Held(both)

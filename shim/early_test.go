@@ -34,31 +34,55 @@ func testEarly(t *testing.T) (e *earlyImages, images string) {
 }
 
 func TestWhoReadsTheInventoryGetsItWhenTheOtherImagesAreThere(t *testing.T) {
-	e, images := testEarly(t)
-	read := make(chan string, 2)
-	go func() { // as CRIU does
-		b, err := os.ReadFile(filepath.Join(e.dir, inventoryImage))
-		read <- string(b)
-		if err != nil {
-			read <- err.Error()
-			return
-		}
-		b, err = os.ReadFile(filepath.Join(e.dir, "core-1.img"))
-		if err != nil {
-			read <- err.Error()
-			return
-		}
-		read <- string(b)
-	}()
-	e.await(t.Context())
-	if err := e.feed(images); err != nil {
-		t.Fatal(err)
-	}
-	if got := <-read; got != "inventory" {
-		t.Errorf("the inventory is %q", got)
-	}
-	if got := <-read; got != "core" {
-		t.Errorf("the image beside it is %q", got)
+	for name, place := range map[string]func(t *testing.T, e *earlyImages, images string) (inPlace bool){
+		"linked": func(*testing.T, *earlyImages, string) bool { return false },
+		"linked into an empty directory": func(t *testing.T, e *earlyImages, _ string) bool {
+			if err := e.empty(); err != nil {
+				t.Error(err)
+			}
+			return false
+		},
+		"arrived where they are looked for": func(t *testing.T, e *earlyImages, images string) bool {
+			err := errors.Join(e.empty(), os.Rename(images, images+"-arriving"), os.Rename(e.dir, images))
+			for _, name := range []string{descriptorsFile, inventoryImage, "core-1.img"} {
+				err = errors.Join(err, os.Rename(filepath.Join(images+"-arriving", name), filepath.Join(images, name)))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, images := testEarly(t)
+			dir, err := os.OpenRoot(e.dir) // as runc hands it to CRIU
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			read := make(chan string, 2)
+			go func() { // as CRIU does
+				b, err := dir.ReadFile(inventoryImage)
+				read <- string(b)
+				if err == nil {
+					b, err = dir.ReadFile("core-1.img")
+				}
+				if err != nil {
+					b = []byte(err.Error())
+				}
+				read <- string(b)
+			}()
+			e.await(t.Context())
+			if err := e.feed(images, place(t, e, images)); err != nil {
+				t.Fatal(err)
+			}
+			if got := <-read; got != "inventory" {
+				t.Errorf("the inventory is %q", got)
+			}
+			if got := <-read; got != "core" {
+				t.Errorf("the image beside it is %q", got)
+			}
+		})
 	}
 }
 
@@ -72,7 +96,7 @@ func TestNobodyIsFedWhoNeverAsked(t *testing.T) {
 	}()
 	end()
 	<-returned
-	if err := e.feed(images); err == nil {
+	if err := e.feed(images, false); err == nil {
 		t.Error("images were given to nobody")
 	}
 }
@@ -97,7 +121,7 @@ func TestImagesOfAnotherContainerAreNotFed(t *testing.T) {
 			read <- len(b)
 		}()
 		e.await(t.Context())
-		if err := e.feed(images); err == nil {
+		if err := e.feed(images, false); err == nil {
 			t.Errorf("%s: the images were given to CRIU", name)
 		}
 		e.close()

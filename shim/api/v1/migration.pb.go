@@ -1886,8 +1886,10 @@ type RestoreRequest struct {
 	StoreDir string `protobuf:"bytes,5,opt,name=store_dir,json=storeDir,proto3" json:"store_dir,omitempty"`
 	// Pages were left at the source: what it names in order to bring them, 32 bytes, and how
 	// long it may be away, milliseconds.
-	FetchToken    []byte `protobuf:"bytes,20,opt,name=fetch_token,json=fetchToken,proto3" json:"fetch_token,omitempty"`
-	ReconnectMs   uint64 `protobuf:"varint,21,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
+	FetchToken  []byte `protobuf:"bytes,20,opt,name=fetch_token,json=fetchToken,proto3" json:"fetch_token,omitempty"`
+	ReconnectMs uint64 `protobuf:"varint,21,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
+	// The directory that Approach has answered has become images_dir.
+	ImagesInPlace bool `protobuf:"varint,30,opt,name=images_in_place,json=imagesInPlace,proto3" json:"images_in_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1969,6 +1971,13 @@ func (x *RestoreRequest) GetReconnectMs() uint64 {
 		return x.ReconnectMs
 	}
 	return 0
+}
+
+func (x *RestoreRequest) GetImagesInPlace() bool {
+	if x != nil {
+		return x.ImagesInPlace
+	}
+	return false
 }
 
 type RestoreResponse struct {
@@ -2094,7 +2103,10 @@ type ApproachResponse struct {
 	// The restore works in the pod's IPC and UTS namespaces.
 	InNamespaces bool `protobuf:"varint,2,opt,name=in_namespaces,json=inNamespaces,proto3" json:"in_namespaces,omitempty"`
 	// They hold what tmpfs_content says.
-	TmpfsFilled   bool `protobuf:"varint,30,opt,name=tmpfs_filled,json=tmpfsFilled,proto3" json:"tmpfs_filled,omitempty"`
+	TmpfsFilled bool `protobuf:"varint,30,opt,name=tmpfs_filled,json=tmpfsFilled,proto3" json:"tmpfs_filled,omitempty"`
+	// The directory in which CRIU waits for its images, empty as yet: it may take the place of images_dir before
+	// anything is there. Else the shim brings the images into it.
+	WaitsIn       string `protobuf:"bytes,31,opt,name=waits_in,json=waitsIn,proto3" json:"waits_in,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2148,6 +2160,13 @@ func (x *ApproachResponse) GetTmpfsFilled() bool {
 		return x.TmpfsFilled
 	}
 	return false
+}
+
+func (x *ApproachResponse) GetWaitsIn() string {
+	if x != nil {
+		return x.WaitsIn
+	}
+	return ""
 }
 
 type ResumeRequest struct {
@@ -2574,7 +2593,7 @@ const file_migration_proto_rawDesc = "" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\",\n" +
 	"\x12WaitParkedResponse\x12\x16\n" +
-	"\x06rootfs\x18\x01 \x01(\tR\x06rootfs\"\xe2\x01\n" +
+	"\x06rootfs\x18\x01 \x01(\tR\x06rootfs\"\x8a\x02\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
@@ -2584,7 +2603,8 @@ const file_migration_proto_rawDesc = "" +
 	"\tstore_dir\x18\x05 \x01(\tR\bstoreDir\x12\x1f\n" +
 	"\vfetch_token\x18\x14 \x01(\fR\n" +
 	"fetchToken\x12!\n" +
-	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMs\"0\n" +
+	"\freconnect_ms\x18\x15 \x01(\x04R\vreconnectMs\x12&\n" +
+	"\x0fimages_in_place\x18\x1e \x01(\bR\rimagesInPlace\"0\n" +
 	"\x0fRestoreResponse\x12\x1d\n" +
 	"\n" +
 	"restore_us\x18\x01 \x01(\x04R\trestoreUs\"\xa8\x01\n" +
@@ -2592,12 +2612,13 @@ const file_migration_proto_rawDesc = "" +
 	"\arestore\x18\x01 \x01(\v2\x1e.godwit.shim.v1.RestoreRequestR\arestore\x12 \n" +
 	"\vdescriptors\x18\x02 \x01(\tR\vdescriptors\x12\x14\n" +
 	"\x05tmpfs\x18\x03 \x01(\tR\x05tmpfs\x12#\n" +
-	"\rtmpfs_content\x18\x1e \x01(\fR\ftmpfsContent\"{\n" +
+	"\rtmpfs_content\x18\x1e \x01(\fR\ftmpfsContent\"\x96\x01\n" +
 	"\x10ApproachResponse\x12\x1f\n" +
 	"\vfills_tmpfs\x18\x01 \x01(\bR\n" +
 	"fillsTmpfs\x12#\n" +
 	"\rin_namespaces\x18\x02 \x01(\bR\finNamespaces\x12!\n" +
-	"\ftmpfs_filled\x18\x1e \x01(\bR\vtmpfsFilled\"-\n" +
+	"\ftmpfs_filled\x18\x1e \x01(\bR\vtmpfsFilled\x12\x19\n" +
+	"\bwaits_in\x18\x1f \x01(\tR\awaitsIn\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"V\n" +
 	"\x0eResumeResponse\x12*\n" +
