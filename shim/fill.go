@@ -259,6 +259,8 @@ func runFill() error {
 	if err != nil {
 		return err
 	}
+	// It has little garbage, and what it does a pod waits for.
+	defer holdCollector()()
 	server, err := lazy.Stand(keeper, true)
 	if err != nil {
 		return err
