@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ func TestClusterNodeImageIsBaked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	debian, err := (&Lab{layout: lo}).nodeRoot(t.Context())
+	debian, err := (&Lab{layout: lo, log: slog.New(slog.NewTextHandler(os.Stderr, nil))}).nodeRoot(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

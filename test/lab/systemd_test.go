@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -225,7 +226,7 @@ func TestClusterNodeImageIsRunBySystemd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	debian, err := (&Lab{layout: lo}).debianRoot(t.Context(), append(slices.Clone(nodePackages), "systemd-sysv"))
+	debian, err := (&Lab{layout: lo, log: slog.New(slog.NewTextHandler(os.Stderr, nil))}).debianRoot(t.Context(), append(slices.Clone(nodePackages), "systemd-sysv"))
 	if err != nil {
 		t.Fatal(err)
 	}
