@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -45,13 +46,16 @@ type session struct {
 
 	progress time.Time // when progress was last written; follow's alone
 	frozen   bool      // the last step was that the pod is to be frozen; follow's alone
-	// quiet is closed when that is written down.
+	// quiet is closed, by hush, when that is written down.
 	quiet chan struct{}
+	hush  func()
 }
 
 func newSession(c *Controller, m *v1alpha1.PodMigration, pod *corev1.Pod, p Plan) *session {
+	quiet := make(chan struct{})
 	return &session{
-		c: c, id: idOf(m), source: pod.DeepCopy(), plan: p, object: m.DeepCopy(), turn: make(chan struct{}, 1), quiet: make(chan struct{}),
+		c: c, id: idOf(m), source: pod.DeepCopy(), plan: p, object: m.DeepCopy(), turn: make(chan struct{}, 1),
+		quiet: quiet, hush: sync.OnceFunc(func() { close(quiet) }),
 		log: c.log.With("migration", idOf(m), "object", client.ObjectKeyFromObject(m).String()),
 	}
 }
@@ -159,7 +163,7 @@ func (s *session) happened(ctx context.Context, e *nodev1.Event) error {
 		s.frozen = e.GetKind() == "freezing"
 	}
 	if e.GetKind() == "freezing" {
-		defer close(s.quiet)
+		defer s.hush()
 	}
 	for {
 		var written *v1alpha1.PodMigration

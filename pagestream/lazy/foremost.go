@@ -1,6 +1,10 @@
 package lazy
 
-import "godwit.dev/godwit/pagestream"
+import (
+	"slices"
+
+	"godwit.dev/godwit/pagestream"
+)
 
 // What a process wrote last before it was frozen is what it will want first: its stack, the heads of its heap, what it serves requests
 // from. Each of these pages would be a fault on the way to its first answer. So they are put in place while the restored processes are
@@ -50,7 +54,7 @@ func (s *server) fillForemost() (worked bool, err error) {
 			continue
 		}
 		if !m.hinted {
-			m.hinted, m.foremost = true, m.source.foremost
+			m.hinted, m.foremost = true, slices.Clone(m.source.foremost)
 		}
 		for len(m.foremost) > 0 {
 			r := m.foremost[0]

@@ -18,7 +18,6 @@ const (
 // hoard keeps units that are spare until all of their huge page is, so that one call gives it back. What it keeps is memory that is
 // held twice, so it is bounded. It decides only; see server.giveBack.
 type hoard struct {
-	units  uint64
 	spare  []uint32 // of each huge page: units that are spare and kept
 	left   []uint32 // units that have not been handed out
 	kept   uint64   // units
@@ -31,7 +30,7 @@ type hoard struct {
 // newHoard is that of a data file of so many units, some of which have been given back.
 func newHoard(units uint64, given func(unit uint64) bool) *hoard {
 	n := (units + folioUnits - 1) / folioUnits
-	h := &hoard{units: units, spare: make([]uint32, n), left: make([]uint32, n), most: units / hoardShare}
+	h := &hoard{spare: make([]uint32, n), left: make([]uint32, n), most: units / hoardShare}
 	for u := range units {
 		if !given(u) {
 			h.left[u/folioUnits] |= 1 << (u % folioUnits)

@@ -1,10 +1,8 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -23,8 +21,7 @@ import (
 // CRC-32C u32 of all before. Beside it is a file with a bit for each page, set when the
 // page has landed.
 const (
-	leftMagic  = "GODWITLF"
-	leftHeader = 16
+	leftMagic = "GODWITLF"
 )
 
 // MaxLeftRanges bounds the ranges of one space that may be left at the source.
@@ -84,7 +81,7 @@ func (sp *space) sealLeft() error {
 	if len(sp.left) == 0 {
 		return nil
 	}
-	b := encodeLeft(sp.left)
+	b := encodeRanges(leftMagic, sp.left)
 	dir := sp.store.dir
 	err := writeFile(leftPath(dir, sp.name), func(w io.Writer) error { _, err := w.Write(b); return err })
 	if err == nil {
@@ -97,41 +94,18 @@ func (sp *space) sealLeft() error {
 	return nil
 }
 
-func encodeLeft(ranges []pagestream.Range) []byte {
-	b := make([]byte, 0, leftHeader+16*len(ranges)+4)
-	b = append(b, leftMagic...)
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(ranges)))
-	for _, r := range ranges {
-		b = binary.LittleEndian.AppendUint64(b, r.Start)
-		b = binary.LittleEndian.AppendUint64(b, r.Pages)
-	}
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-}
-
 // decodeLeft reads the file; its ranges ascend, do not overlap and are valid.
 func decodeLeft(b []byte) ([]pagestream.Range, error) {
-	bad := func(format string, args ...any) ([]pagestream.Range, error) {
-		return nil, fmt.Errorf("pages left at the source: "+format+": %w", append(args, ErrIndex)...)
-	}
-	if len(b) < leftHeader+4 || string(b[:8]) != leftMagic {
-		return bad("not such a file")
-	}
-	n := binary.LittleEndian.Uint64(b[8:])
-	if n > MaxLeftRanges || uint64(len(b)) != leftHeader+16*n+4 {
-		return bad("%d ranges in %d bytes", n, len(b))
-	}
-	if crc32.Checksum(b[:len(b)-4], castagnoli) != binary.LittleEndian.Uint32(b[len(b)-4:]) {
-		return bad("checksum differs")
-	}
-	ranges := make([]pagestream.Range, n)
+	ranges, err := decodeRanges(leftMagic, MaxLeftRanges, b)
 	end := uint64(0)
-	for i := range ranges {
-		at := b[leftHeader+16*i:]
-		r := pagestream.Range{Start: binary.LittleEndian.Uint64(at), Pages: binary.LittleEndian.Uint64(at[8:])}
-		if r.Valid() != nil || r.Start < end {
-			return bad("range %d at %#x", i, r.Start)
+	for i, r := range ranges {
+		if err == nil && r.Start < end {
+			err = fmt.Errorf("range %d at %#x: %w", i, r.Start, ErrIndex)
 		}
-		ranges[i], end = r, r.End()
+		end = r.End()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pages left at the source: %w", err)
 	}
 	return ranges, nil
 }
@@ -156,7 +130,7 @@ func openLeft(dir string, name pagestream.Space) ([]pagestream.Range, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, leftHeader+16*MaxLeftRanges+5))
+	b, err := io.ReadAll(io.LimitReader(f, rangesHeader+rangeSize*MaxLeftRanges+rangesTrailer+1))
 	if err != nil {
 		return nil, err
 	}

@@ -64,10 +64,10 @@ func TestPagesLeftAtTheSourceLandInTheirPlaces(t *testing.T) {
 }
 
 func FuzzLeft(f *testing.F) {
-	f.Add(encodeLeft([]pagestream.Range{{Start: 0x1000, Pages: 2}, {Start: 0x5000, Pages: 1}}))
+	f.Add(encodeRanges(leftMagic, []pagestream.Range{{Start: 0x1000, Pages: 2}, {Start: 0x5000, Pages: 1}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ranges, err := decodeLeft(b)
-		if err == nil && !bytes.Equal(encodeLeft(ranges), b) {
+		if err == nil && !bytes.Equal(encodeRanges(leftMagic, ranges), b) {
 			t.Errorf("%v is written otherwise", ranges)
 		}
 	})

@@ -46,11 +46,11 @@ func TestASpaceWithoutPagesRemembersNone(t *testing.T) {
 }
 
 func FuzzRecent(f *testing.F) {
-	f.Add(encodeRecent(nil))
-	f.Add(encodeRecent([]pagestream.Range{{Start: 0x1000, Pages: 3}, {Start: 0x9000, Pages: 1}}))
-	f.Add(encodeRecent([]pagestream.Range{{Start: 0x1001, Pages: 0}}))
+	f.Add(encodeRanges(recentMagic, nil))
+	f.Add(encodeRanges(recentMagic, []pagestream.Range{{Start: 0x1000, Pages: 3}, {Start: 0x9000, Pages: 1}}))
+	f.Add(encodeRanges(recentMagic, []pagestream.Range{{Start: 0x1001, Pages: 0}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		runs, err := decodeRecent(b)
+		runs, err := decodeRanges(recentMagic, MaxRecent, b)
 		if err != nil {
 			if !errors.Is(err, ErrIndex) {
 				t.Fatalf("the error is of no kind: %v", err)
@@ -62,7 +62,7 @@ func FuzzRecent(f *testing.F) {
 				t.Fatalf("run %v cannot be", r)
 			}
 		}
-		if string(encodeRecent(runs)) != string(b) {
+		if string(encodeRanges(recentMagic, runs)) != string(b) {
 			t.Fatal("what was read is not what was written")
 		}
 	})
