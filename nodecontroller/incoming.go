@@ -44,6 +44,7 @@ type incoming struct {
 	storeDir    string
 	kubelet     bool // it makes the pod, and has it removed
 	late        bool // and does so after the commit only
+	compares    bool // with CRIU's own dump
 	started     time.Time
 	log         *slog.Logger
 	done        chan struct{} // closed when nothing of it is left to do

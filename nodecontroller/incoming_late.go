@@ -42,12 +42,16 @@ func (m *incoming) keepAll(context.Context) (*peerv1.SealResponse, error) {
 	if err := m.seal(); err != nil {
 		return nil, err
 	}
+	compared, err := m.compareDump()
+	if err != nil {
+		return nil, err
+	}
 	// As with a pod that is held: a reboot ends it anyway, the store is in memory.
 	if err := m.advance(destinationSealed, throughCrash); err != nil {
 		return nil, err
 	}
 	m.say("everything of the pod is here: the source decides")
-	return &peerv1.SealResponse{SealUs: uint64(time.Since(begun).Microseconds())}, nil
+	return &peerv1.SealResponse{SealUs: uint64(time.Since(begun).Microseconds()), ComparedPages: compared}, nil
 }
 
 // takeOver takes the decision that a late pod is this node's.

@@ -61,7 +61,7 @@ func (d *Daemon) newIncoming(ctx context.Context, req *peerv1.PrepareRequest, pe
 		Admission:   admissionOf(req, description),
 	}, d.log.With("migration", req.Migration, "pod", pod, "from", peer))
 	m.source, m.token = req.Source, [tokenSize]byte(req.Token)
-	m.description, m.images = description, images
+	m.description, m.images, m.compares = description, images, req.CompareDump
 	m.hear()
 	return m, nil
 }

@@ -2,6 +2,7 @@ package nodecontroller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	"godwit.dev/godwit/pagestream/store"
+	"godwit.dev/godwit/pagestream/witness"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
@@ -21,6 +23,10 @@ func (m *incoming) restore(ctx context.Context, reconnect uint64) (*peerv1.Resto
 	}
 	begun := time.Now()
 	if err := m.seal(); err != nil {
+		return nil, err
+	}
+	compared, err := m.compareDump()
+	if err != nil {
 		return nil, err
 	}
 	sealed := time.Now()
@@ -37,6 +43,8 @@ func (m *incoming) restore(ctx context.Context, reconnect uint64) (*peerv1.Resto
 	return &peerv1.RestoreResponse{
 		SealUs:    uint64(sealed.Sub(begun).Microseconds()),
 		RestoreUs: uint64(restored.Sub(sealed).Microseconds()),
+
+		ComparedPages: compared,
 	}, nil
 }
 
@@ -69,6 +77,35 @@ func (m *incoming) seal() error {
 		}
 	}
 	return m.store.Seal()
+}
+
+// compareDump compares what would be restored with CRIU's own dump, if that is asked for, and says how many pages it has
+// compared.
+func (m *incoming) compareDump() (pages uint64, err error) {
+	if !m.compares {
+		return 0, nil
+	}
+	for i, c := range m.description.Containers {
+		n, err := compareContainer(m.storeDir, m.store.ImagesDir(uint16(i)), uint16(i))
+		if err != nil {
+			return 0, fmt.Errorf("container %s: %w", c.Name(), err)
+		}
+		pages += n
+	}
+	return pages, nil
+}
+
+func compareContainer(storeDir, images string, number uint16) (pages uint64, err error) {
+	dumped, err := witness.Load(images)
+	if err != nil {
+		return 0, err
+	}
+	stored, err := store.OpenContainer(storeDir, number)
+	if err != nil {
+		return 0, err
+	}
+	pages, err = dumped.Compare(images, stored, number)
+	return pages, errors.Join(err, stored.Close())
 }
 
 // listMissing names the first few runs of pages that are missing.

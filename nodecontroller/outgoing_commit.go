@@ -235,7 +235,7 @@ func (m *outgoing) close(failure error) {
 	}
 	r.EngineReason = m.engineReason
 	r.FinalPages, r.FinalBytes, r.ImageBytes = m.cut.GetPages(), m.cut.GetBytes(), m.cut.GetImageBytes()
-	r.LeftPages = m.cut.GetLeftPages()
+	r.LeftPages, r.ComparedPages = m.cut.GetLeftPages(), m.held.GetComparedPages()
 	if r.Destination == nil && m.record.Stage == sourceCommitted { // a late pod whose end the destination's daemon could not tell
 		r.Destination = &nodev1.Destination{Node: m.request.To}
 	}

@@ -114,6 +114,7 @@ func (m *outgoing) beginRequest(ctx context.Context) (*shimv1.BeginRequest, erro
 		},
 		Compression: m.request.Compression,
 		WholePages:  m.request.WholePages,
+		CompareDump: m.request.CompareDump,
 		Streams:     m.request.Streams,
 		Bandwidth:   m.request.Bandwidth,
 		FilesLater:  m.orchestrator != nil && !m.request.LatePod,
@@ -220,7 +221,15 @@ func (m *outgoing) cutOver() error {
 		return m.fail(fmt.Errorf("node %s cannot restore the pod: %w", m.request.To, plain(err)))
 	}
 	m.times.Held = time.Now()
+	m.tellCompared()
 	return nil
+}
+
+// tellCompared says that CRIU's own dump has been compared with, if it has.
+func (m *outgoing) tellCompared() {
+	if m.request.CompareDump {
+		m.tell("compared", fmt.Sprintf("CRIU's own dump has the same %d pages as %s", m.held.ComparedPages, m.request.To))
+	}
 }
 
 // approachLimit is how long a pod that runs, and its node's other pods that wait for their

@@ -29,7 +29,8 @@ func (m *outgoing) sealPeer(ctx context.Context) error {
 	if err != nil {
 		return m.fail(fmt.Errorf("node %s has not got everything of the pod: %w", m.request.To, plain(err)))
 	}
-	m.held = &peerv1.RestoreResponse{SealUs: r.SealUs}
+	m.held = &peerv1.RestoreResponse{SealUs: r.SealUs, ComparedPages: r.ComparedPages}
+	m.tellCompared()
 	return nil
 }
 

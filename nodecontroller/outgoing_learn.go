@@ -28,7 +28,7 @@ func (m *outgoing) expectedStandstill() *shimv1.Standstill {
 
 // learn remembers what the freeze of a live migration has cost.
 func (m *outgoing) learn() {
-	if m.downtime == nil || m.cut == nil || m.mode() == modeCold {
+	if m.downtime == nil || m.cut == nil || m.mode() == modeCold || m.request.CompareDump {
 		return
 	}
 	move := m.like()

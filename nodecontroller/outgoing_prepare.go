@@ -174,6 +174,7 @@ func (m *outgoing) askToPrepare(ctx context.Context, images []cri.Image) (map[st
 		Memory:      m.memory,
 		Kubelet:     m.orchestrator != nil,
 		LatePod:     m.request.LatePod,
+		CompareDump: m.request.CompareDump,
 	}
 	for _, v := range m.volumes {
 		req.Volumes = append(req.Volumes, v.Name)
@@ -193,6 +194,9 @@ func (m *outgoing) askToPrepare(ctx context.Context, images []cri.Image) (map[st
 	m.mu.Unlock()
 	if err := compatible(self, r.Node); err != nil {
 		return nil, err
+	}
+	if m.request.CompareDump && !r.ComparesDump {
+		return nil, fmt.Errorf("node %s cannot compare with CRIU's own dump: its godwit-node is older; update it, or leave --compare-dump out", m.request.To)
 	}
 	missing := make(map[string]bool)
 	for _, id := range r.MissingImages {

@@ -147,7 +147,7 @@ func (p *peerServer) Prepare(ctx context.Context, req *peerv1.PrepareRequest) (*
 	p.mu.Lock()
 	p.drove = append(p.drove, m)
 	p.mu.Unlock()
-	r := &peerv1.PrepareResponse{Node: p.d.self(ctx), Boot: p.d.journal.boot}
+	r := &peerv1.PrepareResponse{Node: p.d.self(ctx), Boot: p.d.journal.boot, ComparesDump: req.CompareDump}
 	err = m.step(ctx, destinationPreparing, func(ctx context.Context) (err error) {
 		r.MissingImages, err = m.prepare(ctx)
 		return err

@@ -73,6 +73,9 @@ func checkRequest(r *nodev1.MigrateRequest) error {
 		return fmt.Errorf("pages of a pod that comes late cannot be left here: it is gone from this node before the other one has it; "+
 			"ask for mode live or cold: %w", errdefs.ErrInvalidArgument)
 	}
+	if r.CompareDump && (leavesPages(r) || onStall == precopy.PostCopy) {
+		return fmt.Errorf("memory that is left here cannot be compared before the pod runs there: ask for mode live or cold: %w", errdefs.ErrInvalidArgument)
+	}
 	if r.ReconnectMs > maxReconnect {
 		return fmt.Errorf("the nodes cannot be asked to wait for each other for more than an hour: %w", errdefs.ErrInvalidArgument)
 	}

@@ -69,6 +69,10 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 	if err := s.approach(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.callWitnesses(ctx); err != nil {
+		return nil, err
+	}
+	defer s.dismissWitnesses()
 	before := s.link.files.bytes()
 	// Before the freeze: what is held back stops when it is its turn to run.
 	s.brake.release()
@@ -83,6 +87,9 @@ func (s *source) cut(ctx context.Context) (*shimv1.CutOverResponse, error) {
 		return nil, err
 	}
 	w.resp.FreezeUs = w.since()
+	if err := s.hearWitnesses(ctx, w); err != nil {
+		return nil, err
+	}
 	work, all := errgroup.WithContext(ctx)
 	work.Go(func() error { return s.dumpAll(all, w) })
 	last := s.lastPages
@@ -158,6 +165,9 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 		work.Go(func() error {
 			if err := c.dumpFrozen(all, s.link.scan); err != nil {
 				return err
+			}
+			if err := c.witness.agrees(c.images); err != nil {
+				return fmt.Errorf("container %s: %w", c.id, err)
 			}
 			w.noteDump(s)
 			skip, _, err := s.link.rounds.FinishShared(all, c.index, c.images)

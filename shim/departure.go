@@ -47,6 +47,8 @@ type departure struct {
 	own                       []tmpfs.Mount
 	carriesTmpfs, tmpfsFilled bool
 	tmpfs, tmpfsAhead         []*tmpfs.Source
+	// witness is CRIU's own dump of the container, nil if that is not asked for.
+	witness *witnessDump
 }
 
 // newDeparture checks that a container runs and can be frozen.

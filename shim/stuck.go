@@ -47,6 +47,8 @@ func stuckAfter(asked, memory uint64) time.Duration {
 type cutoverSteps struct {
 	state shimv1.State
 	dumps int
+	// witnessed is how many pages CRIU has dumped by itself.
+	witnessed uint64
 	// sent is what was sent of pages and files, pages what of it are pages, and waiting
 	// what of it is not stored yet: bytes.
 	sent, pages, waiting uint64
@@ -57,7 +59,7 @@ const fewWait = 64 << 10
 
 // gotOn says whether the cutover has got on since.
 func (now cutoverSteps) gotOn(since cutoverSteps) bool {
-	return now.state != since.state || now.dumps != since.dumps || now.sent != since.sent ||
+	return now.state != since.state || now.dumps != since.dumps || now.witnessed != since.witnessed || now.sent != since.sent ||
 		max(now.waiting, fewWait) < max(since.waiting, fewWait)
 }
 
@@ -120,7 +122,7 @@ func (s *source) stepsLocked() cutoverSteps {
 	stats := s.link.session.Stats()
 	pages := (stats.Pages + stats.ZeroPages) * pagestream.PageSize
 	return cutoverSteps{
-		state: s.state, dumps: s.dumped,
+		state: s.state, dumps: s.dumped, witnessed: s.witnessed(),
 		sent: pages + stats.BlobBytes, pages: pages,
 		waiting: stats.WireBytes - min(stats.WireBytes, stats.Acked),
 	}

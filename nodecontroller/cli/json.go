@@ -146,10 +146,12 @@ type jsonResult struct {
 	ImageBytes    uint64 `json:"image_bytes"`
 	// LeftPages were left at the source, RemoteFaults waited for some of them. Lost: they could
 	// not be fetched, or the destination lost the pod.
-	LeftPages    uint64  `json:"left_pages,omitempty"`
-	RemoteFaults uint64  `json:"remote_faults,omitempty"`
-	Lost         bool    `json:"lost,omitempty"`
-	TotalMS      float64 `json:"total_ms"`
+	LeftPages    uint64 `json:"left_pages,omitempty"`
+	RemoteFaults uint64 `json:"remote_faults,omitempty"`
+	Lost         bool   `json:"lost,omitempty"`
+	// ComparedPages were compared with CRIU's own dump, and found equal.
+	ComparedPages uint64  `json:"compared_pages,omitempty"`
+	TotalMS       float64 `json:"total_ms"`
 	// DowntimeMS is freeze to the destination's answer, by the source's clock.
 	DowntimeMS float64       `json:"downtime_ms"`
 	Downtime   *jsonDowntime `json:"downtime,omitempty"`
@@ -279,6 +281,7 @@ func resultJSON(migration string, phase nodev1.Phase, r *nodev1.Result) jsonResu
 		LeftPages:           r.LeftPages,
 		RemoteFaults:        r.Totals.GetRemoteFaults(),
 		Lost:                r.Lost,
+		ComparedPages:       r.ComparedPages,
 		TotalMS:             ms(r.TotalUs),
 		DowntimeMS:          ms(r.Downtime.GetMeasuredUs()),
 	}

@@ -93,6 +93,7 @@ With --json each event is an object on a line of its own; the last has the resul
 	flags.Uint32Var(&req.Streams, "streams", 0, "parallel streams (0: the default)")
 	flags.StringVar(&req.Compression, "compression", "auto", "auto, none, lz4 or zstd")
 	flags.BoolVar(&req.WholePages, "whole-pages", false, "send pages whole, however little changed in them since they were sent")
+	flags.BoolVar(&req.CompareDump, "compare-dump", false, "for who looks for a fault: have CRIU dump the frozen pod by itself as well, and compare the other node's memory with that, page by page, before it runs there; the pod stands still for much longer")
 	flags.Var(&f.bandwidth, "bandwidth", "bytes a second at most (0: no limit)")
 	flags.Int32Var(&req.Priority, "priority", 0, "if more pods are to leave the node than may at a time, the higher goes first")
 	_ = cmd.MarkFlagRequired("to")

@@ -25,6 +25,8 @@ const (
 	Prepare Stage = "prepare"
 	// Freeze: all processes of the pod are stopped.
 	Freeze Stage = "freeze"
+	// Compare: CRIU dumps everything by itself, only if that is asked for.
+	Compare Stage = "compare"
 	// Dump: CRIU writes its images, which are completed.
 	Dump Stage = "dump"
 	// Images: they are sent, and what is left of the files.
@@ -47,7 +49,7 @@ const (
 
 // All are the stages, in order.
 func All() []Stage {
-	return []Stage{Ahead, Prepare, Freeze, Dump, Images, Pages, Flush, Seal, Restore, Decide, Resume}
+	return []Stage{Ahead, Prepare, Freeze, Compare, Dump, Images, Pages, Flush, Seal, Restore, Decide, Resume}
 }
 
 // Times are when the source's daemon asked for something, or had its answer.
@@ -76,6 +78,10 @@ func Stages(t Times, cut *shimv1.CutOverResponse, held *peerv1.RestoreResponse) 
 	add(Prepare, t.CutOver.Sub(frozen), 0)
 	freeze, dump, pages, files := us(cut.GetFreezeUs()), us(cut.GetDumpUs()), us(cut.GetPagesUs()), us(cut.GetFilesUs())
 	add(Freeze, 0, freeze)
+	if compared := us(cut.GetCompareUs()); compared > 0 {
+		add(Compare, freeze, compared)
+		freeze = compared
+	}
 	add(Dump, freeze, dump)
 	add(Images, dump, files)
 	add(Pages, freeze, pages)

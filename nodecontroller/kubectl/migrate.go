@@ -27,7 +27,7 @@ type request struct {
 	maxRounds, priority        int32
 	maxTime, timeout           time.Duration
 	dirtyLimit, bandwidth      amount
-	keepSource                 bool
+	keepSource, compareDump    bool
 }
 
 // amount is a flag of bytes, as Kubernetes writes them: 16Mi.
@@ -94,6 +94,7 @@ time on a line of its own.`,
 	flags.Var(&r.bandwidth, "bandwidth", "bytes a second at most, as in 100Mi")
 	flags.Int32Var(&r.priority, "priority", 0, "if more pods are to leave a node than may at a time, the higher goes first")
 	flags.StringVar(&r.compression, "compression", "auto", "auto, none, lz4 or zstd")
+	flags.BoolVar(&r.compareDump, "compare-dump", false, "for who looks for a fault: have CRIU dump the frozen pod by itself as well, and compare the other node's memory with that, page by page, before it runs there; the pod stands still for much longer")
 	flags.BoolVar(&r.keepSource, "keep-source-on-failure", true, "let the pod run on if it cannot be moved; false deletes it then, for its owner to make it anew")
 	flags.BoolVar(&wait, "wait", false, "show progress until the end")
 	return cmd
@@ -135,6 +136,7 @@ func (r request) object() (*v1alpha1.PodMigration, error) {
 			Compression:         compression,
 			Bandwidth:           r.bandwidth.Quantity,
 			Priority:            r.priority,
+			CompareDump:         r.compareDump,
 			KeepSourceOnFailure: &r.keepSource,
 		},
 	}

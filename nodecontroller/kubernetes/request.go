@@ -21,6 +21,7 @@ func requestOf(m *v1alpha1.PodMigration, sandbox, to string) *nodev1.MigrateRequ
 		Tracker:     string(s.Tracker),
 		Compression: strings.ToLower(string(s.Compression)),
 		Priority:    s.Priority,
+		CompareDump: s.CompareDump,
 	}
 	if s.Mode == v1alpha1.ModeCold || s.Mode == v1alpha1.ModePostCopy {
 		r.Tracker = "" // the mode says it

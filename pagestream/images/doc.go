@@ -1,6 +1,7 @@
 // Package images reads and writes the few of CRIU's image files that describe
 // memory: pagemap-PID.img and pagemap-shmem-ID.img, which say what pages there
-// are, and mm-PID.img, which says what areas they lie in. The pages themselves
+// are, mm-PID.img, which says what areas they lie in, and what core-TID.img says of
+// memory that the kernel writes by itself. The pages themselves
 // are in pages-ID.img, whose path this package knows and whose content it leaves
 // to its callers; all other images are package criu's.
 //
@@ -31,6 +32,8 @@ const (
 	magicCommon  = 0x54564319
 	magicPagemap = 0x56084025
 	magicMM      = 0x57492820
+	magicCore    = 0x55053847
+	magicTree    = 0x50273030
 )
 
 // PagesID names the pages file that belongs to a pagemap.

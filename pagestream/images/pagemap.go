@@ -86,6 +86,21 @@ func ReadPagemapFile(path string) (PagesID, []Entry, error) {
 	return id, entries, nil
 }
 
+// ReadArrangedFile is ReadPagemapFile for a pagemap that WriteArranged may have written: its
+// entries come in the order of the file, whatever their addresses are.
+func ReadArrangedFile(path string) (PagesID, []Entry, error) {
+	f, err := Open(path)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer f.Close()
+	id, entries, err := readEntries(f, false)
+	if err != nil {
+		return 0, nil, fmt.Errorf("pagemap %s: %w", path, err)
+	}
+	return id, entries, nil
+}
+
 // ReadPagesID says which pages file belongs to the pagemap with this path, whatever the
 // order of its entries is; errors name it.
 func ReadPagesID(path string) (PagesID, error) {
@@ -121,7 +136,10 @@ func readHead(r io.Reader) (*records, PagesID, error) {
 	return rs, id, nil
 }
 
-func readPagemap(r io.Reader) (PagesID, []Entry, error) {
+func readPagemap(r io.Reader) (PagesID, []Entry, error) { return readEntries(r, true) }
+
+// readEntries reads a pagemap, whose entries have to ascend if that is asked for.
+func readEntries(r io.Reader, ascending bool) (PagesID, []Entry, error) {
 	rs, id, err := readHead(r)
 	if err != nil {
 		return 0, nil, err
@@ -139,7 +157,7 @@ func readPagemap(r io.Reader) (PagesID, []Entry, error) {
 		switch {
 		case err != nil:
 			return 0, nil, rs.bad("entry %d: %v", len(entries), err)
-		case e.Vaddr < end:
+		case ascending && e.Vaddr < end:
 			return 0, nil, rs.bad("entry %d at %#x begins before the end %#x of the one before", len(entries), e.Vaddr, end)
 		case len(entries) == maxEntries:
 			return 0, nil, rs.bad("more than %d entries", maxEntries)

@@ -66,13 +66,15 @@ type External struct {
 type config struct {
 	// path is that of the file which the container's ConfigAnnotation names.
 	path string
+	// variant tells what else is read apart, of two that are there at a time.
+	variant string
 }
 
 // home is the directory that CRIU is given as its user's.
-func (c config) home() string { return c.path + ".home" }
+func (c config) home() string { return c.path + c.variant + ".home" }
 
 // bin is the directory with StandIn's names.
-func (c config) bin() string { return c.path + ".bin" }
+func (c config) bin() string { return c.path + c.variant + ".bin" }
 
 // environment adds, to that of a command below which CRIU runs, what has it read its user's configuration here, and find StandIn before other programs.
 func (c config) environment(env []string) []string {

@@ -19,7 +19,7 @@ func TestWhatOldCRIUsMayReadOnlyOnceIsInTheirUsersFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for side, lines := range map[string][]string{"dump": dumpConfig(), "restore": restoreConfig(true)} {
-		c := config{filepath.Join(t.TempDir(), "criu.conf")}
+		c := config{path: filepath.Join(t.TempDir(), "criu.conf")}
 		if err := c.write(&Relay{traits: traits{scripts: true}}, []External{{"/dev", "own"}}, lines); err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +55,7 @@ func TestACRIUWithoutScriptsHearsOfNoneAndFindsTheStandInFirst(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, userConfig), []byte("action-script /theirs\nverbosity 4\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := config{filepath.Join(t.TempDir(), "criu.conf")}
+	c := config{path: filepath.Join(t.TempDir(), "criu.conf")}
 	g, err := c.relay(traits{}, PreDump)
 	if err != nil {
 		t.Fatal(err)

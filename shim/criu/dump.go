@@ -46,6 +46,9 @@ type DumpConfig struct {
 	External []External
 	// Namespaces is what Showing is given first, so that CRIU works in namespaces of the container.
 	Namespaces []string
+	// PageServer is where CRIU sends all memory, host:port, as it would by itself. Empty: it sends none of what can be
+	// restored lazily, and writes the rest into its images.
+	PageServer string
 	// Run runs a command to its end: a shim may wait for children only through
 	// containerd's reaper. It kills the command when ctx ends.
 	Run func(ctx context.Context, cmd *exec.Cmd) error
@@ -68,12 +71,24 @@ func (c *DumpConfig) command() *exec.Cmd {
 	if c.Runtime.SystemdCgroup {
 		args = append(args, "--systemd-cgroup")
 	}
-	args = append(args, "checkpoint", "--image-path", c.Images, "--work-path", c.Work,
-		"--lazy-pages", "--page-server", noServer, c.ID)
+	args = append(args, "checkpoint", "--image-path", c.Images, "--work-path", c.Work)
+	if c.PageServer == "" {
+		args = append(args, "--lazy-pages", "--page-server", noServer, c.ID)
+	} else {
+		args = append(args, "--page-server", c.PageServer, c.ID)
+	}
 	cmd := exec.Command(c.Showing[0], args...)
-	cmd.Env = config{c.Config}.environment(os.Environ())
+	cmd.Env = c.files().environment(os.Environ())
 	cmd.Stderr = new(bytes.Buffer)
 	return cmd
+}
+
+// files are those that its CRIU reads. One that dumps all memory by itself has its own, beside those of one that waits meanwhile.
+func (c *DumpConfig) files() config {
+	if c.PageServer != "" {
+		return config{path: c.Config, variant: ".plain"}
+	}
+	return config{path: c.Config}
 }
 
 // Dump is a running dump of one container. Its stages in order: Ready, then
@@ -92,7 +107,7 @@ type Dump struct {
 // StartDump starts a dump of a running container. Nothing stops before Release.
 // It always has to be ended by Commit or Abort, also after an error.
 func StartDump(ctx context.Context, cfg DumpConfig) (*Dump, error) {
-	files := config{cfg.Config}
+	files := cfg.files()
 	relay, err := files.relay(traits{scripts: callsScripts(ctx, cfg.Run), quiet: true}, PreDump, PostDump)
 	if err != nil {
 		return nil, err
@@ -168,7 +183,7 @@ func (d *Dump) end() {
 	d.finish()
 	<-d.ended.Done()
 	d.relay.Close()
-	config{d.config.Config}.remove()
+	d.config.files().remove()
 }
 
 func (d *Dump) kill() {

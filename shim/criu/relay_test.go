@@ -219,7 +219,7 @@ func testRelay(t *testing.T, stages ...Stage) (config, *Relay) {
 
 func relayOf(t *testing.T, of traits, stages ...Stage) (config, *Relay) {
 	t.Helper()
-	c := config{filepath.Join(t.TempDir(), strings.Repeat("a-long-name-as-bundles-have-", 6), "criu.conf")}
+	c := config{path: filepath.Join(t.TempDir(), strings.Repeat("a-long-name-as-bundles-have-", 6), "criu.conf")}
 	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ type Restore struct {
 
 // PrepareRestore sets the relay and the configuration for a coming restore, whose command needs RestoreEnvironment.
 func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
-	files := config{cfg.Config}
+	files := config{path: cfg.Config}
 	m, err := readConfigured()
 	if err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
 }
 
 // RestoreEnvironment changes that of the command that restores a container, by the file that its ConfigAnnotation names.
-func RestoreEnvironment(env []string, file string) []string { return config{file}.environment(env) }
+func RestoreEnvironment(env []string, file string) []string { return config{path: file}.environment(env) }
 
 // OwnYard says whether the command is to find YardDir empty, by HideYards: CRIU puts mounts together there, and nothing of that is left behind
 // then, whatever becomes of it.
@@ -136,7 +136,7 @@ func (r *Restore) ClearRoots() {
 func (r *Restore) Close() {
 	r.closing.Do(func() {
 		r.relay.Close()
-		config{r.config.Config}.remove()
+		config{path: r.config.Config}.remove()
 		os.Remove(filepath.Join(r.config.Work, lazy.SocketName))
 	})
 }

@@ -26,7 +26,7 @@ func TestAnotherCallOfCRIUIsNotRelayed(t *testing.T) {
 }
 
 func TestTheNetworkIsNotLockedAndOtherRulesAreCarried(t *testing.T) {
-	c := config{filepath.Join(t.TempDir(), "criu.conf")}
+	c := config{path: filepath.Join(t.TempDir(), "criu.conf")}
 	r, err := c.relay(traits{scripts: true})
 	if err != nil {
 		t.Fatal(err)

@@ -103,6 +103,12 @@ var failures = []struct {
 			_, _ = execIn(s.t, s.p.node, s.p.Container("redis").ID, "sh", "-c", "redis-cli --scan --pattern 'x:*' | xargs -n 5000 redis-cli unlink >/dev/null")
 		}
 	}},
+	{"a stored page changes at the destination, and the move is compared with CRIU's own dump", append([]string{"--compare-dump", "--whole-pages"}, slowly...), runsOn, func(s *scene) func() {
+		s.inRounds()
+		s.changeStored()
+		s.awaitFunc(func(e move.Event) bool { return e.Kind == "note" && strings.Contains(e.Message, "another content") })
+		return nil
+	}},
 	{"CRIU fails at the destination", nil, runsOn, func(s *scene) func() {
 		s.await("created")
 		mend := breakCRIU(s.t, s.to)

@@ -125,6 +125,13 @@ type PodMigrationSpec struct {
 	// +optional
 	Priority int32 `json:"priority,omitempty"`
 
+	// CompareDump is for who looks for a fault: CRIU dumps the frozen pod by itself as well, and
+	// the destination compares with that, page by page, what it would restore. One page of
+	// difference, and the pod runs on where it is. It stands still for much longer.
+	//
+	// +optional
+	CompareDump bool `json:"compareDump,omitempty"`
+
 	// KeepSourceOnFailure has the source run on if the migration fails. With false a
 	// pod that could not be moved is deleted instead, as an eviction would, and its
 	// owner makes it anew elsewhere; a cancelled migration keeps the source always.

@@ -364,7 +364,10 @@ type BeginRequest struct {
 	// What Share would say, from the beginning.
 	Share *LinkShare `protobuf:"bytes,40,opt,name=share,proto3" json:"share,omitempty"`
 	// Send pages whole, however little changed in them since they were sent.
-	WholePages    bool `protobuf:"varint,90,opt,name=whole_pages,json=wholePages,proto3" json:"whole_pages,omitempty"`
+	WholePages bool `protobuf:"varint,90,opt,name=whole_pages,json=wholePages,proto3" json:"whole_pages,omitempty"`
+	// Have CRIU dump the frozen containers by itself as well, and send with their images what it
+	// has dumped: package witness's Dump.
+	CompareDump   bool `protobuf:"varint,91,opt,name=compare_dump,json=compareDump,proto3" json:"compare_dump,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -500,6 +503,13 @@ func (x *BeginRequest) GetShare() *LinkShare {
 func (x *BeginRequest) GetWholePages() bool {
 	if x != nil {
 		return x.WholePages
+	}
+	return false
+}
+
+func (x *BeginRequest) GetCompareDump() bool {
+	if x != nil {
+		return x.CompareDump
 	}
 	return false
 }
@@ -1504,7 +1514,9 @@ type CutOverResponse struct {
 	Bytes      uint64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	ImageBytes uint64 `protobuf:"varint,9,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
 	// Pages that were left at the source.
-	LeftPages     uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
+	LeftPages uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
+	// When CRIU had dumped everything by itself, from the freeze on, microseconds; 0 if that was not asked for.
+	CompareUs     uint64 `protobuf:"varint,90,opt,name=compare_us,json=compareUs,proto3" json:"compare_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1605,6 +1617,13 @@ func (x *CutOverResponse) GetImageBytes() uint64 {
 func (x *CutOverResponse) GetLeftPages() uint64 {
 	if x != nil {
 		return x.LeftPages
+	}
+	return 0
+}
+
+func (x *CutOverResponse) GetCompareUs() uint64 {
+	if x != nil {
+		return x.CompareUs
 	}
 	return 0
 }
@@ -2437,7 +2456,7 @@ const file_migration_proto_rawDesc = "" +
 	"\tfreeze_us\x18\x01 \x01(\x04R\bfreezeUs\x12\x17\n" +
 	"\adump_us\x18\x02 \x01(\x04R\x06dumpUs\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x03 \x01(\x04R\trestoreUs\"\x83\x04\n" +
+	"restore_us\x18\x03 \x01(\x04R\trestoreUs\"\xa6\x04\n" +
 	"\fBeginRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1b\n" +
@@ -2458,7 +2477,8 @@ const file_migration_proto_rawDesc = "" +
 	"\avolumes\x18\r \x03(\v2\x16.godwit.shim.v1.VolumeR\avolumes\x12/\n" +
 	"\x05share\x18( \x01(\v2\x19.godwit.shim.v1.LinkShareR\x05share\x12\x1f\n" +
 	"\vwhole_pages\x18Z \x01(\bR\n" +
-	"wholePages\"c\n" +
+	"wholePages\x12!\n" +
+	"\fcompare_dump\x18[ \x01(\bR\vcompareDump\"c\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03dir\x18\x02 \x01(\tR\x03dir\x123\n" +
@@ -2568,7 +2588,7 @@ const file_migration_proto_rawDesc = "" +
 	"\vfills_tmpfs\x18\x03 \x01(\bR\n" +
 	"fillsTmpfs\x12#\n" +
 	"\rin_namespaces\x18\x04 \x01(\bR\finNamespaces\x12!\n" +
-	"\ftmpfs_filled\x18\x1e \x01(\bR\vtmpfsFilled\"\xae\x02\n" +
+	"\ftmpfs_filled\x18\x1e \x01(\bR\vtmpfsFilled\"\xcd\x02\n" +
 	"\x0fCutOverResponse\x12(\n" +
 	"\x10frozen_unix_nano\x18\x01 \x01(\x03R\x0efrozenUnixNano\x12\x1b\n" +
 	"\tfreeze_us\x18\x02 \x01(\x04R\bfreezeUs\x12\x17\n" +
@@ -2581,7 +2601,9 @@ const file_migration_proto_rawDesc = "" +
 	"\vimage_bytes\x18\t \x01(\x04R\n" +
 	"imageBytes\x12\x1d\n" +
 	"\n" +
-	"left_pages\x18\x14 \x01(\x04R\tleftPages\"-\n" +
+	"left_pages\x18\x14 \x01(\x04R\tleftPages\x12\x1d\n" +
+	"\n" +
+	"compare_us\x18Z \x01(\x04R\tcompareUs\"-\n" +
 	"\rCommitRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\"\x10\n" +
 	"\x0eCommitResponse\"D\n" +

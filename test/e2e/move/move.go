@@ -126,6 +126,7 @@ type Result struct {
 	FinalBytes    uint64       `json:"final_bytes"`
 	ImageBytes    uint64       `json:"image_bytes"`
 	LeftPages     uint64       `json:"left_pages"`
+	ComparedPages uint64       `json:"compared_pages"` // with CRIU's own dump
 	RemoteFaults  uint64       `json:"remote_faults"`
 	PodLost       bool         `json:"lost"`
 	TotalMS       float64      `json:"total_ms"`
@@ -157,11 +158,24 @@ func engine(flags []string) []string {
 	return []string{"--tracker", name}
 }
 
+// EnvCompare, if it is set, has Start ask for a comparison with CRIU's own dump, unless the flags ask for pages to be left
+// at the source: so that any of the tests' moves can be compared.
+const EnvCompare = "GODWIT_COMPARE_DUMP"
+
+// comparing are the flags for what EnvCompare asks for.
+func comparing(flags []string) []string {
+	leaves := func(flag string) bool { return flag == "hybrid" || flag == "postcopy" || flag == "PostCopy" }
+	if os.Getenv(EnvCompare) == "" || slices.ContainsFunc(flags, leaves) {
+		return nil
+	}
+	return []string{"--compare-dump"}
+}
+
 // Start begins to move a pod from its node to another, with more flags of `godwitctl migrate` in flags. If ctx ends,
 // godwitctl is killed; the migration then belongs to the daemon.
 func Start(ctx context.Context, from *lab.Node, pod, to string, flags ...string) (*Move, error) {
 	args := append([]string{"godwitctl", "migrate", pod, "--to", to, "--json"}, flags...)
-	args = append(args, engine(flags)...)
+	args = append(append(args, engine(flags)...), comparing(flags)...)
 	m := &Move{cmd: from.Command(ctx, args...), events: make(chan Event, 4096), done: make(chan struct{})}
 	m.cmd.Stderr = &m.stderr
 	stdout, err := m.cmd.StdoutPipe()

@@ -504,7 +504,11 @@ type MigrateRequest struct {
 	// the pod is lost, milliseconds; 0 means two minutes.
 	ReconnectMs uint64 `protobuf:"varint,41,opt,name=reconnect_ms,json=reconnectMs,proto3" json:"reconnect_ms,omitempty"`
 	// Send pages whole, however little changed in them since they were sent.
-	WholePages    bool `protobuf:"varint,90,opt,name=whole_pages,json=wholePages,proto3" json:"whole_pages,omitempty"`
+	WholePages bool `protobuf:"varint,90,opt,name=whole_pages,json=wholePages,proto3" json:"whole_pages,omitempty"`
+	// Have CRIU dump the frozen pod by itself as well, all its memory, and compare with that what
+	// the destination would restore. One page of difference, and the pod runs on here. It stands
+	// still for much longer. InvalidArgument: pages are to be left here.
+	CompareDump   bool `protobuf:"varint,91,opt,name=compare_dump,json=compareDump,proto3" json:"compare_dump,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -682,6 +686,13 @@ func (x *MigrateRequest) GetReconnectMs() uint64 {
 func (x *MigrateRequest) GetWholePages() bool {
 	if x != nil {
 		return x.WholePages
+	}
+	return false
+}
+
+func (x *MigrateRequest) GetCompareDump() bool {
+	if x != nil {
+		return x.CompareDump
 	}
 	return false
 }
@@ -1540,7 +1551,9 @@ type Result struct {
 	// The destination owned the pod and has lost it: nothing of it runs anywhere.
 	Lost bool `protobuf:"varint,15,opt,name=lost,proto3" json:"lost,omitempty"`
 	// Pages that were left at the source when the pod was cut over.
-	LeftPages     uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
+	LeftPages uint64 `protobuf:"varint,20,opt,name=left_pages,json=leftPages,proto3" json:"left_pages,omitempty"`
+	// Pages that were compared with CRIU's own dump, and found equal.
+	ComparedPages uint64 `protobuf:"varint,90,opt,name=compared_pages,json=comparedPages,proto3" json:"compared_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1683,6 +1696,13 @@ func (x *Result) GetLost() bool {
 func (x *Result) GetLeftPages() uint64 {
 	if x != nil {
 		return x.LeftPages
+	}
+	return 0
+}
+
+func (x *Result) GetComparedPages() uint64 {
+	if x != nil {
+		return x.ComparedPages
 	}
 	return 0
 }
@@ -2359,7 +2379,7 @@ const file_node_proto_rawDesc = "" +
 	" \x01(\tR\bobstacle\"\r\n" +
 	"\vPodsRequest\"7\n" +
 	"\fPodsResponse\x12'\n" +
-	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\xea\x04\n" +
+	"\x04pods\x18\x01 \x03(\v2\x13.godwit.node.v1.PodR\x04pods\"\x8d\x05\n" +
 	"\x0eMigrateRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -2386,7 +2406,8 @@ const file_node_proto_rawDesc = "" +
 	"\bpriority\x18( \x01(\x05R\bpriority\x12!\n" +
 	"\freconnect_ms\x18) \x01(\x04R\vreconnectMs\x12\x1f\n" +
 	"\vwhole_pages\x18Z \x01(\bR\n" +
-	"wholePages\"\x9e\x05\n" +
+	"wholePages\x12!\n" +
+	"\fcompare_dump\x18[ \x01(\bR\vcompareDump\"\x9e\x05\n" +
 	"\x05Round\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vdirty_pages\x18\x02 \x01(\x04R\n" +
@@ -2490,7 +2511,7 @@ const file_node_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bbegin_us\x18\x02 \x01(\x03R\abeginUs\x12\x1f\n" +
 	"\vduration_us\x18\x03 \x01(\x04R\n" +
-	"durationUs\"\x8b\x04\n" +
+	"durationUs\"\xb2\x04\n" +
 	"\x06Result\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
@@ -2512,7 +2533,8 @@ const file_node_proto_rawDesc = "" +
 	"imageBytes\x12\x12\n" +
 	"\x04lost\x18\x0f \x01(\bR\x04lost\x12\x1d\n" +
 	"\n" +
-	"left_pages\x18\x14 \x01(\x04R\tleftPages\"\xfb\x03\n" +
+	"left_pages\x18\x14 \x01(\x04R\tleftPages\x12%\n" +
+	"\x0ecompared_pages\x18Z \x01(\x04R\rcomparedPages\"\xfb\x03\n" +
 	"\tMigration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x10\n" +

@@ -439,7 +439,9 @@ type PrepareRequest struct {
 	// The names of the volumes that come with the pod, in the order of the wire.
 	Volumes []string `protobuf:"bytes,8,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// The pod is made after the commit only: files are kept in a spool until then.
-	LatePod       bool `protobuf:"varint,9,opt,name=late_pod,json=latePod,proto3" json:"late_pod,omitempty"`
+	LatePod bool `protobuf:"varint,9,opt,name=late_pod,json=latePod,proto3" json:"late_pod,omitempty"`
+	// What comes is to be compared with what CRIU has dumped by itself, which comes with the images.
+	CompareDump   bool `protobuf:"varint,90,opt,name=compare_dump,json=compareDump,proto3" json:"compare_dump,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -537,6 +539,13 @@ func (x *PrepareRequest) GetLatePod() bool {
 	return false
 }
 
+func (x *PrepareRequest) GetCompareDump() bool {
+	if x != nil {
+		return x.CompareDump
+	}
+	return false
+}
+
 type PrepareResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ids of the images that must be sent.
@@ -544,7 +553,9 @@ type PrepareResponse struct {
 	Node          *Node    `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	// What the destination calls the time since it was started: one that was started
 	// again has lost what it had of pods that were on their way.
-	Boot          string `protobuf:"bytes,3,opt,name=boot,proto3" json:"boot,omitempty"`
+	Boot string `protobuf:"bytes,3,opt,name=boot,proto3" json:"boot,omitempty"`
+	// It will be compared.
+	ComparesDump  bool `protobuf:"varint,90,opt,name=compares_dump,json=comparesDump,proto3" json:"compares_dump,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -598,6 +609,13 @@ func (x *PrepareResponse) GetBoot() string {
 		return x.Boot
 	}
 	return ""
+}
+
+func (x *PrepareResponse) GetComparesDump() bool {
+	if x != nil {
+		return x.ComparesDump
+	}
+	return false
 }
 
 type PutImageRequest struct {
@@ -963,8 +981,10 @@ func (x *RestoreRequest) GetReconnectMs() uint64 {
 type RestoreResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Sealing the store, and the slowest of the restores, microseconds.
-	SealUs        uint64 `protobuf:"varint,1,opt,name=seal_us,json=sealUs,proto3" json:"seal_us,omitempty"`
-	RestoreUs     uint64 `protobuf:"varint,2,opt,name=restore_us,json=restoreUs,proto3" json:"restore_us,omitempty"`
+	SealUs    uint64 `protobuf:"varint,1,opt,name=seal_us,json=sealUs,proto3" json:"seal_us,omitempty"`
+	RestoreUs uint64 `protobuf:"varint,2,opt,name=restore_us,json=restoreUs,proto3" json:"restore_us,omitempty"`
+	// Pages that were compared with CRIU's own dump, and found equal.
+	ComparedPages uint64 `protobuf:"varint,90,opt,name=compared_pages,json=comparedPages,proto3" json:"compared_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1009,6 +1029,13 @@ func (x *RestoreResponse) GetSealUs() uint64 {
 func (x *RestoreResponse) GetRestoreUs() uint64 {
 	if x != nil {
 		return x.RestoreUs
+	}
+	return 0
+}
+
+func (x *RestoreResponse) GetComparedPages() uint64 {
+	if x != nil {
+		return x.ComparedPages
 	}
 	return 0
 }
@@ -1060,6 +1087,7 @@ func (x *SealRequest) GetMigration() string {
 type SealResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SealUs        uint64                 `protobuf:"varint,1,opt,name=seal_us,json=sealUs,proto3" json:"seal_us,omitempty"`
+	ComparedPages uint64                 `protobuf:"varint,90,opt,name=compared_pages,json=comparedPages,proto3" json:"compared_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1097,6 +1125,13 @@ func (*SealResponse) Descriptor() ([]byte, []int) {
 func (x *SealResponse) GetSealUs() uint64 {
 	if x != nil {
 		return x.SealUs
+	}
+	return 0
+}
+
+func (x *SealResponse) GetComparedPages() uint64 {
+	if x != nil {
+		return x.ComparedPages
 	}
 	return 0
 }
@@ -1700,7 +1735,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
 	"\x05names\x18\x03 \x03(\tR\x05names\x12!\n" +
-	"\frepo_digests\x18\x04 \x03(\tR\vrepoDigests\"\xaa\x02\n" +
+	"\frepo_digests\x18\x04 \x03(\tR\vrepoDigests\"\xcd\x02\n" +
 	"\x0ePrepareRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x12,\n" +
@@ -1710,11 +1745,13 @@ const file_peer_proto_rawDesc = "" +
 	"\x06memory\x18\x06 \x01(\x04R\x06memory\x12\x18\n" +
 	"\akubelet\x18\a \x01(\bR\akubelet\x12\x18\n" +
 	"\avolumes\x18\b \x03(\tR\avolumes\x12\x19\n" +
-	"\blate_pod\x18\t \x01(\bR\alatePod\"v\n" +
+	"\blate_pod\x18\t \x01(\bR\alatePod\x12!\n" +
+	"\fcompare_dump\x18Z \x01(\bR\vcompareDump\"\x9b\x01\n" +
 	"\x0fPrepareResponse\x12%\n" +
 	"\x0emissing_images\x18\x01 \x03(\tR\rmissingImages\x12(\n" +
 	"\x04node\x18\x02 \x01(\v2\x14.godwit.peer.v1.NodeR\x04node\x12\x12\n" +
-	"\x04boot\x18\x03 \x01(\tR\x04boot\"q\n" +
+	"\x04boot\x18\x03 \x01(\tR\x04boot\x12#\n" +
+	"\rcompares_dump\x18Z \x01(\bR\fcomparesDump\"q\n" +
 	"\x0fPutImageRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -1736,15 +1773,17 @@ const file_peer_proto_rawDesc = "" +
 	"containers\"Q\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12!\n" +
-	"\freconnect_ms\x18\x14 \x01(\x04R\vreconnectMs\"I\n" +
+	"\freconnect_ms\x18\x14 \x01(\x04R\vreconnectMs\"p\n" +
 	"\x0fRestoreResponse\x12\x17\n" +
 	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\x12\x1d\n" +
 	"\n" +
-	"restore_us\x18\x02 \x01(\x04R\trestoreUs\"+\n" +
+	"restore_us\x18\x02 \x01(\x04R\trestoreUs\x12%\n" +
+	"\x0ecompared_pages\x18Z \x01(\x04R\rcomparedPages\"+\n" +
 	"\vSealRequest\x12\x1c\n" +
-	"\tmigration\x18\x01 \x01(\tR\tmigration\"'\n" +
+	"\tmigration\x18\x01 \x01(\tR\tmigration\"N\n" +
 	"\fSealResponse\x12\x17\n" +
-	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\"Z\n" +
+	"\aseal_us\x18\x01 \x01(\x04R\x06sealUs\x12%\n" +
+	"\x0ecompared_pages\x18Z \x01(\x04R\rcomparedPages\"Z\n" +
 	"\rCommitRequest\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x17\n" +
 	"\await_ms\x18\x02 \x01(\rR\x06waitMs\x12\x12\n" +
