@@ -44,6 +44,11 @@ func TestMemoryIsThatOfCRIUsOwnDump(t *testing.T) {
 			w.stop()
 		}
 	})
+	t.Run("every kind", func(t *testing.T) {
+		p := program(t, a, workload.Kinds, workload.Port)
+		compared(t, p, func() { t.Log(p.check(workload.Port)) })
+		thereAndBack(t, p, func() { t.Log(p.check(workload.Port)) })
+	})
 	t.Run("storm", func(t *testing.T) {
 		p := program(t, a, workload.Storm, workload.Port)
 		time.Sleep(2 * time.Second) // a storm needs time to rise

@@ -34,6 +34,7 @@ const (
 	Undumpable = "undumpable" // PORT [WHAT]
 	Rewriter   = "rewriter"   // PORT MIB [RATE [WORK [same|few]]]
 	Devices    = "devices"    // PORT [ASPECTS TO LEAVE OUT]
+	Kinds      = "kinds"      // PORT [MIB OF HUGETLB]
 )
 
 // EnvBuilt names a directory that Build has filled before: it is copied, for there is no compiler where the image is wanted.

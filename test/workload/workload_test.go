@@ -78,6 +78,7 @@ func TestProgramsAreRightWhenNobodyMovesThem(t *testing.T) {
 		{Ticker, "17104", "/lines"},
 		{Printer, "17105"},
 		{Devices, "17106"},
+		{Kinds, "17107"},
 	} {
 		t.Run(args[0], func(t *testing.T) {
 			address, _ := start(t, args...)
@@ -107,6 +108,9 @@ func TestProgramsNoticeWhatTheyDidNotDo(t *testing.T) {
 		{[]string{Storm, "17112"}, func(t *testing.T, _ string) {
 			// Every private area without a name that can be written: those of the process's threads are among them.
 			spoilMemory(t, "/"+Storm+"\x0017112", func(f []string) bool { return f[1] == "rw-p" && len(f) == 5 }, 100)
+		}},
+		{[]string{Kinds, "17114"}, func(t *testing.T, _ string) {
+			spoilMemory(t, "/"+Kinds+"\x0017114", func(f []string) bool { return f[1] == "r--p" && len(f) == 5 }, 100)
 		}},
 		{[]string{Filer, "17113"}, func(t *testing.T, root string) {
 			f, err := os.OpenFile(filepath.Join(root, "work/blocks"), os.O_WRONLY, 0)
