@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,7 +48,13 @@ func TestMemoryIsThatOfCRIUsOwnDump(t *testing.T) {
 		}
 	})
 	t.Run("every kind", func(t *testing.T) {
-		p := program(t, a, workload.Kinds, workload.Port)
+		const hugetlb = 8 // MiB
+		swapOn(t)
+		args := []string{workload.Kinds, workload.Port}
+		if reserveHugePages(t, 4*hugetlb/2) { // for the program, here and there, twice over
+			args = append(args, strconv.Itoa(hugetlb))
+		}
+		p := program(t, a, args...)
 		compared(t, p, func() { t.Log(p.check(workload.Port)) })
 		thereAndBack(t, p, func() { t.Log(p.check(workload.Port)) })
 	})
@@ -81,6 +90,45 @@ func TestMemoryIsThatOfCRIUsOwnDump(t *testing.T) {
 			}
 		})
 	})
+}
+
+// swapOn has the machine swap to a file, until the test ends, if it can.
+func swapOn(t *testing.T) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "swap")
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", `dd if=/dev/zero of="$1" bs=1M count=64 status=none && chmod 600 "$1" && mkswap "$1" && swapon "$1"`, "sh", path).CombinedOutput()
+	if err != nil {
+		t.Logf("without swap: %v: %s", err, out)
+		return
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("swapoff", path).CombinedOutput(); err != nil {
+			t.Errorf("swapoff: %v: %s", err, out)
+		}
+	})
+}
+
+// reserveHugePages has the machine set so many pages of 2 MiB aside, until the test ends, if it can.
+func reserveHugePages(t *testing.T, pages int) bool {
+	t.Helper()
+	const setting = "/proc/sys/vm/nr_hugepages"
+	read := func() (n int) {
+		b, err := os.ReadFile(setting)
+		if err == nil {
+			n, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		}
+		if err != nil {
+			t.Logf("without huge pages: %v", err)
+			return -1
+		}
+		return n
+	}
+	before := read()
+	if before < 0 || os.WriteFile(setting, []byte(strconv.Itoa(before+pages)), 0) != nil {
+		return false
+	}
+	t.Cleanup(func() { _ = os.WriteFile(setting, []byte(strconv.Itoa(before)), 0) })
+	return read() >= before+pages
 }
 
 // changeStored changes a byte of each page that the destination has stored so far.

@@ -135,7 +135,6 @@ static void make_private(void)
 	guard(a, 511, 1);
 
 	a = filled(add("memory paged out", room(512 * PAGE, private, -1), 512), 1);
-	advise(a, 0, a->pages, MADV_PAGEOUT, "MADV_PAGEOUT");
 	a->still = 1;
 
 	a = filled(add("memory that may not be read", room(512 * PAGE, private, -1), 512), 2);
@@ -241,10 +240,18 @@ static void check_all(void)
 	pthread_mutex_unlock(&lock);
 }
 
+static void page_out(struct area *a)
+{
+	if (!strcmp(a->name, "memory paged out"))
+		advise(a, 0, a->pages, MADV_PAGEOUT, "MADV_PAGEOUT");
+}
+
 static void *writer(void *none)
 {
-	for (;;) {
+	for (int round = 1;; round++) {
 		pthread_mutex_lock(&lock);
+		for (int i = 0; round % 64 == 0 && i < count; i++)
+			page_out(&areas[i]); /* what has been read meanwhile */
 		for (int n = 0; n < 4; n++) {
 			struct area *a = &areas[chance(count)];
 			size_t page = a->pages ? chance(a->pages) : 0;
