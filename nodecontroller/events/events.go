@@ -42,6 +42,7 @@ var reasons = map[string]Event{
 	"created":    {Normal, "Parked", ""},
 	"tracking":   {Normal, "Migrating", ""},
 	"converged":  {Normal, "Converged", ""},
+	"compared":   {Normal, "Compared", ""},
 	"freezing":   {Normal, "Freezing", ""},
 	"committed":  {Normal, "Committed", ""},
 	"resumed":    {Normal, "Resumed", ""},

@@ -24,6 +24,7 @@ func TestKubernetesPodMigrations(t *testing.T) {
 	}{
 		{"live to the node that is named", func(*v1alpha1.PodMigration) {}, "WriteProtect"},
 		{"live to a node of its choice", func(m *v1alpha1.PodMigration) { m.Spec.TargetNode = "" }, "WriteProtect"},
+		{"live, compared with CRIU's own dump", func(m *v1alpha1.PodMigration) { m.Spec.CompareDump = true }, "WriteProtect"},
 		{"cold to the node that is named", func(m *v1alpha1.PodMigration) { m.Spec.Mode = v1alpha1.ModeCold }, "None"},
 		{"cold to a node of its choice", func(m *v1alpha1.PodMigration) {
 			m.Spec.Mode, m.Spec.TargetNode = v1alpha1.ModeCold, ""
@@ -40,6 +41,9 @@ func TestKubernetesPodMigrations(t *testing.T) {
 			}
 			checkStatus(t, m, source, v.get(), c.engine)
 			v.checkEvents(m)
+			if m.Spec.CompareDump {
+				v.checkEvents(m, "Compared")
+			}
 		})
 	}
 	v.in(t)
@@ -99,9 +103,9 @@ func checkStatus(t *testing.T, m *v1alpha1.PodMigration, source, destination *co
 }
 
 // checkEvents sees that people are told.
-func (v *traveller) checkEvents(m *v1alpha1.PodMigration) {
+func (v *traveller) checkEvents(m *v1alpha1.PodMigration, more ...string) {
 	v.t.Helper()
-	wanted := []string{"Accepted", "Preparing", "Prepared", "Parked", "Freezing", "Committed", "Resumed", "Succeeded"}
+	wanted := append([]string{"Accepted", "Preparing", "Prepared", "Parked", "Freezing", "Committed", "Resumed", "Succeeded"}, more...)
 	v.k.until("Events "+strings.Join(wanted, ", "), func() bool {
 		all := new(corev1.EventList)
 		if err := v.user.List(v.t.Context(), all, client.InNamespace(m.Namespace)); err != nil {
