@@ -24,15 +24,15 @@ type Orchestrator interface {
 	// Await returns when the cluster is there to agree, with an error if it would not:
 	// the pod is frozen after that, and should not be for a cluster that is away.
 	Await(ctx context.Context, migration string) error
-	// Quiet returns when all that has happened in the migration is written down, with an error
-	// if it is not yet. From then on nothing is written of it in the cluster until Agree, or its
-	// end: the pod is about to be frozen, and each word has the API server, its store and all who
-	// watch it work on processors that the cutover may want.
+	// Quiet returns when all that has happened in the migration is written down, or is to be written by
+	// Agree, with an error if it is not yet. The pod is about to be frozen, and each word has the API server,
+	// its store and all who watch it work on processors that the cutover may want: but for Agree nothing is
+	// written of it in the cluster from then on until the commit, or its end.
 	Quiet(ctx context.Context, migration string) error
-	// Agree records in the cluster that the migration commits. An error means that it
-	// must be rolled back. The pod is frozen meanwhile. The migration can still fail
-	// after it, when the destination is lost in the next moment. Unless the pod comes late, Await
-	// has succeeded since the freeze.
+	// Agree records in the cluster that the migration may commit: from then on nobody but this node ends it. It
+	// is asked right before the freeze, after Quiet and Await; for a pod that comes late when the destination
+	// has voted, as it lets the cluster make that. An error means that the migration must be rolled back. It can still
+	// fail, or be broken off, after it, which its end takes back.
 	Agree(ctx context.Context, migration string) error
 	// RemoveSource removes the source's pod; called after the commit, repeated until
 	// it succeeds.
@@ -43,7 +43,8 @@ type Orchestrator interface {
 	Lost(ctx context.Context, migration string, why error) error
 }
 
-// agreeDeadline is what the cluster may take to agree. The pod is frozen, and its probes fail meanwhile.
+// agreeDeadline is what the cluster may take to agree. The node's other pods wait for their turn meanwhile; a pod that
+// comes late is frozen, and its probes fail.
 const agreeDeadline = 3 * time.Second
 
 // quietLimit is how long a pod that runs, and its node's other pods that wait for their turn, are
@@ -256,34 +257,31 @@ func (m *outgoing) quiet(ctx context.Context) {
 	}
 }
 
-// agree has the cluster agree to the commit. Nothing is decided by it: an error, or
-// no answer in time, rolls back.
-func (m *outgoing) agree() error {
-	if m.orchestrator == nil {
+// agree has the cluster agree to the commit, at the one of its two moments that is the pod's: frozen says which this is.
+// Nothing is decided by it: an error, or no answer in time, rolls back.
+//
+// A pod that is there at the destination runs on while the cluster is asked, and the frozen one waits for no API server. What
+// happens to the migration from there to the decision, its cancellation or the end of the destination's pod, breaks it off as
+// this node and the destination hear of it. A late pod's cluster acts on what it has agreed to: there the destination votes first.
+func (m *outgoing) agree(frozen bool) error {
+	if m.orchestrator == nil || frozen != m.request.LatePod {
 		return nil
-	}
-	if m.awaited != nil {
-		if err := <-m.awaited; err != nil {
-			return err
-		}
 	}
 	ctx, cancel := context.WithTimeout(m.undecided, agreeDeadline)
 	defer cancel()
-	return agreed(m.orchestrator.Agree(ctx, m.id))
+	return askToAgree(ctx, m.orchestrator, m.id, m.request.LatePod)
 }
 
-// awaitFrozen asks, beside what the destination does with the frozen pod, whether the cluster is
-// there to agree: what has to be looked up for that is known when it is asked to.
-func (m *outgoing) awaitFrozen() {
-	if m.orchestrator == nil || m.request.LatePod { // of a late pod nothing is to be looked up
-		return
+// askToAgree has a cluster agree to a migration's commit, with what must hold for that looked up before.
+func askToAgree(ctx context.Context, o Orchestrator, migration string, late bool) error {
+	var err error
+	if !late { // of a late pod nothing is to be looked up
+		err = o.Await(ctx, migration)
 	}
-	m.awaited = make(chan error, 1)
-	m.goroutines.Go(func() {
-		ctx, cancel := context.WithTimeout(m.undecided, agreeDeadline)
-		defer cancel()
-		m.awaited <- agreed(m.orchestrator.Await(ctx, m.id))
-	})
+	if err == nil {
+		err = o.Agree(ctx, migration)
+	}
+	return agreed(err)
 }
 
 func agreed(err error) error {
@@ -308,14 +306,7 @@ func (d *Daemon) bury(ctx context.Context, r record, o Orchestrator) error {
 	// kubelet starts the pod again as soon as it sees that it is dead.
 	actx, cancel := context.WithTimeout(ctx, agreeDeadline)
 	defer cancel()
-	var err error
-	if !r.LatePod {
-		err = o.Await(actx, r.Migration)
-	}
-	if err == nil {
-		err = o.Agree(actx, r.Migration)
-	}
-	if err := agreed(err); err != nil {
+	if err := askToAgree(actx, o, r.Migration, r.LatePod); err != nil {
 		return fmt.Errorf("%w: %w", errDisagreed, err)
 	}
 	if r.LatePod {

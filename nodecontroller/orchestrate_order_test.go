@@ -39,19 +39,34 @@ func (o *inOrder) Await(context.Context, string) error { return o.note("await") 
 func (o *inOrder) Quiet(context.Context, string) error { return o.note("quiet") }
 func (o *inOrder) Agree(context.Context, string) error { return o.note("agree") }
 
-func TestTheClusterIsAskedAroundTheFreezeAndOnceInIt(t *testing.T) {
+// Nothing is asked of a cluster while the pod is frozen, unless the pod comes late: then the destination votes first.
+func TestTheClusterIsAskedBeforeThePodIsFrozen(t *testing.T) {
 	for _, k := range []struct {
+		late        bool
 		fails, want string
 		moves       bool
 	}{
-		{"", "await1 quiet1 await2 agree1", true},
-		{"quiet1", "await1 quiet1 await2 agree1", true}, // only longer frozen
-		{"await2", "await1 quiet1 await2", false},
-		{"agree1", "await1 quiet1 await2 agree1", false},
+		{false, "", "await1 quiet1 await2 agree1 freeze1 decide1", true},
+		{false, "quiet1", "await1 quiet1 await2 agree1 freeze1 decide1", true}, // only longer frozen
+		{false, "await2", "await1 quiet1 await2", false},
+		{false, "agree1", "await1 quiet1 await2 agree1", false},
+		{false, "freeze1", "await1 quiet1 await2 agree1 freeze1", false},
+		{true, "", "await1 quiet1 freeze1 agree1 decide1", true},
+		{true, "agree1", "await1 quiet1 freeze1 agree1", false},
 	} {
-		c, _ := newKubernetes(t)
+		begin := newKubernetes
+		if k.late {
+			begin = newLateKubernetes
+		}
+		c, _ := begin(t)
 		o := &inOrder{Orchestrator: c.orchestrator, fails: k.fails}
-		moved, err := c.a.daemon.Orchestrate(t.Context(), &nodev1.MigrateRequest{Pod: "default/p", To: "b"}, o)
+		c.fault = &fault{call: "source.CutOver", do: func(c *testCluster) error {
+			c.mu.Lock()
+			c.fault, c.struck = &fault{call: "source.Commit", do: func(*testCluster) error { return o.note("decide") }}, make(chan struct{})
+			c.mu.Unlock()
+			return o.note("freeze")
+		}}
+		moved, err := c.a.daemon.Orchestrate(t.Context(), &nodev1.MigrateRequest{Pod: "default/p", To: "b", LatePod: k.late}, o)
 		if err != nil {
 			t.Fatal(err)
 		}

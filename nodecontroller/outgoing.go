@@ -72,8 +72,6 @@ type outgoing struct {
 	owned        bool           // the destination has acknowledged that the pod is its own
 	goroutines   sync.WaitGroup // heartbeat and watch
 	converged    chan struct{}  // closed by watch when the rounds have ended
-	// awaited has one answer: whether the cluster is there to agree to a pod that is frozen. nil if it is not asked.
-	awaited chan error
 	// toPlace is closed by watch when the destination's pod is to be made.
 	toPlace chan struct{}
 

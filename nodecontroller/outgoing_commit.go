@@ -20,7 +20,7 @@ var errAbortedByShim = errors.New("the pod's shim broke off before the commit")
 // commit is the decision. An error means that the source may and must run on.
 // nil means that the destination owns the pod; it may not know yet.
 func (m *outgoing) commit(ctx context.Context) error {
-	if err := m.agree(); err != nil {
+	if err := m.agree(true); err != nil {
 		return m.fail(err)
 	}
 	if err := m.confirmHeld(); err != nil {

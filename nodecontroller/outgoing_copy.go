@@ -199,6 +199,9 @@ func (m *outgoing) cutOver() error {
 	cutOver := m.approach(ctx)
 	m.tell("freezing", "freezing the pod and sending the rest")
 	m.quiet(ctx)
+	if err := m.agree(false); err != nil {
+		return m.fail(err)
+	}
 	m.times.CutOver = time.Now()
 	cut, err := m.shim.CutOver(ctx, cutOver)
 	if err != nil {
@@ -209,7 +212,6 @@ func (m *outgoing) cutOver() error {
 	}
 	m.cut = cut
 	m.noteLeft(cut.LeftPages, throughCrash)
-	m.awaitFrozen()
 	if m.request.LatePod {
 		return m.sealPeer(ctx)
 	}

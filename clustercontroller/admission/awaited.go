@@ -23,7 +23,7 @@ func awaited(pod *corev1.Pod, migrations []v1alpha1.PodMigration) *v1alpha1.PodM
 		if s.Claim != v1alpha1.ClaimTaken || s.DestinationPod != nil || s.Owner == nil || s.SourcePod == nil || s.Owner.UID != owner.UID {
 			continue
 		}
-		unwanted := s.Phase.Over() || !s.Phase.Committed() && (m.Spec.Cancel || m.DeletionTimestamp != nil)
+		unwanted := s.Phase.Over() || !m.Agreed() && (m.Spec.Cancel || m.DeletionTimestamp != nil)
 		if !unwanted && s.Owner.Kind != kindStatefulSet && takesPlaceOf(pod, m) {
 			return m
 		}

@@ -4,9 +4,15 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 )
+
+// agreed has the cluster have agreed to a migration's commit.
+func agreed(m *v1alpha1.PodMigration) {
+	m.Status.Conditions = append(m.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionAgreed, Status: metav1.ConditionTrue})
+}
 
 // An owner's next pod must not start afresh while the one that took the claim has not been seen.
 func TestWhichMigrationWaitsForAPodThatNobodyHasSeen(t *testing.T) {
@@ -28,6 +34,7 @@ func TestWhichMigrationWaitsForAPodThatNobodyHasSeen(t *testing.T) {
 		"one that is over":             {newPod("ReplicaSet"), taken("ReplicaSet", func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseFailed }), false},
 		"one that is cancelled":        {newPod("ReplicaSet"), taken("ReplicaSet", cancel), false},
 		"one that is committed":        {newPod("ReplicaSet"), taken("ReplicaSet", commit, cancel), true},
+		"one that is agreed to":        {newPod("ReplicaSet"), taken("ReplicaSet", agreed, cancel), true},
 		"another owner's":              {newPod("ReplicaSet", func(p *corev1.Pod) { p.OwnerReferences[0].UID = "v" }), taken("ReplicaSet"), false},
 		"a pod of another class":       {newPod("ReplicaSet", func(p *corev1.Pod) { *p.Spec.RuntimeClassName = "runc" }), taken("ReplicaSet"), false},
 		"a pod without its controller": {newPod("ReplicaSet", func(p *corev1.Pod) { p.OwnerReferences = nil }), taken("ReplicaSet"), false},

@@ -46,13 +46,13 @@ func ofClass(pod *corev1.Pod) bool {
 }
 
 // offers says whether the migration waits for an owner's pod. One that is
-// cancelled does not any more; one that is committed cannot be cancelled.
+// cancelled does not any more; one to whose commit the cluster has agreed may be committed all the same.
 func offers(m *v1alpha1.PodMigration) bool {
 	s := &m.Status
 	if s.Owner == nil || s.SourcePod == nil || s.DestinationNode == "" || s.Migration == "" || s.Phase.Over() {
 		return false
 	}
-	if !s.Phase.Committed() && (m.Spec.Cancel || m.DeletionTimestamp != nil) {
+	if !m.Agreed() && (m.Spec.Cancel || m.DeletionTimestamp != nil) {
 		return false
 	}
 	return s.Claim == v1alpha1.ClaimOpen || s.Claim == v1alpha1.ClaimTaken && mayClaimAgain(m)

@@ -89,6 +89,7 @@ func TestWhichMigrationAPodClaims(t *testing.T) {
 		"not a cancelled one":                            {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0, cancelled)}, ""},
 		"not a deleted one":                              {newPod("ReplicaSet"), []v1alpha1.PodMigration{open("a", "ReplicaSet", 0, deleted)}, ""},
 		"a committed one, whatever is asked of it":       {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, committed, cancelled, deleted, from("web-0"))}, "a"},
+		"one agreed to, whatever is asked of it":         {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, agreed, cancelled, deleted, from("web-0"))}, "a"},
 		"a set's pod that of its name":                   {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 9, from("web-1")), open("b", "StatefulSet", 0, from("web-0"))}, "b"},
 		"a set's pod its own again":                      {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, taken, from("web-0"))}, "a"},
 		"again, when the pod was there and not restored": {newPod("StatefulSet", named), []v1alpha1.PodMigration{open("a", "StatefulSet", 0, committed, taken, from("web-0"), there)}, "a"},

@@ -128,7 +128,7 @@ func judgeLost(m *v1alpha1.PodMigration, l loss) (v verdict, let bool) {
 		// one that never will: it needs the object for it.
 		left := l.arrival != nil && marked(l.arrival, m) && !l.destination
 		return verdict{s.Phase, "", s.Message}, !left
-	case !s.Phase.Committed():
+	case !m.Agreed():
 		return verdict{v1alpha1.PhaseFailed, "SourceLost", fmt.Sprintf("node %s is gone from the cluster, and pod %s with it: nothing was committed before", s.SourceNode, m.Spec.PodName)}, false
 	}
 	return judgeHandedOver(m, l), false
@@ -145,7 +145,7 @@ func judgeHandedOver(m *v1alpha1.PodMigration, l loss) verdict {
 		return verdict{v1alpha1.PhaseFailed, "BothLost", fmt.Sprintf("nodes %s and %s are gone from the cluster, and with them pod %s, which %s owned", from, to, m.Spec.PodName, to)}
 	case a != nil && ended(a) && marked(a, m):
 		return verdict{v1alpha1.PhaseFailed, "DestinationLost", fmt.Sprintf("node %s is gone from the cluster, and pod %s on node %s, which owned it, has ended before it ran", from, a.Name, to)}
-	case a == nil && s.CommitTime != nil && l.now.Before(s.CommitTime.Add(lateArrival)):
+	case a == nil && stillToCome(m, l.now):
 		return verdict{s.Phase, "SourceLost", fmt.Sprintf("node %s is gone from the cluster; node %s owns the pod, which is still to be made there", from, to)}
 	case a == nil:
 		return verdict{v1alpha1.PhaseFailed, "DestinationLost", fmt.Sprintf("node %s is gone from the cluster, and the pod is not on node %s, which owned it", from, to)}
@@ -154,6 +154,15 @@ func judgeHandedOver(m *v1alpha1.PodMigration, l loss) verdict {
 	}
 	return verdict{s.Phase, "InDoubt", fmt.Sprintf("node %s is gone from the cluster, and node %s may hold the pod without knowing that it owns it: godwitctl status there says so, "+
 		"and godwitctl resolve takes your word that node %s does not run any more", from, to, from)}
+}
+
+// stillToCome says whether a destination's pod that is not there may yet be made.
+func stillToCome(m *v1alpha1.PodMigration, now time.Time) bool {
+	since := m.Status.CommitTime
+	if since == nil {
+		since = m.AgreedSince()
+	}
+	return since != nil && now.Before(since.Add(lateArrival))
 }
 
 // runs says whether all of a pod does: the last container of a destination's pod is

@@ -51,6 +51,16 @@ func TestWhatIsLeftOfALostNodeFollowsFromWhatIsKnown(t *testing.T) {
 	done := committedAt(now.Add(-time.Hour))
 	waiting := func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c"}} }
 	failed := func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }
+	agreed := func(at time.Time) func(*v1alpha1.PodMigration) {
+		return func(m *v1alpha1.PodMigration) {
+			m.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionAgreed, Status: metav1.ConditionTrue, LastTransitionTime: metav1.NewTime(at)}}
+		}
+	}
+	long := agreed(now.Add(-time.Hour))
+	takenBack := func(m *v1alpha1.PodMigration) {
+		long(m)
+		m.Status.Conditions[0].Status = metav1.ConditionFalse
+	}
 	sibling := func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "d"}) }
 	for _, c := range []struct {
 		name     string
@@ -62,6 +72,12 @@ func TestWhatIsLeftOfALostNodeFollowsFromWhatIsKnown(t *testing.T) {
 	}{
 		{"before the commit", taken(v1alpha1.PhaseMigrating), loss{}, false, v1alpha1.PhaseFailed, "node a is gone from the cluster, and pod cache with it: nothing was committed"},
 		{"before the commit, the destination's pod waits", taken(v1alpha1.PhaseMigrating), loss{arrival: arrived(true, waiting)}, false, v1alpha1.PhaseFailed, "nothing was committed"},
+		{"agreed to, the destination's pod waits", taken(v1alpha1.PhaseMigrating, long), loss{arrival: arrived(true, waiting)}, false, v1alpha1.PhaseMigrating, "godwitctl resolve"},
+		{"agreed to, the pod runs", taken(v1alpha1.PhaseMigrating, long), loss{arrival: arrived(true, running)}, false, v1alpha1.PhaseSucceeded, "pod cache-x runs on node b"},
+		{"agreed to, there is no pod yet", taken(v1alpha1.PhaseMigrating, agreed(now)), loss{}, false, v1alpha1.PhaseMigrating, "still to be made"},
+		{"agreed to, there is no pod", taken(v1alpha1.PhaseMigrating, long), loss{}, false, v1alpha1.PhaseFailed, "the pod is not on node b"},
+		{"agreed to, both are gone", taken(v1alpha1.PhaseMigrating, long), loss{destination: true}, false, v1alpha1.PhaseFailed, "nodes a and b are gone"},
+		{"agreed to, and the destination has dropped it", taken(v1alpha1.PhaseMigrating, takenBack), loss{arrival: arrived(true, waiting)}, false, v1alpha1.PhaseFailed, "nothing was committed"},
 		{"failed, the destination's pod is still there", taken(v1alpha1.PhaseFailed), loss{arrival: arrived(true, waiting)}, false, v1alpha1.PhaseFailed, "before"},
 		{"failed, the destination is gone too", taken(v1alpha1.PhaseFailed), loss{arrival: arrived(true, waiting), destination: true}, true, "", ""},
 		{"failed", taken(v1alpha1.PhaseFailed), loss{}, true, "", ""},

@@ -2,7 +2,9 @@ package kubernetes
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -63,7 +65,13 @@ func (a arrivals) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, e
 		a.log.Warn("a pod bears the id of a migration that no PodMigration asked for", "migration", id, "pod", r.String())
 		return ctrl.Result{}, nil
 	}
-	if m.Status.Phase.Committed() && ready(pod) {
+	if left, is := a.dropped(m); is {
+		if left > 0 {
+			return ctrl.Result{RequeueAfter: left}, nil
+		}
+		return ctrl.Result{}, a.noteDropped(ctx, m)
+	}
+	if m.Agreed() && ready(pod) {
 		if err := a.noteRestored(ctx, m, pod); err != nil {
 			return ctrl.Result{}, err
 		}
@@ -86,30 +94,56 @@ func (a arrivals) noteRestored(ctx context.Context, m *v1alpha1.PodMigration, po
 	return client.IgnoreNotFound(a.client.Status().Update(ctx, m)) // on a conflict this pod is looked at again
 }
 
+// droppedAfter is how long a source is left to say itself that a migration to which the cluster had agreed came to nothing.
+const droppedAfter = 10 * time.Second
+
+// dropped says whether the cluster has agreed to the commit of a migration that this node, its destination, has dropped, and how
+// long its source is left to say so.
+func (a arrivals) dropped(m *v1alpha1.PodMigration) (left time.Duration, is bool) {
+	since := m.AgreedSince()
+	if since == nil || m.Status.CommitTime != nil || m.Status.Phase.Over() || !a.engine.Dropped(idOf(m)) {
+		return 0, false
+	}
+	return time.Until(since.Add(droppedAfter)), true
+}
+
+// noteDropped takes the cluster's agreement back: the source, which does not say so, needs this node's vote to commit, and it cannot
+// be had any more. Whoever finds that the source is gone knows then that nothing is in doubt.
+func (a arrivals) noteDropped(ctx context.Context, m *v1alpha1.PodMigration) error {
+	m = m.DeepCopy()
+	disagree(&m.Status, "Dropped", "node "+a.node+" has dropped what it had of the pod: nothing can be committed", m.Generation)
+	return client.IgnoreNotFound(a.client.Status().Update(ctx, m)) // on a conflict this pod is looked at again
+}
+
 // vanished ends the migrations that wait for a pod which was deleted: kubelet does
 // not look at it while its last container is being started, and would end it when
-// it runs.
+// it runs. One to whose commit the cluster has agreed is its source's to end, which hears of it by this node's daemon.
 func (a arrivals) vanished(ctx context.Context, r ctrl.Request, uid types.UID) error {
 	all := new(v1alpha1.PodMigrationList)
 	if err := a.client.List(ctx, all, client.InNamespace(r.Namespace)); err != nil {
 		return err
 	}
 	for i := range all.Items {
-		if m := &all.Items[i]; m.Status.DestinationNode == a.node && misses(m, r.Name, uid) {
-			if err := a.end(ctx, m, v1alpha1.PhaseFailed, "the destination's pod "+r.Name+" was deleted"); err != nil {
-				return err
-			}
+		m := &all.Items[i]
+		if m.Status.DestinationNode != a.node || !misses(m, r.Name, uid) {
+			continue
+		}
+		why := fmt.Errorf("the destination's pod %s was deleted", r.Name)
+		if m.Agreed() {
+			a.engine.Unwant(idOf(m), why)
+		} else if err := a.end(ctx, m, v1alpha1.PhaseFailed, why.Error()); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // misses says whether a migration waits for a pod that is gone. One that it has not
-// seen yet may only be to come. uid is empty if no pod of the name is there.
+// seen yet may only be to come, and one that comes late is made again. uid is empty if no pod of the name is there.
 func misses(m *v1alpha1.PodMigration, pod string, uid types.UID) bool {
 	p := m.Status.DestinationPod
 	return p != nil && p.Name == pod && p.UID != "" && (uid == "" || uid == p.UID) &&
-		!m.Status.Phase.Over() && !m.Status.Phase.Committed()
+		!m.Status.Phase.Over() && !m.Status.Phase.Committed() && !(m.Status.LatePod && m.Agreed())
 }
 
 // arrivalAction is what is done about a pod that bears a migration's id.
@@ -139,7 +173,7 @@ func decideArrival(m *v1alpha1.PodMigration, active bool) arrivalAction {
 // neverAgreed says whether a migration ended without the cluster's having agreed to its
 // commit: no source commits without that.
 func neverAgreed(m *v1alpha1.PodMigration) bool {
-	return (m.Status.Phase == v1alpha1.PhaseFailed || m.Status.Phase == v1alpha1.PhaseCancelled) && m.Status.CommitTime == nil
+	return (m.Status.Phase == v1alpha1.PhaseFailed || m.Status.Phase == v1alpha1.PhaseCancelled) && m.Status.CommitTime == nil && m.AgreedSince() == nil
 }
 
 // released says whether a migration's source pod is out of its owner's selection.
@@ -174,7 +208,10 @@ func (a arrivals) underWay(ctx context.Context, pod *corev1.Pod, id string) bool
 	if err != nil || m == nil || m.Status.Phase.Over() {
 		return false
 	}
-	return introduced(m, pod) && !(m.Status.Phase.Committed() && ready(pod))
+	if _, dropped := a.dropped(m); dropped {
+		return false
+	}
+	return introduced(m, pod) && !(m.Agreed() && ready(pod))
 }
 
 // migrationOf is the PodMigration by which a pod comes, as a reader has it, nil if there is none.

@@ -85,7 +85,7 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 		return ctrl.Result{}, err
 	}
 	v := view{here: pod != nil, followed: c.session(m.UID) != nil, active: c.engine.Active(idOf(m))}
-	if m.Status.Phase == v1alpha1.PhaseMigrationComplete && !v.followed && !v.active {
+	if m.Agreed() && !m.Status.Phase.Over() && !v.followed && !v.active {
 		if v.sourceGone, err = c.sourceGone(ctx, m); err != nil {
 			return ctrl.Result{}, err
 		}
@@ -128,9 +128,9 @@ func (c *Controller) act(ctx context.Context, what action, m *v1alpha1.PodMigrat
 	case actWait:
 		return ctrl.Result{RequeueAfter: lookAgain}, nil
 	case actCancel:
-		return ctrl.Result{}, c.end(ctx, m, v1alpha1.PhaseCancelled, "cancelled")
+		return ctrl.Result{}, c.end(ctx, uncommitted(m), v1alpha1.PhaseCancelled, "cancelled")
 	case actFail:
-		return ctrl.Result{}, c.end(ctx, m, v1alpha1.PhaseFailed, "the node's daemon was restarted before the commit: the pod runs on")
+		return ctrl.Result{}, c.end(ctx, uncommitted(m), v1alpha1.PhaseFailed, "the node's daemon was restarted before the commit: the pod runs on")
 	case actSucceed:
 		return ctrl.Result{}, c.end(ctx, m, v1alpha1.PhaseSucceeded, "nothing of the pod is left on "+c.node)
 	case actClean:
@@ -207,12 +207,24 @@ func (c *Controller) accept(ctx context.Context, m *v1alpha1.PodMigration, pod *
 	return nil
 }
 
+// uncommitted is a migration that its daemon has broken off, as it is to be written: whatever the cluster agreed to did not come.
+func uncommitted(m *v1alpha1.PodMigration) *v1alpha1.PodMigration {
+	m = m.DeepCopy()
+	disagree(&m.Status, "BrokenOff", "nothing was committed", m.Generation)
+	return m
+}
+
 // end writes the end of a migration that no session follows.
 func (c *Controller) end(ctx context.Context, m *v1alpha1.PodMigration, to v1alpha1.Phase, message string) error {
+	m = m.DeepCopy()
+	if agreed := m.AgreedSince(); to == v1alpha1.PhaseSucceeded && agreed != nil { // the daemon that committed it could not say so
+		if err := complete(&m.Status, *agreed); err != nil {
+			return err
+		}
+	}
 	if err := movePhase(m.Status.Phase, to); err != nil {
 		return err
 	}
-	m = m.DeepCopy()
 	now := metav1.Now()
 	m.Status.Phase, m.Status.Message, m.Status.CompletionTime = to, message, &now
 	if m.Status.StartTime != nil {

@@ -66,16 +66,15 @@ func decide(m *v1alpha1.PodMigration, v view) action {
 		return actNothing
 	case v.active:
 		return actWait
-	case p == v1alpha1.PhaseMigrationComplete:
+	case m.Agreed() && v.sourceGone:
 		// The daemon forgets a committed migration only when the source's pod is
 		// removed: one that is there runs on.
-		switch {
-		case !v.sourceGone:
-			return actFail
-		case v.lost != "":
+		if v.lost != "" {
 			return actLose
 		}
 		return actSucceed
+	case p == v1alpha1.PhaseMigrationComplete:
+		return actFail
 	case unwanted:
 		return actCancel
 	case p == v1alpha1.PhasePending:

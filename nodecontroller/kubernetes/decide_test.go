@@ -11,7 +11,7 @@ import (
 )
 
 func TestWhatIsDoneNextFollowsFromObjectAndNode(t *testing.T) {
-	const untaken v1alpha1.Phase = "Pending, at no node"
+	const untaken, agreedTo v1alpha1.Phase = "Pending, at no node", "Migrating, agreed to"
 	here, followed, active := view{here: true}, view{here: true, followed: true}, view{here: true, active: true}
 	for _, c := range []struct {
 		name                       string
@@ -47,6 +47,16 @@ func TestWhatIsDoneNextFollowsFromObjectAndNode(t *testing.T) {
 		{"a committed one of an earlier daemon, of which the destination is gone", v1alpha1.PhaseMigrationComplete, false, false, true, view{sourceGone: true, lost: "node b is gone"}, actLose},
 		{"one that the node never heard to be committed, of which the destination is gone", v1alpha1.PhaseMigrationComplete, false, false, true, view{here: true, lost: "node b is gone"}, actFail},
 		{"one that the node never heard to be committed", v1alpha1.PhaseMigrationComplete, false, false, true, here, actFail},
+		{"one that the cluster agreed to", agreedTo, false, false, true, followed, actNothing},
+		{"one that the cluster agreed to, cancelled since", agreedTo, true, false, true, followed, actAbort},
+		{"one that the cluster agreed to, deleted since", agreedTo, false, true, true, followed, actAbort},
+		{"one that the cluster agreed to, of an earlier daemon that still ends", agreedTo, true, false, true, active, actWait},
+		{"one that the cluster agreed to, whose daemon broke it off and ended", agreedTo, false, false, true, here, actFail},
+		{"one that the cluster agreed to, cancelled since, whose daemon broke it off and ended", agreedTo, true, false, true, here, actCancel},
+		{"one that the cluster agreed to, whose daemon carried it through and ended", agreedTo, false, false, true, view{sourceGone: true}, actSucceed},
+		{"the same, cancelled too late", agreedTo, true, false, true, view{sourceGone: true}, actSucceed},
+		{"the same, deleted too late", agreedTo, false, true, true, view{sourceGone: true}, actSucceed},
+		{"the same, and the destination is gone", agreedTo, false, false, true, view{sourceGone: true, lost: "node b is gone"}, actLose},
 		{"one that another has ended", v1alpha1.PhaseFailed, false, false, true, followed, actAbort},
 		{"one that has succeeded a moment ago", v1alpha1.PhaseSucceeded, false, false, true, followed, actWait},
 		{"one that is over and still ends here", v1alpha1.PhaseFailed, false, false, true, active, actWait},
@@ -58,6 +68,9 @@ func TestWhatIsDoneNextFollowsFromObjectAndNode(t *testing.T) {
 		switch c.phase {
 		case untaken:
 			m.Status.Phase, m.Status.SourceNode = v1alpha1.PhasePending, ""
+		case agreedTo:
+			m.Status.Phase = v1alpha1.PhaseMigrating
+			agreed(m)
 		case "":
 			m.Status.SourceNode = ""
 		}

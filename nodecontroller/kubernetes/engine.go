@@ -18,6 +18,12 @@ type Engine interface {
 	// CallOff tells the daemon, as a destination, that the cluster has not agreed to a
 	// migration's commit and never will. It fails if that is of no use to it.
 	CallOff(id string) error
+	// Unwant tells the daemon, as a destination, that the pod of a migration to whose commit the cluster has agreed is
+	// not to stay, and why: a source that has not decided yet breaks off.
+	Unwant(id string, why error)
+	// Dropped says whether the daemon, as a destination, has dropped what it had of a migration and never ran it: its
+	// source cannot have committed it.
+	Dropped(id string) bool
 	// PinnedImages are, by container, the names under which kubelet finds the very
 	// images of a pod of this node, namespace/name, at a destination.
 	PinnedImages(ctx context.Context, pod string) (map[string]string, error)

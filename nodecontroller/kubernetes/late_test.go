@@ -70,36 +70,42 @@ func TestTheCommitOfALatePodOpensItsStatefulSetsClaim(t *testing.T) {
 		if err := s.Agree(t.Context(), ""); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if got := s.live(t).Status; got.Phase != v1alpha1.PhaseMigrationComplete || got.Claim != k.claim {
-			t.Errorf("%s: phase %s, claim %q", name, got.Phase, got.Claim)
+		if got := s.live(t); got.Status.Phase != v1alpha1.PhaseMigrating || got.AgreedSince() == nil || got.Status.Claim != k.claim {
+			t.Errorf("%s: phase %s, conditions %+v, claim %q", name, got.Status.Phase, got.Status.Conditions, got.Status.Claim)
 		}
 	}
 }
 
 func TestACommitAgreedToBeforeIsAgreedToAgain(t *testing.T) {
-	s := lateMove(t, aStatefulSet, func(m *v1alpha1.PodMigration) {
-		m.Status.Phase, m.Status.Claim, m.Spec.Cancel = v1alpha1.PhaseMigrationComplete, v1alpha1.ClaimTaken, true
-	})
-	if err := s.Agree(t.Context(), ""); err != nil {
-		t.Error(err)
-	}
-	if got := s.live(t).Status.Claim; got != v1alpha1.ClaimTaken {
-		t.Errorf("the claim is %s", got)
+	for name, before := range map[string]func(*v1alpha1.PodMigration){
+		"agreed to":              agreed,
+		"by an older version":    func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseMigrationComplete },
+		"agreed to, and written": func(m *v1alpha1.PodMigration) { agreed(m); m.Status.Phase = v1alpha1.PhaseMigrationComplete },
+	} {
+		s := lateMove(t, aStatefulSet, before, func(m *v1alpha1.PodMigration) { m.Status.Claim, m.Spec.Cancel = v1alpha1.ClaimTaken, true })
+		if err := s.Agree(t.Context(), ""); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := s.live(t).Status.Claim; got != v1alpha1.ClaimTaken {
+			t.Errorf("%s: the claim is %s", name, got)
+		}
 	}
 }
 
 func TestALatePodsMoveThatIsCalledOffDoesNotCommit(t *testing.T) {
 	for name, change := range map[string]func(*v1alpha1.PodMigration){
-		"cancelled": func(m *v1alpha1.PodMigration) { m.Spec.Cancel = true },
-		"over":      func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseFailed },
+		"cancelled":                  func(m *v1alpha1.PodMigration) { m.Spec.Cancel = true },
+		"over":                       func(m *v1alpha1.PodMigration) { m.Status.Phase = v1alpha1.PhaseFailed },
+		"over, and agreed to before": func(m *v1alpha1.PodMigration) { agreed(m); m.Status.Phase = v1alpha1.PhaseFailed },
 	} {
 		s := lateMove(t, aStatefulSet, change)
+		before := s.object.Status.Conditions
 		for call, f := range map[string]func(context.Context, string) error{"await": s.Await, "agree": s.Agree} {
 			if err := f(t.Context(), ""); err == nil || name == "cancelled" && !errors.Is(err, nodecontroller.ErrCancelled) {
 				t.Errorf("%s, %s: %v", name, call, err)
 			}
 		}
-		if got := s.live(t).Status; got.Claim != "" || got.Phase.Committed() {
+		if got := s.live(t).Status; got.Claim != "" || got.Phase.Committed() || len(got.Conditions) > len(before) {
 			t.Errorf("%s: phase %s, claim %s", name, got.Phase, got.Claim)
 		}
 	}

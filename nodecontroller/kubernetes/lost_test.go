@@ -15,7 +15,7 @@ import (
 func TestALostPodIsWrittenDownOnce(t *testing.T) {
 	for from, want := range map[v1alpha1.Phase]v1alpha1.Phase{
 		v1alpha1.PhaseMigrationComplete: v1alpha1.PhaseFailed,
-		v1alpha1.PhaseMigrating:         v1alpha1.PhaseFailed, // its event was not written
+		v1alpha1.PhaseMigrating:         v1alpha1.PhaseFailed, // its event was not written: only the agreement was
 		v1alpha1.PhaseSucceeded:         v1alpha1.PhaseSucceeded,
 	} {
 		m := claimed(func(m *v1alpha1.PodMigration) { m.Status.Phase = from })

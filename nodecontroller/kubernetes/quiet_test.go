@@ -38,7 +38,9 @@ func counted(api client.WithWatch) (_ client.WithWatch, reads, writes *atomic.In
 }
 
 func TestFromTheFreezeToTheCommitNothingIsWritten(t *testing.T) {
-	m := claimed(func(m *v1alpha1.PodMigration) { m.Status.Owner, m.Status.Claim = nil, "" })
+	m := claimed(func(m *v1alpha1.PodMigration) {
+		m.Status.Owner, m.Status.Claim, m.Status.Containers = nil, "", []v1alpha1.ContainerStatus{{Name: "main"}}
+	})
 	controller, api, said := testController(t, m)
 	api, _, writes := counted(api)
 	controller.client, controller.reader = api, api
@@ -70,24 +72,35 @@ func TestFromTheFreezeToTheCommitNothingIsWritten(t *testing.T) {
 		t.Error("quiet, with the freeze not written down")
 	}
 	s.progress = s.progress.Add(-2 * progressInterval)
-	happens("freezing", nodev1.Phase_PHASE_MIGRATING)
+	if n := happens("freezing", nodev1.Phase_PHASE_MIGRATING); n != 0 || len(*said) != 1 {
+		t.Errorf("that the pod is to be frozen: %d writes before the cluster's agreement, %d Events", n, len(*said))
+	}
 	if err := s.Quiet(t.Context(), ""); err != nil {
 		t.Error(err)
 	}
-	if got := s.live(t).Status.Message; got != "freezing" || len(*said) == 0 {
-		t.Errorf("when it is quiet the status says %q, and there are %d Events", got, len(*said))
+	before := writes.Load()
+	if err := s.Agree(t.Context(), ""); err != nil || writes.Load() != before+1 {
+		t.Errorf("the agreement: %d writes, %v", writes.Load()-before, err)
+	}
+	if got := s.live(t); got.Status.Message != "freezing" || got.Status.Containers[0].State != v1alpha1.ContainerFrozen || got.AgreedSince() == nil || got.Status.Phase.Committed() {
+		t.Errorf("then the status is %+v", got.Status)
 	}
 	for range 3 {
 		if n := happens("progress", nodev1.Phase_PHASE_MIGRATING); n != 0 {
 			t.Errorf("progress while the pod is frozen: %d writes", n)
 		}
 	}
-	before := writes.Load()
-	if err := s.Agree(t.Context(), ""); err != nil || writes.Load() != before+1 {
-		t.Errorf("the commit: %d writes, %v", writes.Load()-before, err)
-	}
-	if n := happens("committed", nodev1.Phase_PHASE_MIGRATION_COMPLETE); n != 1 {
+	if n := happens("committed", nodev1.Phase_PHASE_MIGRATION_COMPLETE); n != 0 {
 		t.Errorf("committed: %d writes", n)
+	}
+	if n := happens("progress", nodev1.Phase_PHASE_MIGRATION_COMPLETE); n != 0 {
+		t.Errorf("progress right after the commit: %d writes", n)
+	}
+	if n := happens("resumed", nodev1.Phase_PHASE_MIGRATION_COMPLETE); n != 1 || len(*said) != 3 {
+		t.Errorf("it runs: %d writes, and %d Events", n, len(*said))
+	}
+	if got := s.live(t).Status; got.Phase != v1alpha1.PhaseMigrationComplete || got.CommitTime == nil {
+		t.Errorf("it is committed, and the status is %+v", got)
 	}
 	if n := happens("progress", nodev1.Phase_PHASE_MIGRATION_COMPLETE); n != 1 {
 		t.Errorf("progress of what is still fetched: %d writes", n)
@@ -97,6 +110,7 @@ func TestFromTheFreezeToTheCommitNothingIsWritten(t *testing.T) {
 // What is written of a migration that goes on is no reason to ask the API server: its pod may be frozen.
 func TestAPodOnItsWayIsLookedAtInTheCache(t *testing.T) {
 	now := metav1.Now()
+	const agreedTo v1alpha1.Phase = "Migrating, agreed to"
 	for _, c := range []struct {
 		name  string
 		phase v1alpha1.Phase
@@ -107,6 +121,8 @@ func TestAPodOnItsWayIsLookedAtInTheCache(t *testing.T) {
 		{"copied", v1alpha1.PhaseMigrating, "10.0.0.9", false, false},
 		{"not in kubelet's status yet", v1alpha1.PhaseMigrating, "", false, false},
 		{"with another address", v1alpha1.PhaseMigrating, "10.0.0.8", false, true},
+		{"agreed to", agreedTo, "10.0.0.9", false, false},
+		{"runs before it is written that it does", agreedTo, "10.0.0.9", true, true},
 		{"committed", v1alpha1.PhaseMigrationComplete, "10.0.0.9", false, false},
 		{"runs", v1alpha1.PhaseMigrationComplete, "10.0.0.9", true, true},
 		{"called off", v1alpha1.PhaseFailed, "10.0.0.9", false, true},
@@ -121,11 +137,15 @@ func TestAPodOnItsWayIsLookedAtInTheCache(t *testing.T) {
 		}
 		m := claimed(func(m *v1alpha1.PodMigration) {
 			m.Status.Phase, m.Status.Owner, m.Status.Claim, m.Status.CommitTime = c.phase, nil, "", &now
+			if c.phase == agreedTo {
+				m.Status.CommitTime = nil
+				agreed(m)
+			}
 			m.Status.DestinationPod = &v1alpha1.PodReference{Name: "web-2", UID: "q", IP: "10.0.0.9"}
 		})
 		controller, api, _ := testController(t, pod, m)
 		live, reads, writes := counted(api)
-		controller.node, controller.reader, controller.engine = "b", live, idle{map[string]bool{"pm-u": true}}
+		controller.node, controller.reader, controller.engine = "b", live, idle{doubts: map[string]bool{"pm-u": true}}
 		controller.client = api
 		if _, err := (arrivals{controller}).Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(pod)}); err != nil {
 			t.Fatal(err)

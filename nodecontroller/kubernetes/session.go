@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/nodecontroller"
@@ -25,6 +24,9 @@ const (
 	callTimeout = 3 * time.Second
 	// progressInterval is how often progress is written at most.
 	progressInterval = time.Second
+	// settling is for how long after its commit nothing is written of a migration. The pod wants its node's processors
+	// then, for the pages that it touches first; but for who waits for it, who reads the object has no use for it at once.
+	settling = 500 * time.Millisecond
 )
 
 // errObjectGone: the PodMigration is no longer there, though it has a finalizer.
@@ -46,7 +48,11 @@ type session struct {
 
 	progress time.Time // when progress was last written; follow's alone
 	frozen   bool      // the last step was that the pod is to be frozen; follow's alone
-	// quiet is closed, by hush, when that is written down.
+	// committed is the commit until it is written down, with what comes next; follow's alone.
+	committed *nodev1.Event
+	// freezing is that step if Agree is to write it, guarded by turn.
+	freezing *nodev1.Event
+	// quiet is closed, by hush, when all before that step is written down, and it as well unless Agree does that.
 	quiet chan struct{}
 	hush  func()
 }
@@ -146,13 +152,13 @@ func (s *session) follow() {
 	}
 }
 
-// happened writes one event down, however long the API server is away.
+// happened takes one event in, and writes down what is to be written.
 func (s *session) happened(ctx context.Context, e *nodev1.Event) error {
 	if phaseOf(e.GetPhase()).Over() && e.GetResult() == nil {
 		return nil // the last event says it too, and what came of it
 	}
 	if e.GetKind() == "progress" {
-		if s.frozen { // see Quiet
+		if s.frozen || s.committed != nil { // see Quiet, and settling
 			return nil
 		}
 		if time.Since(s.progress) < progressInterval {
@@ -164,17 +170,54 @@ func (s *session) happened(ctx context.Context, e *nodev1.Event) error {
 	}
 	if e.GetKind() == "freezing" {
 		defer s.hush()
+		if !s.plan.LatePod {
+			return s.leaveToAgree(ctx, e)
+		}
 	}
+	if e.GetKind() == "committed" && !s.plan.LatePod {
+		s.committed = e
+		return nil // something follows at once: that the pod runs, or that its node does not answer
+	}
+	all := []*nodev1.Event{e}
+	if s.committed != nil {
+		if err := s.settle(ctx); err != nil {
+			return err
+		}
+		all, s.committed = []*nodev1.Event{s.committed, e}, nil
+	}
+	return s.write(ctx, all)
+}
+
+// settle waits until a committed pod has had its processors for a while.
+func (s *session) settle(ctx context.Context) error {
+	select {
+	case <-time.After(time.Until(time.Unix(0, s.committed.GetUnixNano()).Add(settling))):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// write writes down what happened since the last of it that was, however long the API server is away.
+func (s *session) write(ctx context.Context, all []*nodev1.Event) error {
+	e := all[len(all)-1]
 	for {
 		var written *v1alpha1.PodMigration
 		err := s.update(ctx, func(m *v1alpha1.PodMigration) error {
 			written = m
-			return apply(&m.Status, e, m.Generation)
+			for _, e := range all {
+				if err := apply(&m.Status, e, m.Generation); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		switch {
 		case err == nil:
-			if tell, ok := events.Of(e); ok {
-				s.c.record.Record(written, tell)
+			for _, e := range all {
+				if tell, ok := events.Of(e); ok {
+					s.c.record.Record(written, tell)
+				}
 			}
 			if e.GetKind() == "resumed" {
 				s.settleArrival(ctx)
@@ -193,6 +236,19 @@ func (s *session) happened(ctx context.Context, e *nodev1.Event) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// leaveToAgree has Agree write down, together with what it has to say, that the pod is to be frozen.
+func (s *session) leaveToAgree(ctx context.Context, e *nodev1.Event) error {
+	if err := s.take(ctx); err != nil {
+		return err
+	}
+	defer s.give()
+	s.freezing = e
+	if tell, ok := events.Of(e); ok {
+		s.c.record.Record(s.object, tell)
+	}
+	return nil
 }
 
 // checkArrival sees that the destination's pod is still wanted. kubelet would let
@@ -289,27 +345,26 @@ var errPodGone = errors.New("the destination's pod was deleted")
 // Agree is the commit as far as the cluster is concerned: one update of the
 // status, which loses against a cancellation, a deletion, and whoever ended the
 // migration: also the destination's node, when the pod there is deleted after Await
-// has seen it. It implements nodecontroller's Orchestrator.
+// has seen it. From then on nobody but this node ends it. That the commit was made is
+// written when it was: the pod need not stand still for that. It implements nodecontroller's Orchestrator.
 func (s *session) Agree(ctx context.Context, _ string) error {
 	return s.update(ctx, func(m *v1alpha1.PodMigration) error {
-		if m.Status.Phase == v1alpha1.PhaseMigrationComplete {
+		if m.Agreed() && !m.Status.Phase.Over() {
 			return nil // it did so before
 		}
 		if err := wanted(m); err != nil {
 			return err
+		}
+		if s.freezing != nil {
+			if err := apply(&m.Status, s.freezing, m.Generation); err != nil {
+				return err
+			}
 		}
 		if s.plan.LatePod && m.Status.Owner != nil && m.Status.Owner.Kind == kindStatefulSet {
 			// From here on whoever removes the source's pod has its owner make the
 			// destination's.
 			m.Status.Claim = v1alpha1.ClaimOpen
 		}
-		if m.Status.Phase != v1alpha1.PhaseMigrating { // its event is not written yet
-			if err := movePhase(m.Status.Phase, v1alpha1.PhaseMigrating); err != nil {
-				return err
-			}
-		}
-		now := metav1.Now()
-		m.Status.Phase, m.Status.CommitTime = v1alpha1.PhaseMigrationComplete, &now
-		return nil
+		return agree(m)
 	})
 }

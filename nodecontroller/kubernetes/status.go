@@ -25,6 +25,13 @@ func apply(s *v1alpha1.PodMigrationStatus, e *nodev1.Event, generation int64) er
 		}
 		s.Phase = phase
 	}
+	at := time.Unix(0, e.GetUnixNano())
+	switch {
+	case s.Phase.Committed() && s.CommitTime == nil:
+		s.CommitTime = &metav1.Time{Time: at}
+	case (s.Phase == v1alpha1.PhaseFailed || s.Phase == v1alpha1.PhaseCancelled) && s.CommitTime == nil:
+		disagree(s, "BrokenOff", "nothing was committed", generation)
+	}
 	if e.GetMessage() != "" {
 		s.Message = e.GetMessage()
 	}
@@ -35,7 +42,6 @@ func apply(s *v1alpha1.PodMigrationStatus, e *nodev1.Event, generation int64) er
 	for i := range s.Containers {
 		s.Containers[i].State = containerState(s.Phase, e.GetKind(), s.Containers[i].State)
 	}
-	at := time.Unix(0, e.GetUnixNano())
 	for _, c := range conditionsOf(e) {
 		c.ObservedGeneration = generation
 		c.LastTransitionTime = metav1.NewTime(at)

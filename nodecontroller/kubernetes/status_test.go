@@ -53,7 +53,10 @@ func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
 	if want := "zstd level 3: the link is the bottleneck"; s.Compression != want {
 		t.Errorf("compression %q, want %q, also after progress that does not know", s.Compression, want)
 	}
-	s.Phase = v1alpha1.PhaseMigrationComplete // by Agree, before the event of it
+	if s.CommitTime != nil {
+		t.Errorf("committed at %v, before it was", s.CommitTime)
+	}
+	s.Phase = v1alpha1.PhaseMigrationComplete // by an older version, before the event of it
 	feed(event(nodev1.Phase_PHASE_MIGRATING, "cutover"), v1alpha1.PhaseMigrationComplete, v1alpha1.ContainerMoved)
 	feed(event(nodev1.Phase_PHASE_MIGRATION_COMPLETE, "committed"), v1alpha1.PhaseMigrationComplete, v1alpha1.ContainerMoved)
 	last := event(nodev1.Phase_PHASE_SUCCEEDED, "ended")
@@ -83,6 +86,33 @@ func TestAStatusFollowsTheDaemonsEvents(t *testing.T) {
 	}
 	if s.Message != before.Message || s.Phase != before.Phase {
 		t.Error("an illegal event changed the status")
+	}
+}
+
+// An agreement ends with the commit, or with the word of who knows that there was none.
+func TestTheEndOfAMigrationKeepsOrTakesBackWhatTheClusterAgreedTo(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		events []nodev1.Phase
+		agreed bool // at the end
+		commit bool
+	}{
+		{"broken off", []nodev1.Phase{nodev1.Phase_PHASE_MIGRATING, nodev1.Phase_PHASE_FAILED}, false, false},
+		{"cancelled", []nodev1.Phase{nodev1.Phase_PHASE_CANCELLED}, false, false},
+		{"left in doubt", []nodev1.Phase{nodev1.Phase_PHASE_MIGRATING}, true, false},
+		{"committed", []nodev1.Phase{nodev1.Phase_PHASE_MIGRATION_COMPLETE}, true, true},
+		{"moved", []nodev1.Phase{nodev1.Phase_PHASE_MIGRATION_COMPLETE, nodev1.Phase_PHASE_SUCCEEDED}, true, true},
+		{"lost by the destination", []nodev1.Phase{nodev1.Phase_PHASE_MIGRATION_COMPLETE, nodev1.Phase_PHASE_FAILED}, true, true},
+	} {
+		m := claimed(agreed)
+		for _, p := range c.events {
+			if err := apply(&m.Status, &nodev1.Event{Phase: p, UnixNano: time.Now().UnixNano()}, 1); err != nil {
+				t.Fatalf("%s: %v", c.name, err)
+			}
+		}
+		if (m.AgreedSince() != nil) != c.agreed || (m.Status.CommitTime != nil) != c.commit {
+			t.Errorf("%s: agreed since %v, committed at %v", c.name, m.AgreedSince(), m.Status.CommitTime)
+		}
 	}
 }
 

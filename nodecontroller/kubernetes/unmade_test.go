@@ -26,8 +26,11 @@ type told []events.Event
 
 func (t *told) Record(_ *v1alpha1.PodMigration, e events.Event) { *t = append(*t, e) }
 
-// idle is an engine that has nothing to do, but what it may hold in doubt.
-type idle struct{ doubts map[string]bool }
+// idle is an engine that has nothing to do, but what it may hold in doubt, or has dropped.
+type idle struct {
+	doubts, dropped map[string]bool
+	unwanted        map[string]error // what it was told of
+}
 
 func (idle) Begin(context.Context, string, *nodev1.MigrateRequest, nodecontroller.Orchestrator) (Move, error) {
 	return nil, context.Canceled
@@ -40,6 +43,8 @@ func (i idle) CallOff(id string) error {
 	delete(i.doubts, id)
 	return nil
 }
+func (i idle) Unwant(id string, why error)                                   { i.unwanted[id] = why }
+func (i idle) Dropped(id string) bool                                        { return i.dropped[id] }
 func (idle) PinnedImages(context.Context, string) (map[string]string, error) { return nil, nil }
 func (idle) SetRecovered(func(string) nodecontroller.Orchestrator)           {}
 
@@ -122,7 +127,7 @@ func TestAClaimIsOpenedAgainWhenItsPodWasNeverMade(t *testing.T) {
 // An earlier daemon began the migration, and this one carries on without a session.
 func TestAClaimIsOpenedAgainAfterARestart(t *testing.T) {
 	controller, api, _ := testController(t, claimed())
-	controller.engine = idle{map[string]bool{"pm-u": true}}
+	controller.engine = idle{doubts: map[string]bool{"pm-u": true}}
 	controller.claims["u"] = time.Now().Add(-unmadeAfter)
 	if r := controller.look(t); r.RequeueAfter != lookAgain {
 		t.Errorf("it is looked at again in %v", r.RequeueAfter)

@@ -26,7 +26,7 @@ var moments = []moment{
 	{"in the rounds", inRounds},
 	{"parked", hasCondition(v1alpha1.ConditionParked)},
 	{"converged", hasCondition(v1alpha1.ConditionConverged)},
-	{"frozen", isFrozen},
+	{"frozen", isFrozen}, // and agreed to
 	{"committed", reached(v1alpha1.PhaseMigrationComplete)},
 }
 

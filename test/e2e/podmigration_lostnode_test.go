@@ -168,7 +168,7 @@ const offTaint = nodecontroller.OutOfServiceTaint + "=off:NoExecute"
 func TestKubernetesDestinationNodeDiesAfterTheCommit(t *testing.T) {
 	newKube(t).controller()
 	for _, at := range []moment{
-		{"agreed to", reached(v1alpha1.PhaseMigrationComplete)}, // the source is about to decide
+		{"agreed to", hasCondition(v1alpha1.ConditionAgreed)}, // the source is about to freeze the pod, and to decide
 		{"committed", hasCondition(v1alpha1.ConditionCommitted)},
 	} {
 		t.Run(at.name, func(t *testing.T) {

@@ -57,6 +57,9 @@ const (
 	ConditionParked = "Parked"
 	// ConditionConverged: the rounds have ended.
 	ConditionConverged = "Converged"
+	// ConditionAgreed: the cluster has agreed to the commit, which may have been made since: nobody but the
+	// source's node ends the migration while it is true. False says why it is not any more: nothing was committed.
+	ConditionAgreed = "Agreed"
 	// ConditionCommitted: the destination owns the pod.
 	ConditionCommitted = "Committed"
 	// ConditionRestored: the pod runs on the destination.

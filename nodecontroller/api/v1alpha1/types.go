@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -307,6 +308,18 @@ func (m *PodMigration) Untaken() bool {
 
 // Committed says whether the destination owns the pod.
 func (p Phase) Committed() bool { return p == PhaseMigrationComplete || p == PhaseSucceeded }
+
+// AgreedSince is when the cluster agreed to the commit, nil if it has not, or does not any more.
+func (m *PodMigration) AgreedSince() *metav1.Time {
+	if c := meta.FindStatusCondition(m.Status.Conditions, ConditionAgreed); c != nil && c.Status == metav1.ConditionTrue {
+		return &c.LastTransitionTime
+	}
+	return nil
+}
+
+// Agreed says whether the source may have committed: it has, or the cluster has agreed to it. Nobody but its
+// node ends the migration then.
+func (m *PodMigration) Agreed() bool { return m.Status.Phase.Committed() || m.AgreedSince() != nil }
 
 // PodMigrationStatus is what has become of a move.
 type PodMigrationStatus struct {

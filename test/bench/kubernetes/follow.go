@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/nodecontroller/cutover"
 )
 
 // moveTimeout is how long a move may take until nothing is left of it.
@@ -44,9 +45,10 @@ type following struct {
 	p *pod
 
 	moved
-	id          string // of the migration
-	address     string // of redis at the destination
-	destination string // the pod there
+	agreed      time.Time // when the cluster was seen to have agreed to the commit
+	id          string    // of the migration
+	address     string    // of redis at the destination
+	destination string    // the pod there
 }
 
 // see takes in a state. It is done when nothing is left of the migration but the object.
@@ -59,8 +61,8 @@ func (f *following) see(m *v1alpha1.PodMigration) (done bool, err error) {
 			f.p.redis.AlsoAt(at) // the client may look there as soon as it likes
 		}
 	}
-	if s.Phase.Committed() && f.committed.IsZero() {
-		f.committed = time.Now()
+	if m.Agreed() && f.agreed.IsZero() {
+		f.agreed = time.Now()
 	}
 	if s.Phase.Over() && s.Phase != v1alpha1.PhaseSucceeded {
 		return false, fmt.Errorf("PodMigration %s is %s: %s", m.Name, s.Phase, s.Message)
@@ -73,6 +75,18 @@ func (f *following) see(m *v1alpha1.PodMigration) (done bool, err error) {
 		if s.Downtime != nil {
 			f.downtime = s.Downtime.Duration
 		}
+		// The cutover is asked for as soon as the cluster has agreed.
+		f.frozen = f.agreed.Add(prepared(s.Stages))
 	}
 	return len(m.Finalizers) == 0 && meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionCleaned), nil
+}
+
+// prepared is how long a cutover was prepared before the pod was frozen.
+func prepared(stages []v1alpha1.Stage) time.Duration {
+	for _, s := range stages {
+		if s.Name == string(cutover.Prepare) {
+			return s.Duration.Duration
+		}
+	}
+	return 0
 }

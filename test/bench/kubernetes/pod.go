@@ -84,8 +84,8 @@ type moved struct {
 	total time.Duration
 	// parts are those of downtime.
 	parts move.Downtime
-	// began is when it was asked for, committed when the client saw that the move was: the pod was frozen then, or had been just before.
-	began, committed time.Time
+	// began is when it was asked for, frozen when the pod was by what the client saw, to some milliseconds.
+	began, frozen time.Time
 	// before and after are how many writes were acknowledged in the second before began and in the one after the gap, worst is the
 	// longest time between two of the latter.
 	before, after int
@@ -94,7 +94,7 @@ type moved struct {
 
 // measure takes from the client what it saw of the move.
 func (m *moved) measure(redis *load.Store) {
-	gap := redis.LongestGapWithin(m.committed.Add(-m.downtime), m.committed)
+	gap := redis.LongestGapWithin(m.frozen, m.frozen.Add(m.downtime))
 	m.gap = gap.Length()
 	m.before = redis.AckedWithin(m.began.Add(-trial.Settle), m.began)
 	end := gap.First.Add(trial.Settle)

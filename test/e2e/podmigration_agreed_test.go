@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+)
+
+// agreedTo asks for a move, and stops the pod's shim as soon as the cluster has agreed to its commit: the source waits for it
+// then, before the freeze or after it, and cannot have decided. The returned function lets the shim go on.
+func (v *traveller) agreedTo() (m *v1alpha1.PodMigration, goOn func()) {
+	v.t.Helper()
+	shim := pidOf(v.t, v.node, "containerd-shim", "") // of the node's only pod
+	m = v.await(v.ask(briskMove), "the cluster's agreement", hasCondition(v1alpha1.ConditionAgreed))
+	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
+		v.t.Fatal(err)
+	}
+	goOn = sync.OnceFunc(func() { _ = unix.Kill(shim, unix.SIGCONT) })
+	v.t.Cleanup(goOn)
+	if m.Status.Phase != v1alpha1.PhaseMigrating {
+		v.t.Fatalf("the cluster has agreed, and the PodMigration is %s", m.Status.Phase)
+	}
+	return m, goOn
+}
+
+// breaksOff waits until the source is about to break a migration off.
+func (v *traveller) breaksOff(m *v1alpha1.PodMigration) {
+	v.t.Helper()
+	v.await(m, "the source breaking off", func(m *v1alpha1.PodMigration) bool {
+		return m.Status.Phase.Over() || strings.Contains(m.Status.Message, "breaking off")
+	})
+}
+
+// The cluster agrees to the commit before the pod is frozen. Until the source has decided everything can still end the migration, and the
+// source's word, which takes the agreement back, is the last; the API server is not needed any more.
+func TestKubernetesPodMigrationsEndAfterTheClusterHasAgreed(t *testing.T) {
+	k := newKube(t)
+	v := k.traveller("agrees", k.a, smallLoad)
+	for _, c := range []struct {
+		name string
+		do   func(m *v1alpha1.PodMigration, goOn func())
+		ends v1alpha1.Phase
+		says string
+	}{
+		{"cancelled", func(m *v1alpha1.PodMigration, _ func()) { v.cancel(m); v.breaksOff(m) }, v1alpha1.PhaseCancelled, "cancelled"},
+		{"the destination's pod deleted", func(m *v1alpha1.PodMigration, _ func()) {
+			v.k.kubectl("", "delete", "pod", m.Status.DestinationPod.Name, "--wait=false")
+			v.breaksOff(m)
+		}, v1alpha1.PhaseFailed, "was deleted"},
+		{"the source's daemon killed", func(*v1alpha1.PodMigration, func()) { v.killDaemon(v.node) }, v1alpha1.PhaseFailed, "restarted"},
+		{"the destination's daemon killed", func(m *v1alpha1.PodMigration, _ func()) { v.killDaemon(v.elsewhere()); v.breaksOff(m) }, v1alpha1.PhaseFailed, ""},
+		{"the API server away", func(m *v1alpha1.PodMigration, goOn func()) {
+			record := v.node.Path("/run/godwit/migrations/pm-" + string(m.UID) + ".json")
+			back := v.stopAPI()
+			goOn()
+			v.k.until("the commit", func() bool {
+				b, err := os.ReadFile(record)
+				return err == nil && strings.Contains(string(b), "source-committed")
+			})
+			back()
+		}, v1alpha1.PhaseSucceeded, "moved"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v.in(t).k.nodesUp()
+			m, goOn := v.agreedTo()
+			c.do(m, goOn)
+			goOn()
+			end := v.settled(m)
+			if end.Status.Phase != c.ends || !strings.Contains(end.Status.Message, c.says) {
+				t.Errorf("it is %s: %s", end.Status.Phase, end.Status.Message)
+			}
+			if agreed := meta.IsStatusConditionTrue(end.Status.Conditions, v1alpha1.ConditionAgreed); agreed != (c.ends == v1alpha1.PhaseSucceeded) {
+				t.Errorf("it is %s, and agreed to: %v", end.Status.Phase, agreed)
+			}
+		})
+	}
+	v.in(t)
+	v.verify()
+	v.k.nothingLeft()
+}
