@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -146,8 +147,15 @@ func parseEntry(line string) (entry, bool) {
 	return entry{device: l[2], root: l[3], path: l[4], kind: r[0], options: strings.Split(r[2], ","), shared: len(l) > 6}, true
 }
 
-// own is Find on the texts of two mountinfo files. A mount is left to CRIU if it is not the only whole one of its file system,
-// if another lies at the same place, and if it propagates: CRIU would ask the same of what is bound in its stead.
+// barren says whether a file system can hold nothing but its root: runc masks all directories of /proc and /sys that kubelet
+// names with one such (runc: libcontainer/rootfs_linux.go, maskDir).
+func (e entry) barren() bool {
+	return slices.Contains(e.options, "ro") && slices.Contains(e.options, "nr_inodes=1")
+}
+
+// own is Find on the texts of two mountinfo files. A mount is left to CRIU if it is not the only whole one of its file system, which
+// only one that can hold nothing may be several of, if another lies at the same place, and if it propagates: CRIU would ask the same
+// of what is bound in its stead.
 func own(theirs, ours string) []Mount {
 	outside := map[string]bool{}
 	for line := range strings.Lines(ours) {
@@ -171,7 +179,7 @@ func own(theirs, ours string) []Mount {
 	var mounts []Mount
 	for _, e := range found {
 		m := Mount{Path: e.path, Options: e.options, Device: e.device}
-		if e.kind != "tmpfs" || e.shared || outside[e.device] || whole[e.device] > 1 || at[e.path] > 1 || m.valid() != nil {
+		if e.kind != "tmpfs" || e.shared || outside[e.device] || whole[e.device] > 1 && !e.barren() || at[e.path] > 1 || m.valid() != nil {
 			continue
 		}
 		if mounts = append(mounts, m); len(mounts) == MaxMounts {

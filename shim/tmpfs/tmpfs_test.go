@@ -33,6 +33,10 @@ const (
 712 700 0:79 / /shared rw shared:4 - tmpfs tmpfs rw
 713 700 0:80 / /a\040b rw - tmpfs tmpfs rw
 714 700 0:81 / /policy rw - tmpfs tmpfs rw,mpol=bind:0
+715 701 0:82 / /proc/scsi ro,relatime - tmpfs tmpfs ro,size=4k,nr_inodes=1
+716 700 0:82 / /sys/firmware ro,relatime - tmpfs tmpfs ro,size=4k,nr_inodes=1
+717 700 0:83 / /empty rw - tmpfs tmpfs rw,nr_inodes=1
+718 700 0:83 / /too rw - tmpfs tmpfs rw,nr_inodes=1
 `
 )
 
@@ -41,7 +45,7 @@ func TestAContainersOwnMountsAreFound(t *testing.T) {
 	for _, m := range own(containerMounts, nodeMounts) {
 		got = append(got, m.Path+" "+m.Device)
 	}
-	if want := []string{"/dev 0:72", "/sys/fs/cgroup 0:74", "/proc/acpi 0:75"}; !slices.Equal(got, want) {
+	if want := []string{"/dev 0:72", "/sys/fs/cgroup 0:74", "/proc/acpi 0:75", "/proc/scsi 0:82", "/sys/firmware 0:82"}; !slices.Equal(got, want) {
 		t.Errorf("found %q, want %q", got, want)
 	}
 }
@@ -186,6 +190,43 @@ func TestWhatIsSavedIsFilledIn(t *testing.T) {
 		err = os.WriteFile(filepath.Join(there, "new"), nil, 0o600)
 		if ro != errors.Is(err, unix.EROFS) {
 			t.Errorf("read-only %v: a file is made with %v", ro, err)
+		}
+	}
+}
+
+// One file system that masks several directories is one for each at the destination: they hold nothing.
+func TestWhatMasksSeveralDirectoriesIsFilledIn(t *testing.T) {
+	needRoot(t)
+	mask := Mount{Path: "/sys/firmware", Options: []string{"ro", "size=4k", "nr_inodes=1"}}
+	first, err := mask.Make()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer CloseAll([]*Target{first})
+	dir := mounted(t, first)
+	if err := errors.Join(os.Chmod(dir, 0o511), os.Chown(dir, 0, 7)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "records")
+	if err := (&Source{Mount: mask, tree: first.mount}).Save(t.Context(), file); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/sys/firmware", "/proc/scsi"} {
+		mask.Path = path
+		second, err := mask.Make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer CloseAll([]*Target{second})
+		there := mounted(t, second)
+		if err := second.Fill(file); err != nil {
+			t.Fatal(err)
+		}
+		if want, got := describe(t, dir), describe(t, there); !slices.Equal(want, got) {
+			t.Errorf("%s: there is %q, want %q", path, got, want)
+		}
+		if err := os.WriteFile(filepath.Join(there, "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s: a file is made with %v", path, err)
 		}
 	}
 }
