@@ -17,6 +17,7 @@ import (
 func TestKubernetesPodMigrations(t *testing.T) {
 	k := newKube(t)
 	v := k.traveller("wanders", k.a, sceneLoad)
+	masked := v.masked()
 	for _, c := range []struct {
 		name   string
 		change func(*v1alpha1.PodMigration)
@@ -50,9 +51,27 @@ func TestKubernetesPodMigrations(t *testing.T) {
 	if out := k.kubectl("", "exec", v.pod, "-c=ticks", "--", "hostname"); out != "wanders" {
 		t.Errorf("its processes' host name was wanders, and kubectl exec sees %s", out)
 	}
+	if now := v.masked(); len(masked) < 2 || !slices.Equal(now, masked) {
+		t.Errorf("of /proc and /sys %q were masked, and are now %q", masked, now)
+	}
 	v.goesOn()
 	v.verify()
 	k.nothingLeft()
+}
+
+// masked are the directories of /proc and /sys that a container does not see, each with how it is mounted over and what is there.
+func (v *traveller) masked() []string {
+	v.t.Helper()
+	var all []string
+	for line := range strings.Lines(v.k.kubectl("", "exec", v.pod, "-c=ticks", "--", "cat", "/proc/self/mountinfo")) {
+		f := strings.Fields(line)
+		if !strings.Contains(line, " - tmpfs ") || !strings.HasPrefix(f[4], "/proc/") && !strings.HasPrefix(f[4], "/sys/firmware") {
+			continue
+		}
+		all = append(all, f[4]+" "+f[5]+" "+f[len(f)-1]+" "+v.k.kubectl("", "exec", v.pod, "-c=ticks", "--", "ls", "-A", f[4]))
+	}
+	slices.Sort(all)
+	return all
 }
 
 // checkStatus sees that the status of a migration that succeeded has everything.
@@ -61,7 +80,7 @@ func checkStatus(t *testing.T, m *v1alpha1.PodMigration, source, destination *co
 	s := m.Status
 	for _, c := range []string{
 		v1alpha1.ConditionTakenUp, v1alpha1.ConditionMovable, v1alpha1.ConditionPrepared, v1alpha1.ConditionParked, v1alpha1.ConditionConverged,
-		v1alpha1.ConditionCommitted, v1alpha1.ConditionCleaned,
+		v1alpha1.ConditionAgreed, v1alpha1.ConditionCommitted, v1alpha1.ConditionCleaned,
 	} {
 		if !meta.IsStatusConditionTrue(s.Conditions, c) {
 			t.Errorf("condition %s is not true: %+v", c, s.Conditions)
