@@ -149,8 +149,8 @@ func parseEntry(line string) (entry, bool) {
 
 // barren says whether a file system can hold nothing but its root: runc masks all directories of /proc and /sys that kubelet
 // names with one such (runc: libcontainer/rootfs_linux.go, maskDir).
-func (e entry) barren() bool {
-	return slices.Contains(e.options, "ro") && slices.Contains(e.options, "nr_inodes=1")
+func barren(options []string) bool {
+	return slices.Contains(options, "ro") && slices.Contains(options, "nr_inodes=1")
 }
 
 // own is Find on the texts of two mountinfo files. A mount is left to CRIU if it is not the only whole one of its file system, which
@@ -179,7 +179,7 @@ func own(theirs, ours string) []Mount {
 	var mounts []Mount
 	for _, e := range found {
 		m := Mount{Path: e.path, Options: e.options, Device: e.device}
-		if e.kind != "tmpfs" || e.shared || outside[e.device] || whole[e.device] > 1 && !e.barren() || at[e.path] > 1 || m.valid() != nil {
+		if e.kind != "tmpfs" || e.shared || outside[e.device] || whole[e.device] > 1 && !barren(e.options) || at[e.path] > 1 || m.valid() != nil {
 			continue
 		}
 		if mounts = append(mounts, m); len(mounts) == MaxMounts {

@@ -50,7 +50,12 @@ func (m Mount) Make() (*Target, error) {
 	if err := unix.FsconfigCreate(context); err != nil {
 		return nil, fmt.Errorf("make a tmpfs for %s: %w", m.Path, err)
 	}
-	const attributes = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	attributes := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	if barren(m.Options) {
+		// Of several mounts of one file system CRIU gives the first its attributes, and the others only what differs from
+		// that (criu/mount.c, do_bind_mount): they keep these.
+		attributes = 0
+	}
 	fd, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, attributes)
 	if err != nil {
 		return nil, fmt.Errorf("mount a tmpfs for %s: %w", m.Path, err)

@@ -59,16 +59,14 @@ func TestKubernetesPodMigrations(t *testing.T) {
 	k.nothingLeft()
 }
 
-// masked are the directories of /proc and /sys that a container does not see, each with how it is mounted over and what is there.
+// masked are the directories of /proc and /sys that a container does not see, each with what its processes see of what is mounted over it.
 func (v *traveller) masked() []string {
 	v.t.Helper()
 	var all []string
-	for line := range strings.Lines(v.k.kubectl("", "exec", v.pod, "-c=ticks", "--", "cat", "/proc/self/mountinfo")) {
-		f := strings.Fields(line)
-		if !strings.Contains(line, " - tmpfs ") || !strings.HasPrefix(f[4], "/proc/") && !strings.HasPrefix(f[4], "/sys/firmware") {
-			continue
+	for line := range strings.Lines(v.k.kubectl("", "exec", v.pod, "-c=ticks", "--", "cat", "/proc/self/mounts")) {
+		if f := strings.Fields(line); len(f) > 3 && f[2] == "tmpfs" && strings.Contains(f[3], "nr_inodes=1") {
+			all = append(all, f[1]+" "+f[3]+" "+v.k.kubectl("", "exec", v.pod, "-c=ticks", "--", "ls", "-A", f[1]))
 		}
-		all = append(all, f[4]+" "+f[5]+" "+f[len(f)-1]+" "+v.k.kubectl("", "exec", v.pod, "-c=ticks", "--", "ls", "-A", f[4]))
 	}
 	slices.Sort(all)
 	return all
