@@ -43,6 +43,11 @@ func (d *Daemon) Unwant(migration string, why error) {
 // Dropped says whether this node, as a destination, has dropped a migration's pod without having run it: its source cannot
 // commit it, and has not.
 func (d *Daemon) Dropped(migration string) bool {
+	_, dropped := d.dropped(migration)
+	return dropped
+}
+
+func (d *Daemon) dropped(migration string) (*nodev1.Migration, bool) {
 	m, known := d.Migration(migration)
-	return known && m.Role == "destination" && m.Phase == nodev1.Phase_PHASE_FAILED
+	return m, known && m.Role == "destination" && m.Phase == nodev1.Phase_PHASE_FAILED
 }

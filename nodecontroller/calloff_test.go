@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	peerv1 "godwit.dev/godwit/nodecontroller/api/peer/v1"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
@@ -55,9 +56,22 @@ func TestAPodThatIsRemovedAfterTheClusterAgreedIsNotCommitted(t *testing.T) {
 		}
 		if !committed {
 			c.removePodOfB(t)
+			c.saysWhy(t, "m-removed", why)
 		}
 		c.check(committed)
 		c.checkFiles(t, committed, aheadDir, movedDir)
+	}
+}
+
+// saysWhy sees that b tells a why it has dropped a migration, and nobody else.
+func (c *testCluster) saysWhy(t *testing.T, migration string, why error) {
+	t.Helper()
+	for peer, is := range map[string]bool{"a": true, "c": false} {
+		p := &peerServer{d: c.b.daemon, peer: peer}
+		r, err := p.Ping(t.Context(), &peerv1.PingRequest{Migration: migration})
+		if said := strings.Contains(r.GetError(), why.Error()); said != is || (err == nil) != is || r.GetStage() != peerv1.Stage_STAGE_UNKNOWN {
+			t.Errorf("node %s hears %v, %v", peer, r, err)
+		}
 	}
 }
 

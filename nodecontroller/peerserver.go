@@ -252,6 +252,10 @@ func (p *peerServer) Abort(ctx context.Context, req *peerv1.AbortRequest) (*peer
 func (p *peerServer) Ping(ctx context.Context, req *peerv1.PingRequest) (*peerv1.PingResponse, error) {
 	m, err := p.migration(req.Migration)
 	if err != nil {
+		// A source that has not heard why may want to say so.
+		if gone, dropped := p.d.dropped(req.Migration); dropped && gone.From == p.peer {
+			return &peerv1.PingResponse{Error: gone.Detail}, nil
+		}
 		return nil, err
 	}
 	return m.ping(ctx), nil
