@@ -5,9 +5,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
 )
@@ -57,6 +59,13 @@ func TestKubernetesPodMigrationsEndAfterTheClusterHasAgreed(t *testing.T) {
 		{"the destination's daemon killed", func(m *v1alpha1.PodMigration, _ func()) { v.killDaemon(v.elsewhere()); v.breaksOff(m) }, v1alpha1.PhaseFailed, ""},
 		{"the API server away", func(m *v1alpha1.PodMigration, goOn func()) {
 			record := v.node.Path("/run/godwit/migrations/pm-" + string(m.UID) + ".json")
+			// The agreement is seen before the source has its answer, which it waits for: by the time that twenty others have theirs
+			// who asked later, it has it.
+			for range 20 {
+				if err := v.user.Get(within(v.t, time.Minute), client.ObjectKeyFromObject(m), new(v1alpha1.PodMigration)); err != nil {
+					v.t.Fatal(err)
+				}
+			}
 			back := v.stopAPI()
 			goOn()
 			v.k.until("the commit", func() bool {
