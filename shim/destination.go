@@ -269,9 +269,9 @@ func (d *destination) restoreContainer(ctx context.Context, r *shimv1.RestoreReq
 	return d.hold(a, pid)
 }
 
-// hold notes that a container is held, and where its processes are.
+// hold notes that a container is held, and where its processes are. What the pod wants first is put in place when it is the last: before
+// that, processors have containers to restore.
 func (d *destination) hold(a *arrival, criuPID int) error {
-	d.latest(a).fill.made()
 	cgroup, err := cgroupOf(a.container.id, criuPID)
 	if err != nil {
 		d.log.Warn("a restore that hangs cannot be ended by its cgroup", "container", a.container.id, "error", err)
@@ -284,9 +284,33 @@ func (d *destination) hold(a *arrival, criuPID int) error {
 		}
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	a.cgroup, a.made = cgroup, made
-	return d.moveLocked(a, arrivalHeld)
+	err = d.moveLocked(a, arrivalHeld)
+	all := d.heldLocked()
+	d.mu.Unlock()
+	for _, f := range all {
+		f.made()
+	}
+	return err
+}
+
+// heldLocked are the fills of the pod's containers if all of them are held, else none. mu is held.
+func (d *destination) heldLocked() []*fill {
+	var all []*fill
+	for _, a := range d.arrivals {
+		if a.state != arrivalHeld {
+			return nil
+		}
+		all = append(all, a.fill)
+	}
+	return all
+}
+
+// containers is how many containers of the pod have come, 1 at least.
+func (d *destination) containers() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return max(1, len(d.arrivals))
 }
 
 // committed says whether the pod was let run here.

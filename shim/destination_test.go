@@ -9,6 +9,7 @@ import (
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 
+	"godwit.dev/godwit/pagestream/lazy"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
@@ -105,5 +106,33 @@ func TestKillEndsTheWaitOfAParkedContainer(t *testing.T) {
 	d.cancel("c1", killed)
 	if err := <-ended; !errors.Is(err, killed) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What the pod's processes want first is a matter of the pod: it is put in place when there is nothing else to do, and shared out.
+func TestWhatAPodWantsFirstWaitsForItsLastContainer(t *testing.T) {
+	d := testDestination()
+	ids := []string{"c1", "c2", "c3", "c4"}
+	for _, id := range ids {
+		a := d.arrival(id)
+		a.state, a.fill = arrivalRestoring, new(fill)
+	}
+	for i, id := range ids {
+		if err := d.move(d.arrival(id), arrivalHeld); err != nil {
+			t.Fatal(err)
+		}
+		want := 0
+		if i == len(ids)-1 {
+			want = len(ids)
+		}
+		d.mu.Lock()
+		got := len(d.heldLocked())
+		d.mu.Unlock()
+		if got != want {
+			t.Errorf("%d of %d containers are held: %d fill in what they want first, not %d", i+1, len(ids), got, want)
+		}
+	}
+	if got := d.orderOf(&shimv1.RestoreRequest{}, 1).Foremost; got != lazy.Foremost/4 {
+		t.Errorf("a container of four may have %d pages of %d in place", got, lazy.Foremost)
 	}
 }

@@ -248,7 +248,7 @@ func (d *destination) startEarly(ctx context.Context, a *arrival, r *shimv1.Appr
 		_ = d.move(a, arrivalParked)
 		return nil, err
 	}
-	fill.expect(orderOf(a.request, t.number))
+	fill.expect(d.orderOf(a.request, t.number))
 	t.seen.Go(func() { early.await(t.over) })
 	close(a.ahead)
 	return t, nil
@@ -325,7 +325,7 @@ func (d *destination) seeEarly(ctx context.Context, a *arrival, t *attempt, r *s
 	if a.names, err = keepNames(a.container, r.GetImagesDir()); err != nil {
 		d.log.Warn("a restore of the container cannot be done again", "container", a.container.id, "error", err)
 	}
-	t.fill.serve(orderOf(r, t.number))
+	t.fill.serve(d.orderOf(r, t.number))
 	if err := t.fillTmpfs(r.GetImagesDir()); err != nil {
 		return err
 	}

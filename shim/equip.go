@@ -35,7 +35,7 @@ func (d *destination) equip(ctx context.Context, a *arrival, number int, fill *f
 		t.release()
 		return nil, err
 	}
-	fill.serve(orderOf(a.request, number))
+	fill.serve(d.orderOf(a.request, number))
 	return t, nil
 }
 

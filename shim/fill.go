@@ -51,13 +51,18 @@ type fillOrder struct {
 	Attempt int
 	// Ahead: the store is not sealed yet, and the same comes again when it is.
 	Ahead bool
+	// Foremost is how many pages are put in place before the container runs.
+	Foremost uint64
 	// Fetch says how pages come that were left at the source.
 	Fetch fetchOrder
 }
 
-// orderOf is the order that goes with an attempt at a restore.
-func orderOf(r *shimv1.RestoreRequest, attempt int) fillOrder {
-	return fillOrder{Store: r.GetStoreDir(), Container: uint16(r.GetIndex()), Attempt: attempt, Fetch: fetchOf(r)}
+// orderOf is the order that goes with an attempt at a restore, for one of the pod's containers.
+func (d *destination) orderOf(r *shimv1.RestoreRequest, attempt int) fillOrder {
+	return fillOrder{
+		Store: r.GetStoreDir(), Container: uint16(r.GetIndex()), Attempt: attempt,
+		Foremost: lazy.Foremost / uint64(d.containers()), Fetch: fetchOf(r),
+	}
 }
 
 // journal is the directory of the fault servers of one attempt: what they note of its
@@ -294,7 +299,7 @@ func runFill() error {
 	}
 	return server.Serve(context.Background(), lazy.Config{
 		Reader: reader, Container: order.Container, Calm: fillCalm, Log: log,
-		Journal: order.journal(), Remote: remote,
+		Journal: order.journal(), Foremost: order.Foremost, Remote: remote,
 	})
 }
 

@@ -127,7 +127,7 @@ func (d *destination) clean(a *arrival, t *attempt) error {
 	if err := clearRestoreRoot(runc.Root, c.id); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(orderOf(a.request, t.number).journal()); err != nil {
+	if err := os.RemoveAll(d.orderOf(a.request, t.number).journal()); err != nil {
 		return fmt.Errorf("journals of the fault server: %w", err)
 	}
 	for _, name := range a.names {

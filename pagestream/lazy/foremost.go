@@ -14,25 +14,34 @@ import (
 // (criu/cr-restore.c, restore_root_task: CR_STATE_RESTORE_SIGCHLD is switched after it, and the post-restore notification comes
 // behind; criu/pie/restorer.c, __export_restore_task).
 
-// foremostPages bounds how much of a process is put in place so: what it takes, 1 to 3 ms, must not outlast the commit by much.
-const foremostPages = 1024
+// Foremost is how many pages of a pod are put in place so, 4 MiB: what it takes, 1 to 5 ms of a processor, must not outlast the commit by much.
+const Foremost = 1024
 
-// hint has a source know what its process will want first. Without the store's word it faults on that.
-func (s *server) hint(src *source) {
-	if src.space == nil {
+// hint has the sources know what their processes will want first, an equal share of what Config allows each. Without the store's word they fault
+// on that.
+func (s *server) hint() {
+	if len(s.sources) == 0 {
 		return
 	}
+	share := s.cfg.Foremost / uint64(len(s.sources))
+	for _, src := range s.sources {
+		if src.space != nil && share > 0 {
+			s.hintOne(src, share)
+		}
+	}
+}
+
+func (s *server) hintOne(src *source, share uint64) {
 	recent, err := s.cfg.Reader.Recent(src.space)
 	if err != nil {
 		s.log.Warn("fault server: what a process will want first is not known", "process", src.pid, "error", err)
 		return
 	}
-	src.foremost = foremost(recent)
+	src.foremost = foremost(recent, share)
 }
 
-// foremost are the first of the runs that came last, up to foremostPages.
-func foremost(recent []pagestream.Range) []pagestream.Range {
-	left := uint64(foremostPages)
+// foremost are the first of the runs that came last, up to so many pages, one at least.
+func foremost(recent []pagestream.Range, left uint64) []pagestream.Range {
 	for i, r := range recent {
 		if r.Pages >= left {
 			recent[i].Pages = left

@@ -55,7 +55,8 @@ func TestWhatWasWrittenLastIsInPlaceBeforeTheProcessRuns(t *testing.T) {
 	uffd := registered(t, pages)
 	b, _ := standing(t, false)
 	s := b.s
-	s.cfg = Config{Reader: reader, Journal: filepath.Join(dir, "journal"), Calm: time.Hour}
+	const share = Foremost / 2
+	s.cfg = Config{Reader: reader, Journal: filepath.Join(dir, "journal"), Calm: time.Hour, Foremost: share}
 	must(t, s.load())
 	must(t, s.heard(message{kind: readyMsg, id: 1}, -1))
 	must(t, s.heard(message{kind: memoryMsg, id: 1, pid: 1}, uffd))
@@ -75,7 +76,7 @@ func TestWhatWasWrittenLastIsInPlaceBeforeTheProcessRuns(t *testing.T) {
 			wanted++
 		}
 	}
-	if wanted < foremostPages/2 || wanted > foremostPages {
+	if wanted < share/2 || wanted > share {
 		t.Fatalf("%d pages are to be there first", wanted)
 	}
 	there := inPlace(t, pages)
@@ -103,14 +104,15 @@ func TestWhatIsPutInPlaceFirstIsBounded(t *testing.T) {
 		}
 		return out
 	}
+	const share = 100
 	for _, c := range []struct{ recent, want []pagestream.Range }{
 		{nil, nil},
 		{run(3, 5), run(3, 5)},
-		{run(foremostPages), run(foremostPages)},
-		{run(foremostPages-1, 9, 2), run(foremostPages-1, 1)},
-		{run(foremostPages, 1), run(foremostPages)},
+		{run(share), run(share)},
+		{run(share-1, 9, 2), run(share-1, 1)},
+		{run(share, 1), run(share)},
 	} {
-		if got := foremost(slices.Clone(c.recent)); !slices.Equal(got, c.want) {
+		if got := foremost(slices.Clone(c.recent), share); !slices.Equal(got, c.want) {
 			t.Errorf("of %v: %v, not %v", c.recent, got, c.want)
 		}
 	}

@@ -37,6 +37,8 @@ type Config struct {
 	// Rate bounds the background, in bytes a second; 0 does not. What a process
 	// faults on is served at once in any case.
 	Rate uint64
+	// Foremost is how many pages are put in place before the processes run, of those that came last; the container's share of the pod's.
+	Foremost uint64
 	// Remote gets pages that were left at the source; required if there are any.
 	Remote *Remote
 	Log    *slog.Logger
@@ -196,11 +198,11 @@ func (s *server) loadSources() error {
 			return err
 		}
 		s.sources[src.pid] = src
-		s.hint(src)
 		if err := s.leave(name, src); err != nil {
 			return err
 		}
 	}
+	s.hint()
 	return nil
 }
 
