@@ -252,7 +252,7 @@ func TestARelayHoldsCRIUUntilTheVerdict(t *testing.T) {
 		success bool
 	}{{Go, true}, {Stop, false}} {
 		files, g := testRelay(t, PreDump, PostDump)
-		k := startClient(t, files, "pre-dump network-lock orphan-pts-master post-dump")
+		k := startClient(t, files, "pre-dump query-ext-files network-lock orphan-pts-master post-dump")
 		done := k.start()
 		a, err := g.Wait(t.Context(), PreDump)
 		if err != nil {

@@ -26,8 +26,10 @@ const setupNamespaces Stage = "setup-namespaces"
 // idleStages are those at which CRIU's client is notified and does nothing: runc (libcontainer/criu_linux.go, criuNotifications; of network-lock
 // and network-unlock, libcontainer/network_linux.go: with what an OCI specification can ask for there is nothing to lock) and crun
 // (src/libcrun/criu.c, criu_notify). They are answered here, as is setupNamespaces if there are no hooks. One that is not known goes to the client.
+// At query-ext-files an answer might name external objects (criu/cr-service.c, exec_rpc_query_external_files); neither names any.
 var idleStages = map[Stage]bool{
-	PreDump: true, "network-lock": true, "pre-restore": true, "post-setup-namespaces": true, "network-unlock": true, PreResume: true, "post-resume": true,
+	PreDump: true, "query-ext-files": true, "network-lock": true,
+	"pre-restore": true, "post-setup-namespaces": true, "network-unlock": true, PreResume: true, "post-resume": true,
 }
 
 // maxPassed is how many descriptors a message may carry: the one with a terminal's master carries one.
