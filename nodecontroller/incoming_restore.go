@@ -61,22 +61,34 @@ func (m *incoming) seal() error {
 			return fmt.Errorf("files of the pod: %w", err)
 		}
 	}
+	var all errgroup.Group
 	for i, c := range m.description.Containers {
-		if err := m.store.AssembleContents(uint16(i)); err != nil {
-			return fmt.Errorf("container %s: %w", c.Name(), err)
-		}
-		missing, err := m.store.Complete(uint16(i))
-		if err != nil {
-			return fmt.Errorf("container %s: %w", c.Name(), err)
-		}
-		if len(missing) > 0 {
-			return fmt.Errorf("container %s: %w: %s", c.Name(), store.ErrMissing, listMissing(missing))
-		}
-		if err := m.store.MaterializeShared(uint16(i)); err != nil {
-			return fmt.Errorf("container %s: %w", c.Name(), err)
-		}
+		all.Go(func() error {
+			if err := m.complete(uint16(i)); err != nil {
+				return fmt.Errorf("container %s: %w", c.Name(), err)
+			}
+			return nil
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return err
 	}
 	return m.store.Seal()
+}
+
+// complete makes one container's images whole, and sees that none of its pages is missing.
+func (m *incoming) complete(container uint16) error {
+	if err := m.store.AssembleContents(container); err != nil {
+		return err
+	}
+	missing, err := m.store.Complete(container)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: %s", store.ErrMissing, listMissing(missing))
+	}
+	return m.store.MaterializeShared(container)
 }
 
 // compareDump compares what would be restored with CRIU's own dump, if that is asked for, and says how many pages it has
