@@ -26,8 +26,9 @@ const (
 	// fillOrders that at which it is told what it serves.
 	fillSocket = 3
 	fillOrders = 4
-	// fillNice is a fault server's priority.
-	fillNice = 5
+	// fillNice is a fault server's priority when nobody waits for it: filling in is for when nobody else wants the processor. When
+	// processes fault it is as urgent as they are, and more so than all who only share the node with them.
+	fillNice, urgentNice = 5, -10
 	// fillCalm is how long the restored pod has the machine for itself.
 	fillCalm = 150 * time.Millisecond
 )
@@ -288,19 +289,29 @@ func runFill() error {
 		return err
 	}
 	defer reader.Close()
-	// Filling in is for when nobody else wants the processor, the pod first of
-	// all. One that waits for a page sleeps, and leaves its own to the server.
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, fillNice); err != nil {
-		return fmt.Errorf("set priority: %w", err)
-	}
 	remote, err := order.remote()
 	if err != nil {
 		return err
 	}
 	return server.Serve(context.Background(), lazy.Config{
 		Reader: reader, Container: order.Container, Calm: fillCalm, Log: log,
-		Journal: order.journal(), Foremost: order.Foremost, Remote: remote,
+		Journal: order.journal(), Foremost: order.Foremost, Remote: remote, Urgent: prioritise(log),
 	})
+}
+
+// prioritise has the calling thread wait for processors as long as what it does is worth. One that may not go before others is slower, no more.
+func prioritise(log *slog.Logger) func(urgent bool) {
+	refused := false
+	return func(urgent bool) {
+		nice := fillNice
+		if urgent {
+			nice = urgentNice
+		}
+		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, nice); err != nil && !refused {
+			refused = true
+			log.Warn("a fault server keeps its priority", "wanted", nice, "error", err)
+		}
+	}
 }
 
 // awaitOrder waits for the order to serve, and has what comes ahead of it prepared; io.EOF is the end of who would give it.

@@ -6,7 +6,6 @@ func (s *server) beginFilling() error {
 		return nil
 	}
 	s.filling = true
-	s.populate()
 	if !s.runs { // the keeper has gone without having said so
 		return nil
 	}

@@ -82,9 +82,6 @@ func (s *server) giveBack() error {
 				return err
 			}
 		}
-		if err := src.giver.giving.Resume(); err != nil {
-			return err
-		}
 	}
 	s.count()
 	return nil

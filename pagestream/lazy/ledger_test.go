@@ -131,7 +131,7 @@ func TestWhatIsFilledInAroundAFaultIsWholeUnits(t *testing.T) {
 	if start := src.around(0x7000+(pages+20)*pageSize, nearBytes); start%nearBytes != 0 {
 		t.Errorf("around a page of zeros it begins at %#x", start)
 	}
-	if start := (&source{}).around(0x3000, aroundBytes); start != 0 {
+	if start := (&source{}).around(0x3000, nearBytes); start != 0 {
 		t.Errorf("around the lowest pages it begins at %#x", start)
 	}
 }

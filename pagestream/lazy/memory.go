@@ -16,20 +16,14 @@ const (
 	calmSteps  = 16
 	// batchZeros is that for zero pages, which take no copying.
 	batchZeros = 512
-	// nearBytes and aroundBytes are what is filled in first around a fault, and
-	// next.
-	nearBytes   = 64 << 10
-	aroundBytes = 1 << 20
-	// maxHot bounds the faults whose neighbourhood is still to be filled in.
-	maxHot = 64
+	// nearBytes is what is filled in first around a fault.
+	nearBytes = 64 << 10
+	// maxNear bounds the faults whose neighbourhood is still to be filled in.
+	maxNear = 64
 )
 
-// hot is a part of the images near a recent fault.
-type hot struct {
-	img, end uint64
-	fault    uint64
-	wide     bool // aroundBytes
-}
+// span is a part of the images.
+type span struct{ img, end uint64 }
 
 // memory is the address space of one process, reached by its userfaultfd.
 type memory struct {
@@ -45,7 +39,8 @@ type memory struct {
 
 	cursor  uint64 // number of the page that the background has come to
 	piece   int    // the piece it is in; by the store's order, if that is the background's
-	hots    []hot  // the last goes first
+	heat    heat   // where it faults most
+	near    []span // near recent faults where it does not; the last goes first
 	hinted  bool   // foremost has been set
 	calm    int    // steps of the background since the last fault
 	waiting []uint64
@@ -133,11 +128,12 @@ func (m *memory) serve(addr uint64) (result, error) {
 	if ok {
 		if i := m.source.behind(img); i < len(m.source.pieces) && m.source.pieces[i].img <= img {
 			p := m.source.pieces[i]
-			if n := p.first + (img-p.img)/pageSize; m.source.from.next(n, n+1) != n {
+			n := p.first + (img-p.img)/pageSize
+			if m.source.from.next(n, n+1) != n {
 				m.source.from.want(n)
 				return elsewhere, nil
 			}
-			given, err := m.given(p.first + (img-p.img)/pageSize)
+			given, err := m.given(n)
 			if err != nil {
 				return filled, err
 			}
@@ -145,7 +141,7 @@ func (m *memory) serve(addr uint64) (result, error) {
 			if p.data != nil && !given {
 				data, zero = p.data[img-p.img:][:pageSize], false
 			}
-			m.heat(img)
+			m.warm(img, n)
 		} else {
 			ok = false
 		}
@@ -182,33 +178,50 @@ func (m *memory) serve(addr uint64) (result, error) {
 	return filled, nil
 }
 
-// heat puts the neighbourhood of a fault before the rest.
-func (m *memory) heat(img uint64) {
-	if len(m.hots) == maxHot {
-		m.hots = append(m.hots[:0], m.hots[maxHot/2:]...)
+// warm puts the neighbourhood of a fault before the rest.
+func (m *memory) warm(img, page uint64) {
+	if m.heat.add(page, m.source.pages) {
+		return
+	}
+	if len(m.near) == maxNear {
+		m.near = append(m.near[:0], m.near[maxNear/2:]...)
 	}
 	start := m.source.around(img, nearBytes)
-	m.hots = append(m.hots, hot{img: start, end: start + nearBytes, fault: img})
+	m.near = append(m.near, span{start, start + nearBytes})
 }
 
-// fillStep fills in up to a batch: near recent faults first, then on from where the
-// background has come to.
-func (m *memory) fillStep() (result, error) {
-	for len(m.hots) > 0 {
-		h := &m.hots[len(m.hots)-1]
-		n, res, err := m.fillImage(&h.img, h.end)
-		if n > 0 || res != filled || err != nil {
+// fillNear fills in up to a batch where faults are expected: in the part where most have been, then near the last ones; elsewhere if there
+// is nothing.
+func (m *memory) fillNear() (result, error) {
+	if n, res, err := m.fillHot(); n > 0 || res != filled || err != nil {
+		return res, err
+	}
+	for len(m.near) > 0 {
+		last := &m.near[len(m.near)-1]
+		if n, res, err := m.fillImage(&last.img, last.end); n > 0 || res != filled || err != nil {
 			return res, err
 		}
-		done := *h
-		m.hots = m.hots[:len(m.hots)-1]
-		if !done.wide {
-			// The widest circle goes behind all narrow ones.
-			start := m.source.around(done.fault, aroundBytes)
-			m.hots = append([]hot{{img: start, end: start + aroundBytes, fault: done.fault, wide: true}}, m.hots...)
-		}
+		m.near = m.near[:len(m.near)-1]
 	}
-	return m.fillOn()
+	return elsewhere, nil
+}
+
+// fillHot fills in up to a batch of the hottest part. It returns the number of pages; 0 says that none is hot.
+func (m *memory) fillHot() (uint64, result, error) {
+	for {
+		first, end, ok := m.heat.hottest()
+		if !ok {
+			return 0, filled, nil
+		}
+		end = min(end, m.source.pages)
+		page := m.fillable(first, end)
+		if page == end {
+			m.heat.cool()
+			continue
+		}
+		p := m.source.pieces[m.source.pieceOf(page)]
+		return m.fillPiece(p, page, min(end, p.first+p.pages))
+	}
 }
 
 // fillable is the first page from i on that is here and not done, end if there is none

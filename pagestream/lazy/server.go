@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"godwit.dev/godwit/pagestream"
@@ -39,6 +38,9 @@ type Config struct {
 	Rate uint64
 	// Foremost is how many pages are put in place before the processes run, of those that came last; the container's share of the pod's.
 	Foremost uint64
+	// Urgent, if not nil, is called by the goroutine of Serve, which keeps its thread, when what it does becomes urgent, which it is
+	// at first and whenever a process faults, and when it is that no more. It may change the thread's priority.
+	Urgent func(bool)
 	// Remote gets pages that were left at the source; required if there are any.
 	Remote *Remote
 	Log    *slog.Logger
@@ -60,15 +62,14 @@ func (s *server) work(ctx context.Context, cfg Config) error {
 	if cfg.Log != nil {
 		s.log = cfg.Log
 	}
+	s.prioritise(true)
 	if err := s.load(); err != nil {
 		return err
 	}
 	// Waking a thread that sleeps in epoll_wait takes a descriptor.
 	defer context.AfterFunc(ctx, func() { unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })()
 	ctx, cancel := context.WithCancel(ctx)
-	defer s.beside.Wait()
 	defer cancel()
-	s.populate = func() { s.beside.Go(func() { s.cfg.Reader.Populate(ctx) }) }
 	s.fetch(ctx)
 
 	if err := s.run(); err != nil {
@@ -113,11 +114,9 @@ type server struct {
 	nextID   uint64
 	spares   spares
 
-	populate func() // starts to map the store's pages ahead of the background
-	beside   sync.WaitGroup
-
 	progress Progress
-	done     uint64    // pages of memories that have ended
+	done     uint64 // pages of memories that have ended
+	haste    haste
 	pause    time.Time // when the background may go on
 	reported time.Time
 }
@@ -374,6 +373,8 @@ func (s *server) serve(m *memory, addr uint64) error {
 		m.dead = true
 	}
 	s.progress.Faults++
+	s.haste.fault(time.Now())
+	s.prioritise(true)
 	return err
 }
 
@@ -434,6 +435,7 @@ const childTurn = 16
 // fill fills in a batch of one memory, if CRIU has restored all of them: before that
 // some areas are not registered, and what is filled in there is lost. It does so when the
 // container runs, as the store gives nothing back before; without a keeper nobody would say.
+// What processes fault near comes first.
 func (s *server) fill() (res result, worked bool, err error) {
 	if worked, err := s.fillForemost(); worked || err != nil {
 		return filled, worked, err
@@ -441,47 +443,79 @@ func (s *server) fill() (res result, worked bool, err error) {
 	if !s.finished || !s.ready || !s.runs && s.sock >= 0 || len(s.order) == 0 {
 		return filled, false, nil
 	}
-	if time.Now().Before(s.pause) {
+	now := time.Now()
+	if now.Before(s.pause) {
 		return paced, false, nil
+	}
+	if !s.haste.is(now) {
+		s.prioritise(false)
 	}
 	if err := s.beginFilling(); err != nil {
 		return filled, false, err
 	}
+	among := s.turns()
+	if res, worked, err = s.fillOneOf(among, (*memory).fillNear); worked || err != nil || res != filled {
+		return res, worked, err
+	}
+	return s.fillOneOf(among, (*memory).fillOn)
+}
+
+// turns are the memories among which one is filled in now.
+func (s *server) turns() []*memory {
 	roots := 0
 	for roots < len(s.order) && !s.order[roots].forked {
 		roots++
 	}
-	among := s.order
 	if s.steps++; roots > 0 && s.steps%childTurn != 0 {
-		among = s.order[:roots]
+		return s.order[:roots]
 	}
+	return s.order
+}
+
+// fillOneOf has a step fill in a batch of the first memory, in turns, in which it can.
+func (s *server) fillOneOf(among []*memory, step func(*memory) (result, error)) (res result, worked bool, err error) {
 	for range among {
 		s.turn++
 		m := among[s.turn%len(among)]
 		if m.done.left == 0 || m.dead {
 			continue
 		}
-		left := m.done.left
-		r, err := m.fillStep()
+		left, began := m.done.left, time.Now()
+		r, err := step(m)
 		if err != nil {
 			return r, true, err
 		}
-		if s.cfg.Rate > 0 {
-			bytes := time.Duration((left - m.done.left) * pageSize)
-			s.pause = time.Now().Add(bytes * time.Second / time.Duration(s.cfg.Rate))
+		if r == elsewhere {
+			continue
 		}
+		s.rest(began, left-m.done.left)
 		switch r {
 		case filled:
 			return filled, true, nil
 		case gone:
 			m.dead = true
 			return filled, true, nil
-		case elsewhere:
-			continue
 		}
 		res = r // let another one have the turn
 	}
 	return res, false, nil
+}
+
+// rest has the background pause after it has filled in so many pages.
+func (s *server) rest(began time.Time, pages uint64) {
+	now := time.Now()
+	s.pause = now.Add(s.haste.work(began, now))
+	if s.cfg.Rate > 0 {
+		s.pause = later(s.pause, now.Add(time.Duration(pages*pageSize)*time.Second/time.Duration(s.cfg.Rate)))
+	}
+}
+
+// later is the later of two moments.
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // settle asks the keeper to let go of memories that need nothing more, and closes

@@ -121,8 +121,6 @@ func TestNothingIsGivenBackInTheCalm(t *testing.T) {
 	b, _ := standing(t, false)
 	s := b.s
 	s.cfg = Config{Reader: reader, Journal: filepath.Join(dir, "journal"), Calm: time.Hour}
-	populated := 0
-	s.populate = func() { populated++ }
 	must(t, s.load())
 	uffd, err := newUserfaultfd()
 	must(t, err)
@@ -139,8 +137,8 @@ func TestNothingIsGivenBackInTheCalm(t *testing.T) {
 	must(t, s.giveBack())
 	notes, err := filepath.Glob(filepath.Join(dir, "pages", "*.given"))
 	must(t, err)
-	if s.released || populated > 0 || len(notes) > 0 {
-		t.Errorf("released %v, populated %d times, notes %v", s.released, populated, notes)
+	if s.released || len(notes) > 0 {
+		t.Errorf("released %v, notes %v", s.released, notes)
 	}
 	s.pause = time.Now()
 	if _, _, err := s.fill(); err != nil {
@@ -149,7 +147,7 @@ func TestNothingIsGivenBackInTheCalm(t *testing.T) {
 	if _, _, err := s.fill(); err != nil {
 		t.Fatal(err)
 	}
-	if !s.released || populated != 1 {
-		t.Errorf("after it: released %v, populated %d times", s.released, populated)
+	if !s.released {
+		t.Error("nothing is given back after it")
 	}
 }

@@ -31,13 +31,12 @@ const GiveUnit = 16
 // Giving gives the memory of one sealed space back. All its methods but Given are for one
 // goroutine.
 type Giving struct {
-	space     *SealedSpace
-	data      *os.File
-	bits      []uint64 // the note, mapped
-	mapped    []byte
-	units     uint64
-	held      uint64   // pages
-	postponed []uint64 // noted units that are being populated
+	space  *SealedSpace
+	data   *os.File
+	bits   []uint64 // the note, mapped
+	mapped []byte
+	units  uint64
+	held   uint64 // pages
 }
 
 const givenSuffix = ".given"
@@ -149,8 +148,7 @@ func (g *Giving) pages(first, n uint64) uint64 {
 func (g *Giving) Held() uint64 { return g.held }
 
 // Give notes n units from first on and gives them back. What they hold is lost, for every
-// reader of the space. A unit that is being populated is given back by a later call of
-// Resume.
+// reader of the space.
 func (g *Giving) Give(first, n uint64) error {
 	for i := first; i < first+n; i++ {
 		atomic.OrUint64(&g.bits[i/64], 1<<(i%64))
@@ -158,30 +156,8 @@ func (g *Giving) Give(first, n uint64) error {
 	return g.punch(first, n)
 }
 
-// Resume gives back what was postponed.
-func (g *Giving) Resume() error {
-	if len(g.postponed) == 0 {
-		return nil
-	}
-	postponed := g.postponed
-	g.postponed = nil
-	for _, i := range postponed {
-		if err := g.punch(i, 1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// punch gives noted units back, but for those that are being populated.
+// punch gives noted units back.
 func (g *Giving) punch(first, n uint64) error {
-	from, to := g.space.populating()
-	if first < to && from < first+n {
-		for i := first; i < first+n; i++ {
-			g.postponed = append(g.postponed, i)
-		}
-		return nil
-	}
 	at, size := int64(first*GiveUnit*pagestream.PageSize), int64(n*GiveUnit*pagestream.PageSize)
 	if err := unix.Fallocate(int(g.data.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, size); err != nil {
 		return fmt.Errorf("give back memory of space %s: %w", g.space.Name, err)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -69,32 +68,6 @@ func TestGivingTakesItsMemoryFromTheStoreAndNothingElse(t *testing.T) {
 	}
 	if want := int64(pages - 4*GiveUnit - 7); blocks(t, r) != want || next.Held() != uint64(want) {
 		t.Errorf("the file has %d pages, %d are said to be held, want %d", blocks(t, r), next.Held(), want)
-	}
-}
-
-// Populating maps pages ahead of their use, and would fill holes: what is given back meanwhile
-// stays so.
-func TestPopulatingNeverFillsWhatIsGivenBack(t *testing.T) {
-	s := newStore(t, 256<<20)
-	const units = 300
-	frame := content(1, GiveUnit)
-	for u := range uint64(units) {
-		must(t, s.Pages(proc(1), 0x100000+u*GiveUnit*pageSize, frame))
-	}
-	r := seal(t, s)
-	g, err := r.OpenGiving(r.Space(proc(1)))
-	must(t, err)
-	defer func() { must(t, g.Close()) }()
-	var populating sync.WaitGroup
-	populating.Go(func() { r.Populate(t.Context()) })
-	for u := range uint64(units) {
-		must(t, g.Give(units-1-u, 1)) // they meet
-	}
-	populating.Wait()
-	must(t, g.Resume())
-	r.Populate(t.Context())
-	if n := blocks(t, r); n != 0 || g.Held() != 0 {
-		t.Errorf("%d pages are there again, %d are said to be held", n, g.Held())
 	}
 }
 

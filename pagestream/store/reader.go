@@ -33,7 +33,6 @@ type SealedSpace struct {
 	note bool               // there was one of what has been given back when it was opened
 
 	giving atomic.Pointer[Giving] // nil as long as nothing can be given back
-	window atomic.Uint64          // what is being populated; 0 for nothing
 }
 
 // Extent is a maximal run of pages that lie one behind the other.
