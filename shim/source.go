@@ -244,6 +244,7 @@ func (s *source) leave() {
 	}
 	if !serves {
 		s.awaitRemoval()
+		awaitLeisure(processorsWaitedFor)
 	}
 	s.releaseCollector(collectorCalm)
 	if serves {
