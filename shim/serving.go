@@ -366,9 +366,10 @@ func (s *source) awaitFetched() {
 	}
 }
 
-// endCommitted is told that somebody wants to end a container, which is what a committed pod waits for. While pages of its frozen processes are
+// endCommitted is told that somebody wants to end a container, which is what a committed pod waits for, and returns when its processes have been
+// killed, or ctx ends: who killed them sooner would have them end while their node has better to do. While pages of its frozen processes are
 // missing at the destination it is refused, with an error that says so.
-func (m *migrations) endCommitted(container string) error {
+func (m *migrations) endCommitted(ctx context.Context, container string) error {
 	m.mu.Lock()
 	s := m.source
 	m.mu.Unlock()
@@ -377,6 +378,10 @@ func (m *migrations) endCommitted(container string) error {
 	}
 	s.remove()
 	if !s.isFetchedFrom() {
+		select {
+		case <-s.killed:
+		case <-ctx.Done():
+		}
 		return nil
 	}
 	return errgrpc.ToGRPCf(errdefs.ErrUnavailable, "container %s: the pod has moved to node %s with migration %s, which still fetches pages of it; try again later",

@@ -65,9 +65,9 @@ type source struct {
 	running sync.WaitGroup
 	// undone is closed when everything has been put back or cleared away.
 	undone chan struct{}
-	// unwanted is closed, by remove, when somebody wants a container of the pod gone.
-	unwanted chan struct{}
-	removing sync.Once
+	// unwanted is closed, by remove, when somebody wants a container of the pod gone; killed when a committed pod has been.
+	unwanted, killed chan struct{}
+	removing         sync.Once
 
 	mu       sync.Mutex
 	state    shimv1.State     // guarded by mu
@@ -92,7 +92,7 @@ func newSource(p *pod, log *slog.Logger, r *shimv1.BeginRequest) (*source, error
 	}
 	s := &source{
 		id: r.GetMigration(), log: log.With("migration", r.GetMigration()), request: r,
-		changed: newBroadcast(), undone: make(chan struct{}), unwanted: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
+		changed: newBroadcast(), undone: make(chan struct{}), unwanted: make(chan struct{}), killed: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{},
 	}
 	s.settings = p.madeWith()
 	s.use = linkUse{own: int64(r.GetBandwidth()), share: r.GetShare(), left: linklimit.New(0)}
@@ -262,6 +262,7 @@ func (s *source) leave() {
 			s.log.Error("thaw the killed pod", "container", c.id, "error", err)
 		}
 	}
+	close(s.killed)
 	s.cancel(errCommitted)
 	s.running.Wait()
 	s.release()

@@ -14,7 +14,7 @@ import (
 func testSource(state shimv1.State) *source {
 	s := &source{
 		id: "m1", log: slog.New(slog.NewTextHandler(io.Discard, nil)), request: &shimv1.BeginRequest{},
-		changed: newBroadcast(), undone: make(chan struct{}), unwanted: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{}, state: state,
+		changed: newBroadcast(), undone: make(chan struct{}), unwanted: make(chan struct{}), killed: make(chan struct{}), filesWanted: make(chan struct{}), progress: &shimv1.Progress{}, state: state,
 	}
 	s.work, s.cancel = context.WithCancelCause(context.Background())
 	return s
@@ -99,8 +99,23 @@ func TestACommittedPodStandsUntilSomebodyWantsItGone(t *testing.T) {
 	}
 	s.state = shimv1.State_STATE_COMMITTED
 	m := &migrations{source: s}
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := m.endCommitted(impatient, "c1"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
 	for range 2 { // each container, and the sandbox
-		if err := m.endCommitted("c1"); err != nil {
+		go func() { ended <- m.endCommitted(t.Context(), "c1") }()
+	}
+	select {
+	case <-ended:
+		t.Fatal("its processes are said to be killed, and are not")
+	case <-time.After(10 * time.Millisecond):
+	}
+	close(s.killed)
+	for range 2 {
+		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -117,7 +117,7 @@ func (t *tasks) Kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Empty
 		t.migrations.cancelAll(errKilled)
 	}
 	if r.ExecID == "" {
-		if err := t.migrations.endCommitted(r.ID); err != nil {
+		if err := t.migrations.endCommitted(ctx, r.ID); err != nil {
 			return nil, err
 		}
 		t.migrations.cancel(r.ID, errKilled)
