@@ -7,9 +7,9 @@ const (
 	hotFaults = 2
 )
 
-// heat counts faults by the parts of a process that they are in, and says in which there are most. A table of pointers, or of small
-// objects, takes a hundredth of what it leads to, and is gone through by each request: it is worth a hundred times as much to have it in
-// place. It decides only; see memory.fillHot.
+// heat counts faults by the parts of a process that they are in, and says in which there are most. A table by which each request finds
+// its way is a small part of memory and has many of the faults. (What an allocator spreads evenly among all else is hot nowhere.) It
+// decides only; see memory.fillHot.
 type heat struct {
 	faults []uint32 // of each part, by the pages' numbers; nil before the first
 	hot    []uint32 // the parts with hotFaults and more
