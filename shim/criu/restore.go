@@ -69,7 +69,9 @@ func PrepareRestore(ctx context.Context, cfg RestoreConfig) (*Restore, error) {
 }
 
 // RestoreEnvironment changes that of the command that restores a container, by the file that its ConfigAnnotation names.
-func RestoreEnvironment(env []string, file string) []string { return config{path: file}.environment(env) }
+func RestoreEnvironment(env []string, file string) []string {
+	return config{path: file}.environment(env)
+}
 
 // OwnYard says whether the command is to find YardDir empty, by HideYards: CRIU puts mounts together there, and nothing of that is left behind
 // then, whatever becomes of it.
