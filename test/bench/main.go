@@ -98,6 +98,11 @@ func (b *bench) onNodes(ctx context.Context, chosen []steps.Step[*bench]) (err e
 	if err := lab.Down(ctx, labDir); err != nil {
 		return err
 	}
+	leave, err := lab.BeClient()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, leave()) }()
 	return b.do(ctx, chosen)
 }
 

@@ -70,6 +70,11 @@ func run(ctx context.Context, out string, repeat int, only string) (err error) {
 	if err := errors.Join(lab.Down(ctx, plainDir), lab.Down(ctx, clusterDir)); err != nil {
 		return err
 	}
+	leave, err := lab.BeClient()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, leave()) }()
 	c, err := startCluster(ctx)
 	if err != nil {
 		return err
