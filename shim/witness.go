@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/images"
@@ -145,9 +146,6 @@ func (w *witnessDump) note(round *pageserver.Round) (err error) {
 	if got := w.dumped.Pages(); got != round.Present || round.Parent+round.Lazy > 0 {
 		return fmt.Errorf("it has %d pages, %d of them came, and left %d out", round.Present, got, round.Parent+round.Lazy)
 	}
-	if err := w.exempt(); err != nil {
-		return err
-	}
 	w.areas = make(map[uint64][]images.VMA)
 	for space := range round.Map {
 		if space.Kind != pagestream.Process {
@@ -157,13 +155,19 @@ func (w *witnessDump) note(round *pageserver.Round) (err error) {
 			return err
 		}
 	}
-	return nil
+	return w.correct()
 }
 
-// exempt leaves out of the comparison what the kernel writes into the memory of threads whenever they run on another
-// processor, CRIU's parasite in them included (kernel: kernel/rseq.c, rseq_update_cpu_node_id): the second dump may find
-// it changed.
-func (w *witnessDump) exempt() error {
+// correct puts right what CRIU has sent of its own doing, in each process.
+//
+// The kernel writes into the memory of threads whenever they run on another processor, CRIU's parasite in them included
+// (kernel: kernel/rseq.c, rseq_update_cpu_node_id): the second dump may find that changed, so it does not count.
+//
+// And CRIU writes system calls to the beginning of the first area that may be executed, and puts back what was there
+// (criu/parasite-syscall.c, get_exec_start; compel/src/lib/infect.c, compel_execute_syscall). The pages that it has sent come here
+// by reference (kernel: net/ipv4/tcp.c, tcp_sendmsg_locked, MSG_SPLICE_PAGES), so that one may be read as it was while CRIU's code
+// lay there once more. It is read again, now that all is put back.
+func (w *witnessDump) correct() error {
 	sequences, err := images.ReadSequences(w.dir)
 	if err != nil {
 		return err
@@ -177,15 +181,21 @@ func (w *witnessDump) exempt() error {
 		if err != nil {
 			return err
 		}
-		err = w.dumped.Exempt(uint64(id), sequences[uint64(id)], func(page uint64, content []byte) error {
+		read := func(page uint64, content []byte) error {
 			missing, err := pagemap.ReadMemory(pid, []pagestream.Range{{Start: page, Pages: 1}}, content)
 			if err == nil && len(missing) > 0 {
 				err = errors.New("it is not there any more")
 			}
 			return err
-		})
-		if err != nil {
+		}
+		if err := w.dumped.Exempt(uint64(id), sequences[uint64(id)], read); err != nil {
 			return err
+		}
+		executable := func(v images.VMA) bool { return v.Prot&unix.PROT_EXEC != 0 }
+		if i := slices.IndexFunc(w.areas[uint64(id)], executable); i >= 0 {
+			if err := w.dumped.Reread(uint64(id), w.areas[uint64(id)][i].Start, read); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -51,20 +51,32 @@ func (d *Dump) Exempt(pid uint64, parts []images.Sequence, read func(page uint64
 	}
 	sp.exempt = append(sp.exempt, parts...)
 	slices.SortFunc(sp.exempt, func(a, b images.Sequence) int { return cmp.Compare(a.Addr, b.Addr) })
-	content, scratch := make([]byte, pagestream.PageSize), make([]byte, pagestream.PageSize)
 	for _, part := range sp.exempt {
 		const mask = ^uint64(pagestream.PageSize - 1)
 		for page := part.Addr & mask; page < part.Addr+part.Size; page += pagestream.PageSize {
-			i, ok := sp.find(page)
-			if !ok {
-				continue // CRIU has dumped no such page
+			if err := d.Reread(pid, page, read); err != nil {
+				return err
 			}
-			if err := read(page, content); err != nil {
-				return fmt.Errorf("page %#x of process %d: %w", page, pid, err)
-			}
-			sp.hashes[i] = sp.hash(page, content, scratch)
 		}
 	}
+	return nil
+}
+
+// Reread hashes a page of a process anew, if CRIU has dumped it; read gives its content as it is now.
+func (d *Dump) Reread(pid, page uint64, read func(page uint64, content []byte) error) error {
+	sp := d.spaces[Name{pagestream.Process, pid}]
+	if sp == nil {
+		return nil
+	}
+	i, ok := sp.find(page)
+	if !ok {
+		return nil
+	}
+	content, scratch := make([]byte, pagestream.PageSize), make([]byte, pagestream.PageSize)
+	if err := read(page, content); err != nil {
+		return fmt.Errorf("page %#x of process %d: %w", page, pid, err)
+	}
+	sp.hashes[i] = sp.hash(page, content, scratch)
 	return nil
 }
 

@@ -200,6 +200,31 @@ func TestExemptPartsOfPagesDoNotCount(t *testing.T) {
 	}
 }
 
+// A page that came as it was for a moment only is read again.
+func TestAPageThatIsReadAgainCountsAsItIsNow(t *testing.T) {
+	d := dumped(t)
+	x := asDumped()
+	x.stored[17][0]++
+	if _, err := x.compare(t, d); !errors.Is(err, ErrDiffers) {
+		t.Fatalf("got %v, want %v", err, ErrDiffers)
+	}
+	for _, at := range []uint64{17, 40} { // CRIU has dumped no page 40
+		err := d.Reread(process.ID, at*page, func(at uint64, content []byte) error {
+			if at != 17*page {
+				t.Errorf("page %#x is read", at)
+			}
+			copy(content, x.stored[17])
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := x.compare(t, d); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAPageThatCameTwiceIsAnError(t *testing.T) {
 	r := recorded(t)
 	if err := r.Runs(process, []pagestream.Range{{Start: 17 * page, Pages: 1}}, filled(1, 1)); err != nil {
