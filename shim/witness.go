@@ -212,12 +212,31 @@ func (w *witnessDump) agrees(dir string) error {
 		if err != nil {
 			return err
 		}
+		got, want = mergedAreas(got), mergedAreas(want)
 		if !slices.Equal(got, want) {
 			return fmt.Errorf("process %d: %w: its images have %d memory areas, CRIU's own dump %d, which are not the same: %s",
 				pid, witness.ErrDiffers, len(got), len(want), firstDifference(got, want))
 		}
 	}
 	return w.dumped.Save(dir)
+}
+
+// mergedAreas makes one of areas that lie side by side and differ in nothing that is dumped. The kernel keeps them apart as long as
+// only one of them is the tracker's (kernel: mm/vma.c, is_mergeable_vma), which may change between two dumps.
+func mergedAreas(areas []images.VMA) []images.VMA {
+	var all []images.VMA
+	for _, a := range areas {
+		if n := len(all); n > 0 && all[n-1].End == a.Start {
+			as := all[n-1]
+			as.Start, as.End = a.Start, a.End
+			if as == a {
+				all[n-1].End = a.End
+				continue
+			}
+		}
+		all = append(all, a)
+	}
+	return all
 }
 
 // firstDifference describes where two lists of areas part.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -38,6 +39,9 @@ func ReadSequences(dir string) (map[uint64][]Sequence, error) {
 	for pid, tids := range threads {
 		for _, tid := range tids {
 			s, err := readSequence(filepath.Join(dir, "core-"+strconv.FormatUint(tid, 10)+".img"))
+			if errors.Is(err, os.ErrNotExist) {
+				continue // of a process that has ended CRIU may write any number
+			}
 			if err != nil {
 				return nil, err
 			}
