@@ -80,7 +80,7 @@ func (c *comparison) compare(sp *space, x *restorable) error {
 	for _, e := range x.entries {
 		for page := e.Vaddr; page < e.End(); page += pagestream.PageSize {
 			for dumped.more() && dumped.page() < page {
-				c.onlyDumped(sp, x.name, &dumped)
+				c.onlyDumped(x.name, &dumped)
 			}
 			content, err := x.content(e, page)
 			if err != nil {
@@ -99,7 +99,7 @@ func (c *comparison) compare(sp *space, x *restorable) error {
 		}
 	}
 	for dumped.more() {
-		c.onlyDumped(sp, x.name, &dumped)
+		c.onlyDumped(x.name, &dumped)
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func (c *comparison) hash(sp *space, page uint64, content []byte) hash {
 }
 
 // onlyDumped is for a page that would not be restored.
-func (c *comparison) onlyDumped(sp *space, name Name, dumped *walk) {
+func (c *comparison) onlyDumped(name Name, dumped *walk) {
 	c.pages++
 	if name.Kind == pagestream.Process || dumped.hash() != zeroHash {
 		c.differs(name, dumped.page(), "it would not be restored")
