@@ -33,7 +33,7 @@ func BenchmarkCollect(b *testing.B) {
 			}
 		}
 	}
-	opts := Options{List: func() ([]Process, error) { return tree(p.pid) }, Inject: Inject}
+	opts := itself(p)
 	collect := func(b *testing.B, tr *Tracker) Round {
 		r, err := tr.Collect(context.Background())
 		if err != nil {
@@ -100,7 +100,7 @@ func BenchmarkReadMemory(b *testing.B) {
 	p := start(b, "memory")
 	a, _ := strconv.ParseUint(p.tell("map 20000"), 16, 64)
 	p.tell("write %x 20000 7", a)
-	tr := New(Options{List: func() ([]Process, error) { return tree(p.pid) }, Inject: Inject})
+	tr := New(itself(p))
 	defer tr.Close()
 	r, err := tr.Collect(context.Background())
 	if err != nil {
@@ -127,7 +127,7 @@ func BenchmarkManyAreas(b *testing.B) {
 		p.tell("prot %x 1 1", a+uint64(2*i)*page)
 	}
 	maps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
-	tr := New(Options{List: func() ([]Process, error) { return tree(p.pid) }, Inject: Inject})
+	tr := New(itself(p))
 	defer tr.Close()
 	if _, err := tr.Collect(context.Background()); err != nil {
 		b.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"godwit.dev/godwit/pagestream/pagemap"
 )
 
-// injectPatience is how long a round waits for a process that cannot be stopped.
+// injectPatience is how long a round waits for a process that cannot be stopped, if Options do not say.
 const injectPatience = 250 * time.Millisecond
 
 // retryUnreachable is after what time such a process is tried again, so that it
@@ -138,11 +138,11 @@ func (t *Tracker) arm(ctx context.Context, p *process, pm *pagemap.File, s *scra
 	if time.Now().Before(p.notBefore) {
 		return p.refused
 	}
-	ctx, cancel := context.WithTimeout(ctx, injectPatience)
+	ctx, cancel := context.WithTimeout(ctx, t.opts.Patience)
 	defer cancel()
 	begin := time.Now()
 	in, err := t.opts.Inject(ctx, p.PID)
-	if err != nil && time.Since(begin) >= injectPatience/2 {
+	if err != nil && time.Since(begin) >= t.opts.Patience/2 {
 		p.notBefore, p.refused = time.Now().Add(retryUnreachable), err
 	}
 	if err != nil {

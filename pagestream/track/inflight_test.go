@@ -37,7 +37,7 @@ func TestDirectReadsUnderWayAreCopied(t *testing.T) {
 	}
 	for range targets {
 		p := start(t, "direct", path, "8")
-		k := trackWith(t, p, Options{List: func() ([]Process, error) { return tree(p.pid) }, Inject: Inject})
+		k := trackWith(t, p, itself(p))
 		for range 10 {
 			time.Sleep(time.Millisecond)
 			k.round()

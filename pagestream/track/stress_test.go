@@ -288,7 +288,7 @@ func TestRoundsCopyExactlyWhatTheFrozenProcessesHave(t *testing.T) {
 			threads, children := rng.IntN(4), rng.IntN(4)
 			p := start(t, "mutate", fmt.Sprint(seed), fmt.Sprint(threads), fmt.Sprint(children))
 			t.Cleanup(func() { killTree(t, p.pid) })
-			tr := New(Options{List: func() ([]Process, error) { return tree(p.pid) }, Inject: Inject})
+			tr := New(itself(p))
 			defer tr.Close()
 			c := copies{}
 			var total, fresh uint64

@@ -36,6 +36,8 @@ type Options struct {
 	// Inject creates a userfaultfd in a process: Inject of this package, or that
 	// of a Helper.
 	Inject func(ctx context.Context, pid int) (Injection, error)
+	// Patience is how long a round waits for a process that cannot be stopped. Zero: a quarter of a second.
+	Patience time.Duration
 	// Log gets what is not worth an error. Nil: the default logger.
 	Log *slog.Logger
 }
@@ -148,6 +150,9 @@ const regionsPerScan = 16 << 10
 func New(opts Options) *Tracker {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
+	}
+	if opts.Patience == 0 {
+		opts.Patience = injectPatience
 	}
 	return &Tracker{opts: opts, procs: map[int]*process{}}
 }

@@ -41,7 +41,12 @@ type tracked struct {
 
 func track(t *testing.T) *tracked {
 	p := start(t, "memory")
-	return trackWith(t, p, Options{List: func() ([]Process, error) { return tree(p.pid) }, Inject: Inject})
+	return trackWith(t, p, itself(p))
+}
+
+// itself has the target's own tree tracked, however long a busy machine takes to stop a thread.
+func itself(p *target) Options {
+	return Options{List: func() ([]Process, error) { return tree(p.pid) }, Inject: Inject, Patience: time.Minute}
 }
 
 func trackWith(t *testing.T, p *target, opts Options) *tracked {

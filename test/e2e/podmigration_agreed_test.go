@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +20,7 @@ import (
 // then, before the freeze or after it, and cannot have decided. The returned function lets the shim go on.
 func (v *traveller) agreedTo() (m *v1alpha1.PodMigration, goOn func()) {
 	v.t.Helper()
-	shim := pidOf(v.t, v.node, "containerd-shim", "") // of the node's only pod
+	shim := v.shim()
 	m = v.await(v.ask(briskMove), "the cluster's agreement", hasCondition(v1alpha1.ConditionAgreed))
 	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
 		v.t.Fatal(err)
@@ -29,6 +31,24 @@ func (v *traveller) agreedTo() (m *v1alpha1.PodMigration, goOn func()) {
 		v.t.Fatalf("the cluster has agreed, and the PodMigration is %s", m.Status.Phase)
 	}
 	return m, goOn
+}
+
+// shim is the pod's, where it is now. One of a pod that is gone may still be ending beside it: it is found as the one below which the
+// pod's processes are.
+func (v *traveller) shim() int {
+	v.t.Helper()
+	pids := v.processes(v.node)
+	if len(pids) != 1 {
+		v.t.Fatalf("%d processes of pod %s count on node %s", len(pids), v.pod, v.node.Name)
+	}
+	for pid := parentOf(pids[0]); pid > 1; pid = parentOf(pid) {
+		name, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
+		if strings.HasPrefix(string(name), "containerd-shim") {
+			return pid
+		}
+	}
+	v.t.Fatalf("pod %s has no shim above process %d on node %s", v.pod, pids[0], v.node.Name)
+	return 0
 }
 
 // breaksOff waits until the source is about to break a migration off.
