@@ -103,6 +103,14 @@ func (b *bench) onNodes(ctx context.Context, chosen []steps.Step[*bench]) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, leave()) }()
+	kept, report, err := lab.KeepMemory(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, report()) }()
+	if !kept {
+		fmt.Println("this machine gives free memory back to its host and cannot be kept from it: new memory is slow, and so are moves of much")
+	}
 	return b.do(ctx, chosen)
 }
 
