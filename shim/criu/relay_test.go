@@ -360,6 +360,34 @@ func TestARelayThatClosesWaitsForACRIUThatWasLetGo(t *testing.T) {
 	}
 }
 
+// A CRIU that hangs keeps its socket when runc, which was killed, has lost its own.
+func TestARelayThatClosesDoesNotWaitForEverForACRIUThatHangs(t *testing.T) {
+	files, g := testRelay(t, PostRestore, PreResume)
+	g.patience = 100 * time.Millisecond
+	k := startClient(t, files, "post-restore pre-resume")
+	done := k.start()
+	if _, err := g.Wait(t.Context(), PostRestore); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Answer(Go); err != nil {
+		t.Fatal(err)
+	}
+	a, err := g.Wait(t.Context(), PreResume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(a.PID, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Answer(Go); err != nil {
+		t.Fatal(err)
+	}
+	g.Close()
+	if end := <-done; end.err == nil {
+		t.Errorf("the client takes it for ended well: %v", end.resp)
+	}
+}
+
 func TestARelayHearsOfACRIUThatDies(t *testing.T) {
 	files, g := testRelay(t, PreDump)
 	k := startClient(t, files, "pre-dump")
