@@ -32,7 +32,8 @@ const (
 // thread without one, have none here. Errors about the bytes wrap ErrFormat.
 //
 // A process that has ended has no memory. Its thread has any number: CRIU asks its parasite in a process for its
-// pid there, and leaves unset what nobody tells (criu/seize.c, collect_threads; criu/cr-dump.c, dump_zombies).
+// pid there, and leaves unset what nobody tells (criu/seize.c, collect_threads; criu/cr-dump.c, dump_zombies). (With
+// MALLOC_PERTURB_ the number was what that fills memory with.)
 func ReadSequences(dir string) (map[uint64][]Sequence, error) {
 	threads, err := readThreads(filepath.Join(dir, "pstree.img"))
 	if err != nil {
