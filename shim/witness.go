@@ -225,8 +225,7 @@ func (w *witnessDump) agrees(dir string) error {
 // joinedAreas makes one of areas that lie side by side, may not be read, and differ in nothing else that is dumped either. CRIU's own
 // dump joins such areas in the process, for the dump after it to find: it makes them readable, reads them and takes that back
 // (criu/mem.c, parasite_dump_pages_seized), and then the kernel no longer keeps apart what need not be (kernel: mm/mprotect.c, mprotect_fixup).
-// A forked process has them: areas of which its parent has locked some, or a tracker registered some, and which come without
-// either (kernel: dup_mmap).
+// Programs that fork have them: an area of which the parent has locked a part comes to the child in parts, and without the lock.
 func joinedAreas(areas []images.VMA) []images.VMA {
 	var all []images.VMA
 	for _, a := range areas {
