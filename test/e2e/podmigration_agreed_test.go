@@ -32,8 +32,8 @@ func (v *traveller) holdRestore(n *lab.Node) (goOn func()) {
 }
 
 // agreedTo asks for a move, and stops the pod's shim when the cluster has agreed to its commit: the source waits for it
-// then, before the freeze or after it. It cannot have decided before: the destination's restore is held until then. The returned function
-// lets the shim go on.
+// then, before the freeze or after it. It cannot have decided before, nor have the destination's word for it: the restore there is held.
+// The returned function lets both go on.
 func (v *traveller) agreedTo() (m *v1alpha1.PodMigration, goOn func()) {
 	v.t.Helper()
 	shim, restore := v.shim(), v.holdRestore(v.elsewhere())
@@ -41,9 +41,11 @@ func (v *traveller) agreedTo() (m *v1alpha1.PodMigration, goOn func()) {
 	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
 		v.t.Fatal(err)
 	}
-	goOn = sync.OnceFunc(func() { _ = unix.Kill(shim, unix.SIGCONT) })
+	goOn = sync.OnceFunc(func() {
+		restore()
+		_ = unix.Kill(shim, unix.SIGCONT)
+	})
 	v.t.Cleanup(goOn)
-	restore()
 	if m.Status.Phase != v1alpha1.PhaseMigrating {
 		v.t.Fatalf("the cluster has agreed, and the PodMigration is %s", m.Status.Phase)
 	}
