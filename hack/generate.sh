@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Generates code from the .proto files, and from the API's types their methods
-# and the custom resource definition. With --check it generates into a copy
+# and the custom resource definition, which it also puts into the chart and the manifests. With --check it generates into a copy
 # and fails if that differs from what is committed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +32,19 @@ api=nodecontroller/api/v1alpha1
 # Helm reads nothing outside of its chart.
 mkdir -p "$out/contrib/helm/godwit/files"
 cp "$out"/contrib/kubernetes/crd/*.yaml "$out/contrib/helm/godwit/files/"
+# Helm puts it into the manifests as it is (hack/manifests.sh), so they can have it without waiting for a helm.
+manifests=contrib/kubernetes/godwit.yaml
+awk -v definition="$out/contrib/kubernetes/crd/godwit.dev_podmigrations.yaml" '
+	/^---$/ { within = 0 }
+	!within
+	/^# Source: .*\/crd\.yaml$/ {
+		within = 1
+		while ((getline line <definition) > 0)
+			if (line != "---")
+				print line
+	}
+' "$manifests" >"$tools/manifests"
+cp "$tools/manifests" "$out/$manifests"
 [ "${1:-}" = --check ] || exit 0
 
 # Which protoc it was is a comment in the code, and may differ.

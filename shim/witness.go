@@ -164,9 +164,10 @@ func (w *witnessDump) note(round *pageserver.Round) (err error) {
 // (kernel: kernel/rseq.c, rseq_update_cpu_node_id): the second dump may find that changed, so it does not count.
 //
 // And CRIU writes system calls to the beginning of the first area that may be executed, and puts back what was there
-// (criu/parasite-syscall.c, get_exec_start; compel/src/lib/infect.c, compel_execute_syscall). The pages that it has sent come here
-// by reference (kernel: net/ipv4/tcp.c, tcp_sendmsg_locked, MSG_SPLICE_PAGES), so that one may be read as it was while CRIU's code
-// lay there once more. It is read again, now that all is put back.
+// (criu/parasite-syscall.c, get_exec_start; compel/src/lib/infect.c, compel_execute_syscall), once more when it has sent the
+// process' pages and lets go of it. They come here by reference (kernel: net/ipv4/tcp.c, tcp_sendmsg_locked, MSG_SPLICE_PAGES): what is read
+// of them is what they hold then. (A server that looked at that page again and again without taking it from its socket saw the program's
+// code, then CRIU's, then the program's.) So it is read again, now that all is put back.
 func (w *witnessDump) correct() error {
 	sequences, err := images.ReadSequences(w.dir)
 	if err != nil {
@@ -212,7 +213,7 @@ func (w *witnessDump) agrees(dir string) error {
 		if err != nil {
 			return err
 		}
-		got, want = mergedAreas(got), mergedAreas(want)
+		got, want = joinedAreas(got), joinedAreas(want)
 		if !slices.Equal(got, want) {
 			return fmt.Errorf("process %d: %w: its images have %d memory areas, CRIU's own dump %d, which are not the same: %s",
 				pid, witness.ErrDiffers, len(got), len(want), firstDifference(got, want))
@@ -221,12 +222,14 @@ func (w *witnessDump) agrees(dir string) error {
 	return w.dumped.Save(dir)
 }
 
-// mergedAreas makes one of areas that lie side by side and differ in nothing that is dumped. The kernel keeps them apart as long as
-// only one of them is the tracker's (kernel: mm/vma.c, is_mergeable_vma), which may change between two dumps.
-func mergedAreas(areas []images.VMA) []images.VMA {
+// joinedAreas makes one of areas that lie side by side, may not be read, and differ in nothing else that is dumped either. CRIU's own
+// dump joins such areas in the process, for the dump after it to find: it makes them readable, reads them and takes that back
+// (criu/mem.c, parasite_dump_pages_seized), and then the kernel no longer keeps apart what need not be (kernel: mm/mprotect.c, mprotect_fixup).
+// Programs that fork have them: an area of which the parent has locked a part comes to the child in parts, and without the lock.
+func joinedAreas(areas []images.VMA) []images.VMA {
 	var all []images.VMA
 	for _, a := range areas {
-		if n := len(all); n > 0 && all[n-1].End == a.Start {
+		if n := len(all); n > 0 && all[n-1].End == a.Start && a.Prot&unix.PROT_READ == 0 {
 			as := all[n-1]
 			as.Start, as.End = a.Start, a.End
 			if as == a {

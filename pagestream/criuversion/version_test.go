@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"godwit.dev/godwit/test/criunode"
 )
 
 func TestVersionIsFoundInWhatCRIUPrints(t *testing.T) {
@@ -114,11 +116,22 @@ func TestInstalledCRIUIsAskedOrMissed(t *testing.T) {
 			t.Errorf("without CRIU: %v", err)
 		}
 	})
-	if _, err := exec.LookPath("criu"); err != nil {
-		t.Skip("no CRIU here")
-	}
-	v, err := Installed(context.Background(), nil)
-	if err != nil || v.Major == 0 {
-		t.Errorf("%v, %v", v, err)
-	}
+	t.Run("a node's", func(t *testing.T) {
+		n, err := criunode.New(t.TempDir())
+		if errors.Is(err, criunode.ErrUnavailable) {
+			t.Skip(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { n.Close() })
+		v, err := Installed(t.Context(), func(ctx context.Context, cmd *exec.Cmd) error {
+			there := n.Command(ctx, cmd.Args...)
+			there.Stdout, there.Stderr = cmd.Stdout, cmd.Stderr
+			return there.Run()
+		})
+		if err != nil || v.Before(Oldest) {
+			t.Errorf("%v, %v", v, err)
+		}
+	})
 }

@@ -30,6 +30,10 @@ const (
 // ReadSequences says where the threads of each process in a directory of images have their
 // areas of restartable sequences, by the pid in the container. A CRIU that notes none, and a
 // thread without one, have none here. Errors about the bytes wrap ErrFormat.
+//
+// A process that has ended has no memory. Its thread has any number: CRIU asks its parasite in a process for its
+// pid there, and leaves unset what nobody tells (criu/seize.c, collect_threads; criu/cr-dump.c, dump_zombies). (With
+// MALLOC_PERTURB_ the number was what that fills memory with.)
 func ReadSequences(dir string) (map[uint64][]Sequence, error) {
 	threads, err := readThreads(filepath.Join(dir, "pstree.img"))
 	if err != nil {
@@ -37,11 +41,11 @@ func ReadSequences(dir string) (map[uint64][]Sequence, error) {
 	}
 	found := make(map[uint64][]Sequence)
 	for pid, tids := range threads {
+		if _, err := os.Lstat(MMPath(dir, pid)); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		for _, tid := range tids {
 			s, err := readSequence(filepath.Join(dir, "core-"+strconv.FormatUint(tid, 10)+".img"))
-			if errors.Is(err, os.ErrNotExist) {
-				continue // of a process that has ended CRIU may write any number
-			}
 			if err != nil {
 				return nil, err
 			}
@@ -53,7 +57,7 @@ func ReadSequences(dir string) (map[uint64][]Sequence, error) {
 	return found, nil
 }
 
-// readThreads lists the threads of each process (images/pstree.proto). One that has ended has none.
+// readThreads lists the threads of each process (images/pstree.proto).
 func readThreads(path string) (map[uint64][]uint64, error) {
 	f, err := Open(path)
 	if err != nil {

@@ -25,7 +25,7 @@ func core(addr, size uint64) []byte {
 	return append(message(1, 1), nested(5, thread)...)
 }
 
-// writeProcesses writes the images of process 1 with threads 1 and 3, and process 2.
+// writeProcesses writes the images of process 1 with threads 1 and 3, process 2, and process 4, which has ended.
 func writeProcesses(t *testing.T, third []byte) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -37,10 +37,13 @@ func writeProcesses(t *testing.T, third []byte) string {
 		return b
 	}
 	for name, content := range map[string][]byte{
-		"pstree.img": image(magicTree, process(1, 1, 3), process(2, 2)),
+		"pstree.img": image(magicTree, process(1, 1, 3), process(2, 2), process(4, 3<<30)),
+		"mm-1.img":   nil,
+		"mm-2.img":   nil,
 		"core-1.img": image(magicCore, core(0x7000_0020, 32)),
 		"core-2.img": image(magicCore, core(0, 0)),
 		"core-3.img": third,
+		"core-4.img": image(magicCore, core(0, 0)),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
@@ -81,7 +84,7 @@ func FuzzReadSequences(f *testing.F) {
 	f.Add(message(1, 3, 5, 3), core(0x1000, 32))
 	f.Fuzz(func(t *testing.T, tree, thread []byte) {
 		dir := t.TempDir()
-		for name, content := range map[string][]byte{"pstree.img": image(magicTree, tree), "core-3.img": image(magicCore, thread)} {
+		for name, content := range map[string][]byte{"pstree.img": image(magicTree, tree), "core-3.img": image(magicCore, thread), "mm-3.img": nil} {
 			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 				t.Fatal(err)
 			}

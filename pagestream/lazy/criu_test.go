@@ -4,111 +4,48 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/images"
 	"godwit.dev/godwit/pagestream/store"
+	"godwit.dev/godwit/test/criunode"
 	"golang.org/x/sys/unix"
 )
 
-// node is a machine for CRIU: namespaces over a root file system that has it.
-type node struct {
-	init *exec.Cmd
-	log  bytes.Buffer
-}
+// node is a machine for CRIU.
+type node struct{ *criunode.Node }
 
-// nodeScript makes the node's mounts and stays as its first process. CRIU needs its root
-// to be a mount point: pivot_root, not chroot.
-const nodeScript = `set -e
-mount -t tmpfs tmpfs "$1"; mkdir "$1"/up "$1"/work "$1"/root
-mount -t overlay overlay -o lowerdir="$2",upperdir="$1"/up,workdir="$1"/work "$1"/root
-cd "$1"/root; mkdir -p .old shared
-mount -t proc proc proc; mount --rbind /sys sys; mount --rbind /dev dev
-mount -t tmpfs tmpfs run; mount -t tmpfs tmpfs tmp
-mount --rbind "$3" shared; cp "$4" tmp/dumped
-pivot_root . .old; umount -l /.old; ip link set lo up
-echo up; while :; do sleep 0.2; done # a shell reaps what is left to it`
-
-// newNode makes a node in which dir is seen as /shared, or skips the test: the root file
-// system is that of $GODWIT_ROOTFS, else this machine's if criu is in $PATH.
+// newNode makes a node with the program in which dir is seen as /shared, or skips the test.
 func newNode(t *testing.T, dir, program string) *node {
 	t.Helper()
-	root := os.Getenv("GODWIT_ROOTFS")
-	if root == "" {
-		if _, err := exec.LookPath("criu"); err != nil {
-			t.Skip("no criu in PATH, and GODWIT_ROOTFS names no root file system that has it")
-		}
-		root = "/"
+	made, err := criunode.New(dir)
+	if errors.Is(err, criunode.ErrUnavailable) {
+		t.Skip(err)
 	}
-	// The kernel kills the node when the thread that started it ends, and threads do end in these tests.
-	runtime.LockOSThread()
-	n := &node{}
-	n.init = exec.Command("bash", "-c", nodeScript, "node", t.TempDir(), root, dir, program)
-	n.init.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:   unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
-		Unshareflags: unix.CLONE_NEWNS,
-		Pdeathsig:    unix.SIGKILL,
-	}
-	n.init.Stderr = &n.log
-	out, err := n.init.StdoutPipe()
 	must(t, err)
-	if err := n.init.Start(); err != nil {
-		t.Skip("no right to make namespaces:", err)
-	}
-	t.Cleanup(func() {
-		n.init.Process.Kill()
-		n.init.Wait()
-	})
-	up := make([]byte, 3)
-	if _, err := io.ReadFull(out, up); err != nil {
-		n.init.Wait()
-		t.Fatalf("node: %v: %s", err, n.log.String())
-	}
+	t.Cleanup(func() { must(t, made.Close()) })
+	n := &node{made}
+	b, err := os.ReadFile(program)
+	must(t, err)
+	must(t, os.WriteFile(n.Path("/tmp/dumped"), b, 0o755))
 	if out, err := n.run("criu", "check", "--feature", "uffd-noncoop"); err != nil {
 		t.Skipf("criu cannot restore lazily here: %v: %s", err, out)
 	}
 	return n
 }
 
-// command runs in all namespaces of the node, as a child of its first process' kind.
+// run runs a program in the node.
 func (n *node) run(args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(n.init.Process.Pid), "-m", "-p", "-n", "-u", "-i"}, args...)...)
-	return cmd.CombinedOutput()
-}
-
-func (n *node) path(p string) string {
-	return filepath.Join("/proc", strconv.Itoa(n.init.Process.Pid), "root", p)
-}
-
-// await waits until a file in the node holds all the strings, and returns it.
-func (n *node) await(t *testing.T, file string, want ...string) string {
-	t.Helper()
-	var b []byte
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		b, _ = os.ReadFile(n.path(file))
-		missing := false
-		for _, w := range want {
-			missing = missing || !bytes.Contains(b, []byte(w))
-		}
-		if !missing && !bytes.Contains(b, []byte("wrong")) {
-			return string(b)
-		}
-	}
-	t.Fatalf("%s holds %q, not %q", file, b, want)
-	return ""
+	return n.Command(ctx, args...).CombinedOutput()
 }
 
 // dump has CRIU dump the program eagerly into images, and kill it. It returns the pids.
@@ -117,12 +54,12 @@ func (n *node) dump(t *testing.T) (pids []string) {
 	if out, err := n.run("bash", "-c", "setsid /tmp/dumped /tmp/out 96 </dev/null >/dev/null 2>&1 &"); err != nil {
 		t.Fatalf("start: %v: %s", err, out)
 	}
-	n.await(t, "/tmp/out", "process 0 is ready", "process 1 is ready")
+	must(t, n.Await(t.Context(), "/tmp/out", "process 0 is ready", "process 1 is ready"))
 	out, err := n.run("pgrep", "-x", "dumped")
 	must(t, err)
 	pids = strings.Fields(string(out))
 	if out, err := n.run("criu", "dump", "-t", pids[0], "-D", "/shared/images/0", "-o", "dump.log", "-v4"); err != nil {
-		log, _ := os.ReadFile(n.path("/shared/images/0/dump.log"))
+		log, _ := os.ReadFile(n.Path("/shared/images/0/dump.log"))
 		t.Fatalf("dump: %v: %s\n%s", err, out, tail(log))
 	}
 	return pids
@@ -188,7 +125,7 @@ func (n *node) verify(t *testing.T, pids []string, times int) {
 		t.Fatalf("the processes are gone: %v: %s", err, out)
 	}
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		b, _ := os.ReadFile(n.path("/tmp/out"))
+		b, _ := os.ReadFile(n.Path("/tmp/out"))
 		if bytes.Contains(b, []byte("wrong")) || time.Now().After(end) {
 			t.Fatalf("the processes say:\n%s", b)
 		}
@@ -263,7 +200,7 @@ func TestCRIURestoresEagerlyFromFlattenedImages(t *testing.T) {
 	takePages(t, s)
 	must(t, s.Flatten(0, true))
 	if out, err := n.run("criu", "restore", "-d", "-D", "/shared/images/0", "-o", "restore.log", "-v4"); err != nil {
-		log, _ := os.ReadFile(n.path("/shared/images/0/restore.log"))
+		log, _ := os.ReadFile(n.Path("/shared/images/0/restore.log"))
 		t.Fatalf("restore: %v: %s\n%s", err, out, tail(log))
 	}
 	n.verify(t, pids, 1)

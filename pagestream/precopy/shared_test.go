@@ -19,6 +19,7 @@ import (
 	"godwit.dev/godwit/pagestream/pagehash"
 	"godwit.dev/godwit/pagestream/pagemap"
 	"godwit.dev/godwit/pagestream/track"
+	"godwit.dev/godwit/test/criunode"
 )
 
 func newTestShared(t *testing.T) *Shared {
@@ -208,9 +209,12 @@ func TestSharedPagesThatAreSentAThirdTimeGoAsWhatChangedInThem(t *testing.T) {
 
 // CRIU names images, and says which pages there are, as Shared expects.
 func TestSharedMemoryThatCRIUDumpsIsFinished(t *testing.T) {
-	criu, err := exec.LookPath("criu")
-	if err != nil {
+	criu, err := criunode.Program()
+	if errors.Is(err, criunode.ErrUnavailable) {
 		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	const pages = 2048
 	p := startSharedPod(t, pages)
@@ -220,8 +224,8 @@ func TestSharedMemoryThatCRIUDumpsIsFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	out, err := exec.Command(criu, "dump", "--tree", strconv.Itoa(p.pid), "--images-dir", dir,
-		"--shell-job", "--leave-stopped", "--log-file", "dump.log", "-v4").CombinedOutput()
+	out, err := exec.Command(criu[0], append(criu[1:], "dump", "--tree", strconv.Itoa(p.pid), "--images-dir", dir,
+		"--shell-job", "--leave-stopped", "--log-file", "dump.log", "-v4")...).CombinedOutput()
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(dir, "dump.log"))
 		t.Fatalf("criu dump: %v: %s\n%s", err, out, log[max(len(log)-3000, 0):])

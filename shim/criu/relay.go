@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,7 +48,12 @@ type Relay struct {
 
 	closing  sync.Once
 	accepter sync.WaitGroup
+	// patience is how long Close waits for a CRIU that was let go from the last stage.
+	patience time.Duration
 }
+
+// endLimit is ample for what a CRIU still has to do that was let go from the last stage: some 10 ms.
+const endLimit = 10 * time.Second
 
 // newRelay makes a relay in dir, where the stand-ins are, that stops CRIU at the given stages.
 func newRelay(dir string, of traits, stages ...Stage) (*Relay, error) {
@@ -59,6 +65,7 @@ func newRelay(dir string, of traits, stages ...Stage) (*Relay, error) {
 		arrivals: make(arrivals, len(stages)), traits: of, listener: listener, stages: stages,
 		// CRIU may hear its verdict before it has come to the stage: one for each, and one that calls all off.
 		verdicts: make(chan Verdict, len(stages)+1), closed: make(chan struct{}), broken: make(chan struct{}),
+		patience: endLimit,
 	}
 	r.accepter.Go(r.accept)
 	return r, nil
@@ -155,13 +162,16 @@ func (r *Relay) Answer(v Verdict) error {
 }
 
 // Close takes the relay down, and breaks off what CRIU and runc have to say to each other: one that still waits fails. But it waits for the
-// end of a CRIU that was let go from the last stage: runc would take processes that run for lost. The directory stays.
+// end of a CRIU that was let go from the last stage: runc would take processes that run for lost. It does so for a while: one that hangs, or is
+// stuck in the kernel, does not end because runc has. The directory stays.
 func (r *Relay) Close() {
 	r.closing.Do(func() {
 		close(r.closed)
 		r.listener.Close()
 		if !r.letGo() {
 			close(r.broken)
+		} else {
+			defer time.AfterFunc(r.patience, func() { close(r.broken) }).Stop()
 		}
 		r.accepter.Wait()
 	})

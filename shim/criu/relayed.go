@@ -47,6 +47,8 @@ type relayed struct {
 	stage Stage // of the notification that the client has yet to answer; guarded by mu
 	// lent are files of the client that CRIU finds at us; they are of the client's side alone.
 	lent []int
+	// answering is who answers CRIU beside who hears what it says: it may be held for long, and may die meanwhile.
+	answering sync.WaitGroup
 }
 
 // newRelayed takes the client's socket from a CRIU that has just come.
@@ -99,8 +101,7 @@ func (s *relayed) serve() {
 	defer func() { closeAll(s.lent) }()
 	stop := closeWith(s.relay.broken, s.criu, s.client)
 	defer stop()
-	var asking sync.WaitGroup
-	asking.Go(func() {
+	s.answering.Go(func() {
 		if s.hand(s.client, s.criu, s.asked) != nil {
 			s.criu.Close()
 		}
@@ -108,7 +109,7 @@ func (s *relayed) serve() {
 	})
 	_ = s.hand(s.criu, s.client, s.said) // whatever ends it, the client sees a CRIU that is gone
 	s.client.Close()
-	asking.Wait()
+	s.answering.Wait()
 }
 
 // hand gives messages of one side to the other until the former ends, which is no error. change may leave nothing of one.
@@ -142,7 +143,12 @@ func (s *relayed) said(message []byte) ([]byte, error) {
 	}
 	stage := Stage(resp.GetNotify().GetScript())
 	if idleStages[stage] || stage == setupNamespaces && !s.relay.hooks {
-		return nil, s.answerFor(stage)
+		s.answering.Go(func() {
+			if s.answerFor(stage) != nil {
+				s.criu.Close()
+			}
+		})
+		return nil, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

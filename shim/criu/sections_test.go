@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -148,16 +150,19 @@ func (m *mapping) tell(t *testing.T, line string) {
 	}
 }
 
-// stop stops the process and returns when it stands.
+// stop stops the process and returns when all its threads stand: the first does before the others.
 func (m *mapping) stop(t *testing.T) {
 	t.Helper()
 	syscall.Kill(m.pid, syscall.SIGSTOP)
 	for {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.pid))
-		if err != nil {
-			t.Fatal(err)
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", m.pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("threads of process %d: %v", m.pid, err)
 		}
-		if bytes.Contains(text, []byte(") T ")) {
+		if !slices.ContainsFunc(threads, func(path string) bool {
+			text, err := os.ReadFile(path)
+			return err == nil && !bytes.Contains(text, []byte(") T "))
+		}) {
 			return
 		}
 		time.Sleep(time.Millisecond)

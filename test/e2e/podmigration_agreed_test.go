@@ -14,18 +14,37 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/nodecontroller/api/v1alpha1"
+	"godwit.dev/godwit/test/lab"
 )
 
-// agreedTo asks for a move, and stops the pod's shim as soon as the cluster has agreed to its commit: the source waits for it
-// then, before the freeze or after it, and cannot have decided. The returned function lets the shim go on.
+// holdRestore has the next restore on a node wait, before it makes any process, until the returned function is called: so long the source
+// cannot decide. After ten seconds of that a frozen pod's move is broken off.
+func (v *traveller) holdRestore(n *lab.Node) (goOn func()) {
+	v.t.Helper()
+	const held = "/root/restore-is-held"
+	breakRestores(v.t, n, "pre-restore", "while [ -e "+held+" ]; do sleep 0.02; done", 1)
+	if err := os.WriteFile(n.Path(held), nil, 0o600); err != nil {
+		v.t.Fatal(err)
+	}
+	goOn = func() { _ = os.Remove(n.Path(held)) }
+	v.t.Cleanup(goOn)
+	return goOn
+}
+
+// agreedTo asks for a move, and stops the pod's shim when the cluster has agreed to its commit: the source waits for it
+// then, before the freeze or after it. It cannot have decided before, nor have the destination's word for it: the restore there is held.
+// The returned function lets both go on.
 func (v *traveller) agreedTo() (m *v1alpha1.PodMigration, goOn func()) {
 	v.t.Helper()
-	shim := v.shim()
+	shim, restore := v.shim(), v.holdRestore(v.elsewhere())
 	m = v.await(v.ask(briskMove), "the cluster's agreement", hasCondition(v1alpha1.ConditionAgreed))
 	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
 		v.t.Fatal(err)
 	}
-	goOn = sync.OnceFunc(func() { _ = unix.Kill(shim, unix.SIGCONT) })
+	goOn = sync.OnceFunc(func() {
+		restore()
+		_ = unix.Kill(shim, unix.SIGCONT)
+	})
 	v.t.Cleanup(goOn)
 	if m.Status.Phase != v1alpha1.PhaseMigrating {
 		v.t.Fatalf("the cluster has agreed, and the PodMigration is %s", m.Status.Phase)

@@ -1,7 +1,7 @@
 /*
  * kinds PORT [MIB OF HUGETLB]: memory of every kind that a process can have. Private, with holes and pages of zeros; in
  * transparent huge pages, parts of which were given up; locked; with guard pages; paged out as far as there is swap; a
- * file's, private and shared; that may not be read, or not be written; wiped on a fork, or not forked at all; sparse;
+ * file's, private and shared; that may not be read, or not be written, in areas that only a lock keeps apart; wiped on a fork, or not forked at all; sparse;
  * moved and grown; anonymous and shared, and a memfd's; of hugetlbfs where that is asked for. A forked child has what
  * a child has of all that, and has changed part of it.
  *
@@ -139,6 +139,10 @@ static void make_private(void)
 
 	a = filled(add("memory that may not be read", room(512 * PAGE, private, -1), 512), 2);
 	protect(a, PROT_NONE);
+	/* A child has both halves without the lock, still apart. They were never touched: what that leaves would keep them apart for ever. */
+	at = must(mmap(NULL, 2 * PAGE, PROT_NONE, private, -1, 0), "mmap");
+	if (mlock2(at, PAGE, MLOCK_ONFAULT) < 0)
+		die("mlock2");
 	a = filled(add("memory that may not be written", room(512 * PAGE, private, -1), 512), 2);
 	protect(a, PROT_READ);
 
