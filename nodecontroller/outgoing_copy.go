@@ -158,7 +158,9 @@ func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
 		m.mu.Lock()
 		m.progress = progressOf(p)
 		m.mu.Unlock()
-		m.tell(kindProgress, "")
+		if !cutOver(p.State) {
+			m.tell(kindProgress, "")
+		}
 		m.use.report(usageOf(p, time.Now()))
 		switch answerOf(p.State) {
 		case shimAborted:
@@ -175,6 +177,11 @@ func (m *outgoing) watch(stream shimv1.Migration_WatchClient) {
 			close(m.converged)
 		}
 	}
+}
+
+// cutOver says whether a shim has sent all of a frozen pod: who is told of that has it stand still for longer, and hears of the end soon.
+func cutOver(s shimv1.State) bool {
+	return s == shimv1.State_STATE_CUT_OVER || s == shimv1.State_STATE_COMMITTED
 }
 
 func (m *outgoing) stopReason() string {

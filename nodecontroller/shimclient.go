@@ -103,8 +103,14 @@ func (d *Daemon) resumeShim(ctx context.Context, sandbox, migration string) (*sh
 	return s.Resume(ctx, &shimv1.ResumeRequest{Migration: migration})
 }
 
-// whileResuming tells what goes wrong with a resume that is under way, until ctx ends.
+// soonResumed is how long a resume may take until somebody looks what goes wrong with it: to ask costs the processors that the pod waits for.
+const soonResumed = 500 * time.Millisecond
+
+// whileResuming tells what goes wrong with a resume that is under way and takes long, until ctx ends.
 func (d *Daemon) whileResuming(ctx context.Context, sandbox, migration string, tell func(trouble string)) {
+	if pause(ctx, soonResumed) != nil {
+		return
+	}
 	s, err := d.dialShim(ctx, sandbox)
 	if err != nil {
 		return

@@ -41,6 +41,8 @@ type attempt struct {
 	// tmpfs are the container's own mounts, until releasing is done.
 	tmpfs     []arrivingTmpfs
 	releasing sync.Once
+	// old is what was made for CRIU in the container's root file system, nil if nothing was; who sees the attempt through has it, and who releases it.
+	old *oldRoot
 }
 
 func newAttempt(number int, fill *fill) *attempt {
@@ -127,6 +129,9 @@ func (d *destination) letGo(a *arrival, t *attempt, g *gate) {
 	defer t.seen.Done()
 	ctx, cancel := context.WithTimeoutCause(t.over, attemptLimit(t.number), errHung)
 	defer cancel()
+	if err := t.old.remove(); err != nil {
+		d.log.Warn("a restored container has a directory more than it had", "container", a.container.id, "error", err)
+	}
 	err := t.reachEnd(ctx)
 	g.arrive()
 	if err == nil {

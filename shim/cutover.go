@@ -120,6 +120,10 @@ func (s *source) approach(ctx context.Context) error {
 	for _, c := range s.containers {
 		work.Go(func() error {
 			s.openTmpfs(c)
+			var err error
+			if c.clocks, err = criu.TimeNamespace(ctx, c.pid, runReaped); err != nil {
+				s.log.Warn("CRIU forks for the container's clocks", "container", c.id, "error", err)
+			}
 			return c.startDump(ctx)
 		})
 	}

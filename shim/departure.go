@@ -39,8 +39,10 @@ type departure struct {
 	dump *criu.Dump
 	// inNetwork: the destination restores in the pod's network namespace; inNamespaces: in its IPC and UTS namespaces, and these hold nothing.
 	inNetwork, inNamespaces bool
-	images                  string
-	views                   []*criu.View
+	// clocks is the time namespace that CRIU enters to work there, if any.
+	clocks string
+	images string
+	views  []*criu.View
 	// own are the container's own tmpfs mounts, as the destination was told of them; carriesTmpfs: it fills them
 	// in, and has filled in what contentAhead has told if tmpfsFilled. tmpfs are those that CRIU then leaves out, open; tmpfsAhead, before
 	// that, those of which something was told.
@@ -109,7 +111,7 @@ func (d *departure) startDump(ctx context.Context) error {
 	}
 	d.dump, err = criu.StartDump(ctx, criu.DumpConfig{
 		Runtime: d.runc, ID: d.id, Config: d.criuConfig(), Images: d.images, Work: work,
-		Views: d.views, Showing: []string{self, helperShow}, Namespaces: d.dumpNamespaces().arguments(), External: d.external(), Run: runReaped,
+		Views: d.views, Showing: []string{self, helperShow}, Namespaces: d.dumpNamespaces().arguments(), Time: d.clocks, External: d.external(), Run: runReaped,
 	})
 	if err != nil {
 		return err

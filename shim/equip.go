@@ -67,6 +67,11 @@ func (d *destination) ready(ctx context.Context, a *arrival, number int, fill *f
 	}
 	t := newAttempt(number, fill)
 	t.early, t.tmpfs = early, own
+	if early != nil {
+		if t.old, err = makeOldRoot(c.rootfs()); err != nil {
+			d.log.Warn("CRIU makes a directory of its own in the container's root file system", "container", c.id, "error", err)
+		}
+	}
 	t.restore, err = criu.PrepareRestore(ctx, criu.RestoreConfig{
 		ID: c.id, Run: runReaped, Config: c.criuConfig(), Work: work, Lazy: true, External: externalAt(own), Hooks: c.hooks, OwnYard: c.ownsYard(images, work),
 	})

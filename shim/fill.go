@@ -19,6 +19,7 @@ import (
 	"godwit.dev/godwit/pagestream/lazy"
 	"godwit.dev/godwit/pagestream/store"
 	shimv1 "godwit.dev/godwit/shim/api/v1"
+	"godwit.dev/godwit/timerslack"
 )
 
 const (
@@ -29,6 +30,8 @@ const (
 	// fillNice is a fault server's priority when nobody waits for it: filling in is for when nobody else wants the processor. When
 	// processes fault it is as urgent as they are, and more so than all who only share the node with them.
 	fillNice, urgentNice = 5, -10
+	// fillOversleep is by how much the threads of a fault server may that serve no faults.
+	fillOversleep = time.Millisecond
 	// fillCalm is how long the restored pod has the machine for itself.
 	fillCalm = 150 * time.Millisecond
 )
@@ -273,6 +276,9 @@ func runFill() error {
 	}
 	defer server.Close()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := timerslack.Widen(fillOversleep); err != nil { // the server's own thread may not
+		log.Warn("a fault server's runtime takes more of the processors than it need", "error", err)
+	}
 	order, err := awaitOrder(os.NewFile(fillOrders, "order"), func(o fillOrder) {
 		if err := server.Expect(o.journal()); err != nil {
 			log.Warn("nothing is made ready for a container's memory", "error", err) // Serve says so if it stays like that

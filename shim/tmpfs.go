@@ -232,10 +232,11 @@ func mountImages(images string) ([]byte, error) {
 	return all, nil
 }
 
-// release lets go of the mounts, when nobody sees the attempt through any more. What CRIU has bound stays.
+// release lets go of the mounts, when nobody sees the attempt through any more, and of what was made for its CRIU. What CRIU has bound stays.
 func (t *attempt) release() {
 	t.seen.Wait()
 	t.releasing.Do(func() {
+		_ = t.old.remove() // of a container that is cleared away
 		for _, m := range t.tmpfs {
 			m.Close()
 		}

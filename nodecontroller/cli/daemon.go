@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ import (
 	"godwit.dev/godwit/nodecontroller/identity"
 	"godwit.dev/godwit/nodecontroller/inhost"
 	"godwit.dev/godwit/nodecontroller/kubernetes"
+	"godwit.dev/godwit/timerslack"
 )
 
 // Daemon is the command godwit-node.
@@ -39,6 +41,9 @@ func Daemon() *cobra.Command {
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			if err := timerslack.Widen(oversleep); err != nil {
+				log.Warn("the daemon's runtime takes more of the processors than it need while pods stand still", "error", err)
+			}
 			// The configuration is read again whenever it changed; SIGHUP asks for
 			// nothing more, and must not end the daemon.
 			signal.Ignore(syscall.SIGHUP)
@@ -71,6 +76,9 @@ func Daemon() *cobra.Command {
 	})
 	return cmd
 }
+
+// oversleep is by how much the daemon's threads may.
+const oversleep = 300 * time.Microsecond
 
 // run is the daemon, and its part in a cluster if it has one. That outlives the
 // daemon's migrations: it writes down how they end.

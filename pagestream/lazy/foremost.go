@@ -54,10 +54,14 @@ func foremost(recent []pagestream.Range, left uint64) []pagestream.Range {
 
 // fillForemost fills in up to a batch of what the processes will want first, and says whether there was any. What cannot be filled in at
 // once is left to the process.
+//
+// As long as the processes are held it is for when nobody else wants the processors: those who see to the commit, and to the pod's other
+// containers, go first.
 func (s *server) fillForemost() (worked bool, err error) {
-	if !s.made || !s.ready {
+	if !s.made || !s.ready || s.hinted {
 		return false, nil
 	}
+	s.prioritise(s.runs)
 	for _, m := range s.order {
 		if m.forked || m.dead {
 			continue
@@ -85,5 +89,7 @@ func (s *server) fillForemost() (worked bool, err error) {
 			}
 		}
 	}
+	s.hinted = true
+	s.prioritise(true)
 	return false, nil
 }

@@ -39,7 +39,7 @@ type Config struct {
 	// Foremost is how many pages are put in place before the processes run, of those that came last; the container's share of the pod's.
 	Foremost uint64
 	// Urgent, if not nil, is called by the goroutine of Serve, which keeps its thread, when what it does becomes urgent, which it is
-	// at first and whenever a process faults, and when it is that no more. It may change the thread's priority.
+	// at first and whenever a process faults, and when it is that no more, or what comes next can wait. It may change the thread's priority.
 	Urgent func(bool)
 	// Remote gets pages that were left at the source; required if there are any.
 	Remote *Remote
@@ -107,6 +107,7 @@ type server struct {
 	finished bool
 	restored chan struct{} // closed when finished is set
 	made     bool          // the keeper has said that all processes are made and held
+	hinted   bool          // what the processes will want first is in place
 	runs     bool          // the keeper has said that the container runs
 	filling  bool          // the background has begun
 	released bool          // what the container needs no more is given back, see giveBack

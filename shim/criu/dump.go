@@ -46,6 +46,8 @@ type DumpConfig struct {
 	External []External
 	// Namespaces is what Showing is given first, so that CRIU works in namespaces of the container.
 	Namespaces []string
+	// Time is the time namespace in which CRIU works, empty if that is the caller's.
+	Time string
 	// PageServer is where CRIU sends all memory, host:port, as it would by itself. Empty: it sends none of what can be
 	// restored lazily, and writes the rest into its images.
 	PageServer string
@@ -78,7 +80,7 @@ func (c *DumpConfig) command() *exec.Cmd {
 		args = append(args, "--page-server", c.PageServer, c.ID)
 	}
 	cmd := exec.Command(c.Showing[0], args...)
-	cmd.Env = c.files().environment(os.Environ())
+	cmd.Env = append(c.files().environment(os.Environ()), EnvTime+"="+c.Time)
 	cmd.Stderr = new(bytes.Buffer)
 	return cmd
 }

@@ -82,6 +82,7 @@ func StandIn(args []string) (stood bool, err error) {
 		if err != nil {
 			return true, err
 		}
+		return true, fmt.Errorf("execute %s: %w", path, becomeCRIU(path, args))
 	}
 	return true, fmt.Errorf("execute %s: %w", path, unix.Exec(path, args, os.Environ()))
 }
