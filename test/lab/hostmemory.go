@@ -51,17 +51,25 @@ func keepMemory(parameter, saved, blocks string, touch func() error) (kept bool,
 	}
 	if err := os.WriteFile(parameter, []byte(never), 0); err != nil {
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS) {
-			return false, nothing, os.Remove(saved)
+			return false, nothing, forget(saved)
 		}
 		return false, nil, fmt.Errorf("reported memory: %w", err)
 	}
 	release = func() error {
-		return errors.Join(os.WriteFile(parameter, before, 0), os.Remove(saved))
+		return errors.Join(os.WriteFile(parameter, before, 0), forget(saved))
 	}
 	if err := touch(); err != nil {
 		return false, nil, errors.Join(err, release())
 	}
 	return true, release, nil
+}
+
+// forget removes what a parameter was. Of two that keep memory at a time the second finds nothing.
+func forget(saved string) error {
+	if err := os.Remove(saved); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("reported memory: %w", err)
+	}
+	return nil
 }
 
 // beyondLargest is one more than the order of the largest blocks that the kernel has: a line of /proc/buddyinfo has a column for each.

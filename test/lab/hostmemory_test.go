@@ -41,14 +41,18 @@ func TestMemoryIsKeptFromTheHostUntilItIsReleased(t *testing.T) {
 	is("11")
 	release := keep()
 	is("11")
-	if err := release(); err != nil {
-		t.Error(err)
+	beside := keep()
+	for range 2 {
+		if err := release(); err != nil {
+			t.Error(err)
+		}
+		is("9")
+		release = beside
 	}
-	is("9")
 	if _, err := os.Stat(saved); !os.IsNotExist(err) {
 		t.Errorf("what it was is left behind: %v", err)
 	}
-	if touched != 2 {
+	if touched != 3 {
 		t.Errorf("free memory was touched %d times", touched)
 	}
 	write(blocks, "nothing of the kind\n")
