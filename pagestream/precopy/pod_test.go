@@ -64,8 +64,10 @@ func startPod(tb testing.TB, mode string, pages int) *pod {
 	}
 	cmd := exec.Command(path, mode, strconv.Itoa(pages))
 	cmd.Stdin = r
-	// CRIU dumps System V segments only together with their namespace.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWIPC}
+	// CRIU dumps System V segments only together with their namespace, and no
+	// process whose session was made outside of its PID namespace, where these
+	// tests themselves may run.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWIPC, Setsid: true}
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
