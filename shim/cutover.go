@@ -117,6 +117,10 @@ func (s *source) approach(ctx context.Context) error {
 		return err
 	}
 	var work errgroup.Group
+	work.Go(func() error {
+		s.connections = s.listed()
+		return nil
+	})
 	for _, c := range s.containers {
 		work.Go(func() error {
 			s.openTmpfs(c)

@@ -69,6 +69,9 @@ type source struct {
 	unwanted, killed chan struct{}
 	removing         sync.Once
 
+	// connections are those that the pod had shortly before the freeze. They are the cutover's, and fixed when that has returned.
+	connections []connection
+
 	mu       sync.Mutex
 	state    shimv1.State     // guarded by mu
 	err      error            // why it aborted or failed, guarded by mu
@@ -239,11 +242,12 @@ func (s *source) leave() {
 	defer close(s.undone)
 	serves := s.isServing()
 	// Now, not with the pod's end: peers look for the pod while the destination lets it go.
-	if err := resetConnections(s.containers[0].pid); err != nil {
-		s.log.Warn("peers hear late that their connections are over", "error", err)
-	}
+	s.reset(s.connections)
 	if !serves {
 		s.awaitRemoval()
+	}
+	s.reset(s.listed())
+	if !serves {
 		awaitLeisure(processorsWaitedFor)
 	}
 	s.releaseCollector(collectorCalm)
@@ -267,6 +271,21 @@ func (s *source) leave() {
 	s.running.Wait()
 	s.release()
 	s.log.Info("source pod is gone")
+}
+
+// listed are the connections of the pod.
+func (s *source) listed() []connection {
+	list, err := listConnections(s.containers[0].pid)
+	if err != nil {
+		s.log.Warn("peers of some connections hear late that these are over", "error", err)
+	}
+	return list
+}
+
+func (s *source) reset(list []connection) {
+	if err := resetConnections(s.containers[0].pid, list); err != nil {
+		s.log.Warn("peers hear late that their connections are over", "error", err)
+	}
 }
 
 // lingerLimit is how long a committed pod stands here when nobody asks for its removal. The node daemon does as soon as the pod runs on the
