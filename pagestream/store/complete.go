@@ -61,11 +61,11 @@ func (s *Store) Complete(container uint16) ([]Missing, error) {
 // missing appends to out the runs of the entries not in the images that the
 // space does not hold. The space may be nil.
 func (sp *space) missing(name pagestream.Space, entries []images.Entry, out []Missing) []Missing {
-	var x index
+	x := new(index)
 	if sp != nil {
 		sp.mu.Lock()
 		defer sp.mu.Unlock()
-		x = sp.index
+		x = &sp.index
 	}
 	keys := x.keys()
 	for _, e := range entries {

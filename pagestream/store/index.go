@@ -78,6 +78,8 @@ const (
 // memory, which whoever adds to it has to have reserved.
 type index struct {
 	chunks     map[uint64]*chunk // by page number / chunkPages
+	sorted     []uint64          // the numbers of chunks, ascending, but for
+	unsorted   []uint64          // those that have come since
 	bytes      int64
 	data, zero uint64 // pages
 }
@@ -116,8 +118,16 @@ func (x *index) writable(c uint64) *chunk {
 	default:
 		return have
 	}
-	x.chunks[c] = have
+	x.put(c, have)
 	return have
+}
+
+// put gives a number a chunk.
+func (x *index) put(c uint64, have *chunk) {
+	if x.chunks[c] == nil {
+		x.unsorted = append(x.unsorted, c)
+	}
+	x.chunks[c] = have
 }
 
 // setZero makes a run of pages zero.
@@ -131,7 +141,7 @@ func (x *index) setZero(page, pages uint64) {
 			continue
 		}
 		if have == nil && n == chunkPages {
-			x.chunks[c] = allZero
+			x.put(c, allZero)
 			x.bytes += keyCost
 			x.zero += chunkPages
 			continue
@@ -149,14 +159,21 @@ func (x *index) setZero(page, pages uint64) {
 	}
 }
 
-// keys returns the numbers of all chunks, ascending.
+// keys returns the numbers of all chunks, ascending, as they are now. What it has returned stays as it is.
 func (x *index) keys() []uint64 {
-	keys := make([]uint64, 0, len(x.chunks))
-	for c := range x.chunks {
-		keys = append(keys, c)
+	if len(x.unsorted) == 0 {
+		return x.sorted
 	}
-	slices.Sort(keys)
-	return keys
+	slices.Sort(x.unsorted)
+	all := make([]uint64, 0, len(x.sorted)+len(x.unsorted))
+	before := x.sorted
+	for _, c := range x.unsorted {
+		n, _ := slices.BinarySearch(before, c)
+		all = append(append(all, before[:n]...), c)
+		before = before[n:]
+	}
+	x.sorted, x.unsorted = append(all, before...), nil
+	return x.sorted
 }
 
 // absent calls f for each maximal run of pages within a run that the index
