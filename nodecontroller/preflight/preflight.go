@@ -51,7 +51,7 @@ type Containerd interface {
 type probe func(context.Context, *Node) []Finding
 
 var probes = []probe{
-	kernelRelease, pagemapScan, writeProtect, softDirty, guardRegions, tracker, tmpfs,
+	kernelRelease, pagemapScan, writeProtect, softDirty, guardRegions, tracker, tmpfs, connectionTable,
 	criuVersion, criuCheck, criuLazy, criuDirtyTracking, ociRuntime,
 	containerdVersion, containerdHandler, shimBinary, certificates,
 }

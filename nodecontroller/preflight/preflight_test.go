@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -122,6 +123,19 @@ func TestGuardRegionsAreMissedWhereThereAreSome(t *testing.T) {
 		want   Status
 	}{{false, untold, OK}, {true, untold, Warning}, {true, nil, OK}} {
 		if f := guardFinding(c.have, c.untold); len(f) != 1 || f[0].Status != c.want {
+			t.Errorf("%+v: %+v", c, f)
+		}
+	}
+}
+
+func TestASmallTableOfConnectionsIsAdvisedWhereTheNodesIsLarge(t *testing.T) {
+	for _, c := range []struct {
+		children, size int
+		err            error
+		advised        bool
+	}{{0, 262144, nil, true}, {0, -262144, nil, true}, {0, 65536, nil, false}, {16384, 262144, nil, false}, {0, 0, os.ErrNotExist, false}} {
+		f := tableFinding(c.children, c.size, c.err)
+		if len(f) != 1 || f[0].Status != OK || (f[0].Remedy != "") != c.advised {
 			t.Errorf("%+v: %+v", c, f)
 		}
 	}

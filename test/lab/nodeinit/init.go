@@ -2,6 +2,7 @@ package nodeinit
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -59,6 +60,22 @@ func network() error {
 	}
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
 		return fmt.Errorf("forwarding: %w", err)
+	}
+	return connectionTable()
+}
+
+// connectionTable has pods get a table of connections of their own, as docs/install.md advises.
+func connectionTable() error {
+	f, err := os.OpenFile("/proc/sys/net/ipv4/tcp_child_ehash_entries", os.O_WRONLY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // before Linux 6.1
+	}
+	if err != nil {
+		return fmt.Errorf("table of pods' connections: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("16384"); err != nil {
+		return fmt.Errorf("table of pods' connections: %w", err)
 	}
 	return nil
 }
