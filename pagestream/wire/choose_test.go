@@ -89,3 +89,34 @@ func TestOnlyWhatMayComeToBeChosenIsTried(t *testing.T) {
 		}
 	}
 }
+
+func TestAutoCompressesForASlowLinkAndNotForNothing(t *testing.T) {
+	text, random := make([]byte, 64<<10), make([]byte, 64<<10)
+	fillText(text)
+	fillRandom(random)
+	for name, test := range map[string]struct {
+		data     []byte
+		frames   int
+		compress bool
+	}{"text": {text, 60, true}, "random": {random, 20, false}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits most of the time
+			c := newCluster(t)
+			o := c.options(c.listen(to(newMemory())).Addr())
+			o.Streams, o.Bandwidth = 1, 512<<10
+			s := c.dial(o)
+			for range test.frames {
+				if err := s.Stream(0).Pages(space, 0, test.data); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			stats := s.Stats()
+			if compressed := stats.WireBytes < stats.RawBytes*3/4; compressed != test.compress {
+				t.Errorf("%+v", stats)
+			}
+		})
+	}
+}

@@ -1,11 +1,13 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"sync"
@@ -181,5 +183,41 @@ func (m *memory) end(t testing.TB) error {
 	case <-time.After(20 * time.Second):
 		t.Fatal("Closed is not called")
 		return nil
+	}
+}
+
+const page = pagestream.PageSize
+
+// mixture is memory with zero pages, random pages and pages of text.
+func mixture(pages int) []byte {
+	memory := make([]byte, pages*page)
+	text := make([]byte, page)
+	fillText(text)
+	rng := rand.New(rand.NewPCG(5, 6))
+	source := rand.NewChaCha8([32]byte{2})
+	for at := 0; at < len(memory); at += page {
+		switch rng.UintN(3) {
+		case 1:
+			source.Read(memory[at : at+page])
+		case 2:
+			copy(memory[at:], text)
+		}
+	}
+	return memory
+}
+
+// check compares what is stored from vaddr on with memory.
+func (m *memory) check(t *testing.T, vaddr uint64, want []byte) {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for at := 0; at < len(want); at += page {
+		got, there := m.pages[vaddr+uint64(at)]
+		if got == nil {
+			got = zeroPage[:]
+		}
+		if !there || !bytes.Equal(got, want[at:at+page]) {
+			t.Fatalf("page at %#x is not what was sent (stored: %v)", vaddr+uint64(at), there)
+		}
 	}
 }
