@@ -9,6 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// handed is a memory that the keeper told of, without descriptor if it has ended.
+type handed struct {
+	message
+	fd int
+}
+
 // tell sends the keeper a message. A keeper that has gone is no error here: the server
 // goes on alone, if it can.
 func (s *server) tell(m message, fd int) {

@@ -80,3 +80,17 @@ func cloneHolder(sock, server uintptr) (uintptr, unix.Errno) {
 		unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 	}
 }
+
+// hold starts the holder and shows it to the keeper.
+func (s *server) hold() error {
+	var err error
+	if s.holder, err = startHolder(s.sock); err != nil {
+		return err
+	}
+	fd, err := s.holder.pidfd()
+	if err != nil {
+		return err
+	}
+	s.tell(message{kind: holderMsg}, fd)
+	return unix.Close(fd)
+}
