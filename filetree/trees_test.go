@@ -2,11 +2,14 @@ package filetree
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -164,4 +167,46 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// image fills a lower directory.
+func image(t testing.TB) string {
+	t.Helper()
+	lower := t.TempDir()
+	for _, d := range []string{"etc/conf.d", "var/log", "opt/app/data", "home"} {
+		must(t, os.MkdirAll(filepath.Join(lower, d), 0o755))
+	}
+	for _, f := range []string{"etc/passwd", "etc/conf.d/a", "etc/conf.d/b", "var/log/old", "opt/app/bin", "opt/app/data/x", "opt/app/data/y", "home/one"} {
+		must(t, os.WriteFile(filepath.Join(lower, f), []byte("lower "+f), 0o644))
+	}
+	must(t, os.Link(filepath.Join(lower, "home/one"), filepath.Join(lower, "home/two")))
+	must(t, os.Symlink("passwd", filepath.Join(lower, "etc/link")))
+	past := time.Unix(1_600_000_000, 123)
+	must(t, filepath.WalkDir(lower, func(p string, _ os.DirEntry, err error) error {
+		return errors.Join(err, lutimes(p, past))
+	}))
+	return lower
+}
+
+func lutimes(p string, at time.Time) error {
+	ts := unix.NsecToTimespec(at.UnixNano())
+	return unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return b
+}
+
+// settle waits until no file is so young that its times cannot be trusted.
+func settle() { time.Sleep(racyWindow + 20*time.Millisecond) }
+
+func mountTmpfs(t testing.TB) string {
+	t.Helper()
+	needOverlay(t) // whoever may mount the one may mount the other
+	dir := t.TempDir()
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+	return dir
 }
