@@ -133,6 +133,11 @@ func (d *destination) letGo(a *arrival, t *attempt, g *gate) {
 		d.log.Warn("a restored container has a directory more than it had", "container", a.container.id, "error", err)
 	}
 	err := t.reachEnd(ctx)
+	if err == nil {
+		if err := d.restoreOversleep(a); err != nil {
+			d.log.Warn("timers of a restored container may be later, or sooner, than before", "container", a.container.id, "error", err)
+		}
+	}
 	g.arrive()
 	if err == nil {
 		err = g.pass(t.over)

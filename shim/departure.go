@@ -181,6 +181,7 @@ func (d *departure) dumpFrozen(ctx context.Context, scan *lastScan) error {
 	work, all := errgroup.WithContext(ctx)
 	work.Go(func() error { return d.dumpImages(all, scan) })
 	work.Go(func() error { return d.saveTmpfs(all) })
+	work.Go(func() error { return saveOversleep(d.images, d.standing) })
 	if err := work.Wait(); err != nil {
 		return err
 	}

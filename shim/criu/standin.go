@@ -6,9 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/timerslack"
 )
 
 // EnvStandIns names the directory in which programs find this one under the names of others, before those.
@@ -75,10 +78,13 @@ func StandIn(args []string) (stood bool, err error) {
 		return true, err
 	}
 	if name == standInCRIU {
+		runtime.LockOSThread() // until it is executed
 		err := errors.Join(
 			os.Setenv("PATH", lockers+string(os.PathListSeparator)+os.Getenv("PATH")),
 			// It finds what it calls in its libraries now, and not at the first call of each, when the pod stands still (ld.so(8)).
-			os.Setenv("LD_BIND_NOW", "1"))
+			os.Setenv("LD_BIND_NOW", "1"),
+			// What it restores has its timer slack, whatever that of the shim is, or of who has started that.
+			timerslack.Usually())
 		if err != nil {
 			return true, err
 		}
