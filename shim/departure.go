@@ -36,7 +36,8 @@ type departure struct {
 	// copied are the mount points of volumes that move with the pod.
 	copied []string
 	// dump exists from the cutover on, images and views with it.
-	dump *criu.Dump
+	dump    *criu.Dump
+	dumping criu.DumpConfig
 	// inNetwork: the destination restores in the pod's network namespace; inNamespaces: in its IPC and UTS namespaces, and these hold nothing.
 	inNetwork, inNamespaces bool
 	// clocks is the time namespace that CRIU enters to work there, if any.
@@ -101,7 +102,8 @@ func (d *departure) startDump(ctx context.Context) error {
 	if err := unix.Mount("godwit", d.images, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
 		return fmt.Errorf("mount tmpfs for images: %w", err)
 	}
-	if d.views, err = d.makeViews(work); err != nil {
+	features := readyFeatures()
+	if d.views, err = d.makeViews(work, features != ""); err != nil {
 		return err
 	}
 	criu.PrepareAmendFiles()
@@ -109,11 +111,21 @@ func (d *departure) startDump(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find the shim's own binary: %w", err)
 	}
-	d.dump, err = criu.StartDump(ctx, criu.DumpConfig{
-		Runtime: d.runc, ID: d.id, Config: d.criuConfig(), Images: d.images, Work: work,
+	d.dumping = criu.DumpConfig{
+		Runtime: d.runc, ID: d.id, Config: d.criuConfig(), Images: d.images, Work: work, Features: features,
 		Views: d.views, Showing: []string{self, helperShow}, Namespaces: d.dumpNamespaces().arguments(), Time: d.clocks, External: d.external(), Run: runReaped,
-	})
-	if err != nil {
+	}
+	if features != "" {
+		if left, err := d.hasGuardsLeft(); err != nil || left {
+			d.dumping.Features = ""
+		}
+	}
+	return d.startCRIU(ctx)
+}
+
+// startCRIU starts one for the dump, and waits until it has begun.
+func (d *departure) startCRIU(ctx context.Context) (err error) {
+	if d.dump, err = criu.StartDump(ctx, d.dumping); err != nil {
 		return err
 	}
 	return d.dump.Ready(ctx)
@@ -123,8 +135,8 @@ func (d *departure) startDump(ctx context.Context) error {
 // has no view: CRIU then looks at all its pages.
 //
 // Without PAGEMAP_SCAN nobody has one, as it takes that to tell which pages the
-// areas have that CRIU does not see.
-func (d *departure) makeViews(dir string) ([]*criu.View, error) {
+// areas have that CRIU does not see. guards: CRIU knows guard pages.
+func (d *departure) makeViews(dir string, guards bool) ([]*criu.View, error) {
 	if pagemap.ProbeScan() != nil {
 		return nil, nil
 	}
@@ -138,8 +150,8 @@ func (d *departure) makeViews(dir string) ([]*criu.View, error) {
 		if err != nil {
 			continue // it ended meanwhile
 		}
-		v, err := criu.NewView(dir, pid, id)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		v, err := criu.NewView(dir, pid, id, guards)
+		if criu.IsGone(err) {
 			continue
 		}
 		if err != nil {
@@ -164,7 +176,7 @@ func (d *departure) refreshViews() error {
 	var standing []*criu.View
 	for _, v := range d.views {
 		_, err := v.Refresh()
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		if criu.IsGone(err) {
 			continue
 		}
 		if err != nil {
@@ -198,13 +210,16 @@ func (d *departure) dumpImages(ctx context.Context, scan *lastScan) error {
 	if err := d.refreshViews(); err != nil {
 		return err
 	}
+	if err := d.showGuards(ctx); err != nil {
+		return err
+	}
 	if err := d.dump.Release(); err != nil {
 		return err
 	}
-	present := make([][]pagestream.Range, len(d.views))
+	present, guards := make([][]pagestream.Range, len(d.views)), make([][]pagestream.Range, len(d.views))
 	for i, v := range d.views {
 		var err error
-		if present[i], err = presentPages(ctx, v, scan); err != nil {
+		if present[i], guards[i], err = presentPages(ctx, v, scan); err != nil {
 			return err
 		}
 	}
@@ -212,33 +227,34 @@ func (d *departure) dumpImages(ctx context.Context, scan *lastScan) error {
 		return err
 	}
 	for i, v := range d.views {
-		if err := v.Complete(d.images, present[i]); err != nil {
+		if err := v.Complete(d.images, present[i], guards[i]); err != nil {
 			return err
 		}
 	}
 	return criu.AmendFiles(d.images, func(path string) bool { return othersWrite(path, d.mounts, d.copied) })
 }
 
-// presentPages lists the pages that a frozen process has in the areas of its view: those that the last scan
-// has seen, or, where it has not looked, those that a scan of its own finds.
-func presentPages(ctx context.Context, v *criu.View, scan *lastScan) ([]pagestream.Range, error) {
+// presentPages lists the pages that a frozen process has in the areas of its view, and the guard pages that are ours to list: those that the
+// last scan has seen, or, where it has not looked, those that a scan of its own finds.
+func presentPages(ctx context.Context, v *criu.View, scan *lastScan) (pages, guards []pagestream.Range, err error) {
 	pages, guards, ok, err := scan.present(ctx, v)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !ok {
 		pages, guards, err = v.Present()
 	}
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return nil, nil // it has ended, and nobody has waited for it
+	if criu.IsGone(err) {
+		return nil, nil, nil // it has ended, and nobody has waited for it
 	}
-	if err == nil && len(pagestream.Intersect(guards, v.Owned())) > 0 {
+	guards = pagestream.Intersect(guards, v.Owned())
+	if err == nil && len(guards) > 0 && !v.HidesGuards() {
 		err = fmt.Errorf("process %d: %w", v.PID, errGuarded)
 	}
-	return pages, err
+	return pages, guards, err
 }
 
-// errGuarded: CRIU restores guard pages only where it has seen them.
+// errGuarded: a CRIU that may not know guard pages has areas with some left to it.
 var errGuarded = errors.New("it has made guard pages (MADV_GUARD_INSTALL) while it was about to be frozen, in memory that CRIU had been told to pass over; move the pod again")
 
 // letGo has CRIU release the container and thaws it.

@@ -27,7 +27,7 @@ func viewOfSelf(t *testing.T) (v *criu.View, written uint64) {
 	}
 	t.Cleanup(func() { unix.Munmap(mem) })
 	mem[0] = 1
-	if v, err = criu.NewView(t.TempDir(), os.Getpid(), 1); err != nil {
+	if v, err = criu.NewView(t.TempDir(), os.Getpid(), 1, false); err != nil {
 		t.Fatal(err)
 	}
 	if len(v.Owned()) == 0 {
@@ -56,7 +56,7 @@ func TestImagesAreCompletedFromTheLastScanWhereItHasLooked(t *testing.T) {
 		"another process":     {scanned(v.PID+1, v.Owned()), false},
 		"no tracker that can": {nil, false},
 	} {
-		got, err := presentPages(t.Context(), v, c.scan)
+		got, _, err := presentPages(t.Context(), v, c.scan)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -79,7 +79,7 @@ func TestGuardPagesWhereCRIUDoesNotLookAreAnError(t *testing.T) {
 		l := newLastScan(nil)
 		l.processes = map[int]track.ProcessRound{v.PID: {Looked: v.Owned(), Guards: []pagestream.Range{{Start: c.guard, Pages: 1}}}}
 		close(l.found)
-		if _, err := presentPages(t.Context(), v, l); errors.Is(err, errGuarded) != c.fails {
+		if _, _, err := presentPages(t.Context(), v, l); errors.Is(err, errGuarded) != c.fails {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}
@@ -90,7 +90,7 @@ func TestWhoWaitsForTheLastScanEndsWithTheCutover(t *testing.T) {
 	broken := errors.New("the last round failed")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(broken)
-	if _, err := presentPages(ctx, v, newLastScan(nil)); !errors.Is(err, broken) {
+	if _, _, err := presentPages(ctx, v, newLastScan(nil)); !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
 	}
 }

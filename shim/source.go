@@ -166,6 +166,7 @@ func (s *source) begin(ctx context.Context) error {
 		return err
 	}
 	time.AfterFunc(firstWatch, s.checkWatched)
+	s.running.Go(func() { s.learnGuards(s.work) })
 	copying := s.rounds
 	if s.asksToLeave() {
 		s.leaveRest()

@@ -6,22 +6,32 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"godwit.dev/godwit/pagestream"
 )
 
 // Numbers of the fields that EditMMFile knows (images/mm.proto, images/vma.proto).
 const (
-	fieldMMVMAs   = 14
-	fieldVMAEnd   = 2
-	fieldVMAFlags = 6
+	fieldMMVMAs    = 14
+	fieldVMAStart  = 1
+	fieldVMAEnd    = 2
+	fieldVMAOffset = 3
+	fieldVMAShared = 4
+	fieldVMAProt   = 5
+	fieldVMAFlags  = 6
+	fieldVMAStatus = 7
+	fieldVMAFile   = 8
 )
 
 // EditMMFile gives areas of mm-PID.img another end or other flags (MAP_*): edit
-// is asked for each area and says what they are to be. Everything else in the image, also
+// is asked for each area and says what they are to be. And it lists guard pages behind all areas, as CRIU does, unless the
+// image lists any. Everything else in the image, also
 // what this package does not know, stays as it is. It returns how many areas
-// changed; with none the file is not touched.
-func EditMMFile(path string, edit func(VMA) VMA) (changed int, err error) {
+// changed or are new; with none the file is not touched.
+func EditMMFile(path string, guards []pagestream.Range, edit func(VMA) VMA) (changed int, err error) {
 	f, err := Open(path)
 	if err != nil {
 		return 0, err
@@ -35,7 +45,7 @@ func EditMMFile(path string, edit func(VMA) VMA) (changed int, err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
-	out, changed, err := editMM(msg, edit)
+	out, changed, err := editMM(msg, guards, edit)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", path, rs.bad("%v", err))
 	}
@@ -55,9 +65,10 @@ func EditMMFile(path string, edit func(VMA) VMA) (changed int, err error) {
 	return changed, nil
 }
 
-// editMM copies an mm message with another end and other flags in some areas.
-func editMM(msg []byte, edit func(VMA) VMA) (out []byte, changed int, err error) {
-	out = make([]byte, 0, len(msg)+16)
+// editMM copies an mm message with another end and other flags in some areas, and with guard pages.
+func editMM(msg []byte, guards []pagestream.Range, edit func(VMA) VMA) (out []byte, changed int, err error) {
+	out = make([]byte, 0, len(msg)+16+32*len(guards))
+	behind := 0 // the end of the last area in out
 	for len(msg) > 0 {
 		num, typ, n := protowire.ConsumeField(msg)
 		if n < 0 {
@@ -75,16 +86,42 @@ func editMM(msg []byte, edit func(VMA) VMA) (out []byte, changed int, err error)
 		if err != nil {
 			return nil, 0, err
 		}
-		want := edit(v)
-		if want.End == v.End && want.Flags == v.Flags {
-			out = append(out, field...)
-			continue
+		if v.Guard() {
+			guards = nil
 		}
-		changed++
-		out = protowire.AppendTag(out, fieldMMVMAs, protowire.BytesType)
-		out = protowire.AppendBytes(out, withEndAndFlags(area, want))
+		if want := edit(v); want.End != v.End || want.Flags != v.Flags {
+			changed++
+			out = appendArea(out, withEndAndFlags(area, want))
+		} else {
+			out = append(out, field...)
+		}
+		behind = len(out)
 	}
-	return out, changed, nil
+	var listed []byte
+	for _, g := range guards {
+		listed = appendArea(listed, guardArea(g))
+	}
+	return slices.Insert(out, behind, listed...), changed + len(guards), nil
+}
+
+// appendArea appends an area to an mm message.
+func appendArea(msg, area []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(msg, fieldMMVMAs, protowire.BytesType), area)
+}
+
+// guardArea is what CRIU lists guard pages as (criu/mem.c, collect_madv_guards; criu/util.c, alloc_vma_area).
+func guardArea(g pagestream.Range) (area []byte) {
+	for _, f := range []struct {
+		num   protowire.Number
+		value uint64
+	}{
+		{fieldVMAStart, g.Start}, {fieldVMAEnd, g.End()}, {fieldVMAOffset, 0}, {fieldVMAShared, 0}, {fieldVMAProt, 0}, {fieldVMAFlags, 0},
+		{fieldVMAStatus, statusGuard}, {fieldVMAFile, protowire.EncodeZigZag(-1)},
+	} {
+		area = protowire.AppendTag(area, f.num, protowire.VarintType)
+		area = protowire.AppendVarint(area, f.value)
+	}
+	return area
 }
 
 // withEndAndFlags copies an area's message with those of another.

@@ -36,7 +36,7 @@ func TestEditMMFileChangesEndAndFlagsAndNothingElse(t *testing.T) {
 	if err := os.WriteFile(path, image(magicMM, before), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	changed, err := EditMMFile(path, func(v VMA) VMA {
+	changed, err := EditMMFile(path, nil, func(v VMA) VMA {
 		switch v.Start {
 		case 0x100000:
 			v.Flags = 0x22
@@ -64,7 +64,7 @@ func TestEditMMFileLeavesAFileAloneThatNeedsNoChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, _ := os.Stat(path)
-	if n, err := EditMMFile(path, func(v VMA) VMA { return v }); n != 0 || err != nil {
+	if n, err := EditMMFile(path, nil, func(v VMA) VMA { return v }); n != 0 || err != nil {
 		t.Fatalf("changed %d: %v", n, err)
 	}
 	if after, _ := os.Stat(path); after.ModTime() != before.ModTime() {
@@ -76,7 +76,7 @@ func FuzzEditMM(f *testing.F) {
 	f.Add(mmOf(areaOf(0x1000, 0x2000, 0x22)))
 	f.Add([]byte{0x72, 0xff})
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		out, changed, err := editMM(msg, func(v VMA) VMA { return v })
+		out, changed, err := editMM(msg, nil, func(v VMA) VMA { return v })
 		if err == nil && (changed != 0 || !bytes.Equal(out, msg)) {
 			t.Errorf("%x became %x", msg, out)
 		}

@@ -25,6 +25,12 @@ const madvWipeOnFork = 18
 // WipedOnFork says that a child finds zeros in the area after a fork.
 func (v VMA) WipedOnFork() bool { return v.Madvise&(1<<madvWipeOnFork) != 0 }
 
+// statusGuard is the status of what is no area, but guard pages that lie in one or in several (VMA_AREA_GUARD of criu/include/image.h).
+const statusGuard = 1 << 16
+
+// Guard says that this is no area, but guard pages (MADV_GUARD_INSTALL). They are listed behind all areas.
+func (v VMA) Guard() bool { return v.Status&statusGuard != 0 }
+
 const (
 	// maxVMAs is well over what vm.max_map_count is set to anywhere.
 	maxVMAs = 1 << 20

@@ -17,7 +17,7 @@ import (
 const scanRegions = 4096
 
 // Present lists the pages that a frozen process has in the areas that are ours:
-// those which CRIU would have found, and guard pages, which it handles by itself, if it sees them.
+// those which CRIU would have found, and guard pages.
 func (v *View) Present() (pages, guards []pagestream.Range, err error) {
 	f, err := pagemap.Open(v.PID)
 	if err != nil {
@@ -30,14 +30,21 @@ func (v *View) Present() (pages, guards []pagestream.Range, err error) {
 // Owned are the areas whose pages are ours to account for, ascending.
 func (v *View) Owned() []pagestream.Range { return v.owned }
 
+// HidesGuards says whether guard pages in the areas that are ours are ours to list.
+func (v *View) HidesGuards() bool { return v.guards }
+
 // Complete puts the truth back into a container's images: the areas that CRIU
 // was told are short and droppable become long and private again, and their present pages are
-// listed, for the fault server to bring. Images that are not complete must
+// listed, for the fault server to bring, and their guard pages, unless CRIU has looked for these itself. Images that are not complete must
 // never be restored: such memory would read as zeros, or not be there.
-func (v *View) Complete(dir string, present []pagestream.Range) error {
-	var hidden []pagestream.Range
+func (v *View) Complete(dir string, present, guards []pagestream.Range) error {
+	var hidden, seen []pagestream.Range
 	whole := 0 // areas that CRIU has seen as they are
-	_, err := images.EditMMFile(images.MMPath(dir, uint64(v.VPID)), func(a images.VMA) images.VMA {
+	_, err := images.EditMMFile(images.MMPath(dir, uint64(v.VPID)), guards, func(a images.VMA) images.VMA {
+		if a.Guard() {
+			seen = pagestream.AppendRun(seen, pagestream.Range{Start: a.Start, Pages: (a.End - a.Start) / pagestream.PageSize})
+			return a
+		}
 		area, ours := v.owns(a)
 		if ours && a.End == area.End() {
 			whole++
@@ -58,6 +65,9 @@ func (v *View) Complete(dir string, present []pagestream.Range) error {
 	if len(hidden)+whole != len(v.owned) {
 		return fmt.Errorf("complete images: CRIU has dumped %d of the %d areas of process %d that it was shown, and %d as they are",
 			len(hidden), len(v.owned), v.PID, whole)
+	}
+	if missed := pagestream.Subtract(guards, seen); len(seen) > 0 && len(missed) > 0 {
+		return fmt.Errorf("complete images: CRIU has not seen the guard pages of process %d at %#x", v.PID, missed[0].Start)
 	}
 	return v.list(dir, hidden, present)
 }

@@ -39,6 +39,8 @@ type DumpConfig struct {
 	Work string
 	// Views are what CRIU is to see of the processes' memory.
 	Views []*View
+	// Features is a file that CRIU takes for its cache of kernel features, empty if that is its own; see Guardless.
+	Features string
 	// Showing is a command that calls ShowViews with all arguments before
 	// "--" and executes what comes after it.
 	Showing []string
@@ -63,6 +65,9 @@ func (c *DumpConfig) command() *exec.Cmd {
 	for _, v := range c.Views {
 		source, target := v.Mount()
 		args = append(args, source, target)
+	}
+	if c.Features != "" {
+		args = append(args, c.Features, featureCache)
 	}
 	binary := c.Runtime.Command
 	if binary == "" {

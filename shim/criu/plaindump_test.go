@@ -93,7 +93,7 @@ func TestPresentPagesAreThoseOfAPlainDump(t *testing.T) {
 			}
 			plain := plainDump(t, n, dir, root)
 			for _, p := range r.Processes {
-				v, err := NewView(t.TempDir(), p.PID, pids[p.PID])
+				v, err := NewView(t.TempDir(), p.PID, pids[p.PID], false)
 				if err != nil {
 					t.Fatal(err)
 				}

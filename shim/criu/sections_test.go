@@ -97,7 +97,7 @@ func TestAViewOfAProcessThatHasChangedIsWhatSmapsSays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := startMapper(t)
 			p.tell(t, fmt.Sprintf("%x 128 0", big))
-			v, err := NewView(t.TempDir(), p.pid, 1)
+			v, err := NewView(t.TempDir(), p.pid, 1, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +180,7 @@ func (m *mapping) compare(t *testing.T, v *View) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	truth, owned := show(sections)
+	truth, owned := show(sections, false)
 	if fmt.Sprint(owned) != fmt.Sprint(v.owned) {
 		t.Errorf("%v are ours, by smaps %v", v.owned, owned)
 	}

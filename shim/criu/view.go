@@ -45,17 +45,23 @@ type View struct {
 	// has the same lines when it is frozen, the view holds.
 	sections []section
 	owned    []pagestream.Range
+	// guards: guard pages are no reason to leave an area to CRIU. It knows them, and finds them in hidden areas, too, by
+	// their addresses; or it does not look for any, and we list them.
+	guards bool
 }
 
-// NewView makes the view of a running process, in a file of dir.
-func NewView(dir string, pid, vpid int) (*View, error) {
-	v := &View{PID: pid, VPID: vpid, file: filepath.Join(dir, "smaps-"+strconv.Itoa(pid))}
+// NewView makes the view of a running process, in a file of dir. guards says whether the CRIU that sees it knows guard pages; HideGuards is to be
+// called then.
+func NewView(dir string, pid, vpid int, guards bool) (*View, error) {
+	v := &View{PID: pid, VPID: vpid, file: filepath.Join(dir, "smaps-"+strconv.Itoa(pid)), guards: guards}
 	sections, err := readSections(pid)
 	if err != nil {
 		return nil, err
 	}
-	if err := markGuarded(pid, sections); err != nil {
-		return nil, err
+	if !guards {
+		if err := markGuarded(pid, sections); err != nil {
+			return nil, err
+		}
 	}
 	return v, v.make(sections)
 }
@@ -108,7 +114,7 @@ func upTo(now []section, unknown []int) uint64 {
 
 // make writes the areas as CRIU is to see them.
 func (v *View) make(sections []section) error {
-	shown, owned := show(sections)
+	shown, owned := show(sections, v.guards)
 	if err := os.WriteFile(v.file, shown, 0o600); err != nil {
 		return fmt.Errorf("write view of process %d: %w", v.PID, err)
 	}
@@ -117,9 +123,9 @@ func (v *View) make(sections []section) error {
 }
 
 // show writes the text of an smaps file in which the areas that are ours are short and droppable, and returns them.
-func show(sections []section) (shown []byte, owned []pagestream.Range) {
+func show(sections []section, guards bool) (shown []byte, owned []pagestream.Range) {
 	for _, s := range sections {
-		if !ours(s.area, s.flags) {
+		if !ours(s.area, s.flags, guards) {
 			shown = append(append(shown, s.header...), s.counts...)
 			if s.flags != nil {
 				shown = append(append(shown, flagsField...), s.flags...)
@@ -136,17 +142,24 @@ func show(sections []section) (shown []byte, owned []pagestream.Range) {
 
 // ours says whether an area's pages are ours to account for: private anonymous
 // memory that CRIU would call lazy (criu/include/mem.h, vma_entry_can_be_lazy)
-// and that has nothing special about it.
-func ours(a pagemap.VMA, flags []byte) bool {
+// and that has nothing special about it. Those with guard pages are if guards says so, also small ones of more than what CRIU is shown: it must
+// not see them.
+func ours(a pagemap.VMA, flags []byte, guards bool) bool {
 	const special = pagemap.FlagGrowsDown | pagemap.FlagLocked | pagemap.FlagHugeTLB | pagemap.FlagDroppable |
 		pagemap.FlagIO | pagemap.FlagPFNMap | pagemap.FlagShadowStack
 	named := a.Path != "" && a.Path != "[heap]" && !bytes.HasPrefix([]byte(a.Path), []byte("[anon:"))
-	return a.Perms == pagemap.Read|pagemap.Write && a.Inode == 0 && !named &&
-		a.Bytes() >= minOwned && a.Flags&pagemap.FlagsKnown != 0 && a.Flags&special == 0 && !guarded(flags)
+	plain := a.Perms == pagemap.Read|pagemap.Write && a.Inode == 0 && !named && a.Flags&pagemap.FlagsKnown != 0 && a.Flags&special == 0
+	if plain && guarded(flags) {
+		return guards && a.Bytes() > shownBytes
+	}
+	return plain && a.Bytes() >= minOwned
 }
 
+// guardFlag is put before the flags of areas that have guard pages.
+const guardFlag = " gu"
+
 // guarded finds the flag "gu": pages of the area are guard pages
-// (MADV_GUARD_INSTALL), which CRIU handles by itself.
+// (MADV_GUARD_INSTALL).
 func guarded(flags []byte) bool {
 	for f := range bytes.FieldsSeq(flags) {
 		if string(f) == "gu" {
@@ -169,7 +182,7 @@ func markGuarded(pid int, sections []section) error {
 	defer f.Close()
 	var found [1]pagemap.Region
 	for i, s := range sections {
-		if !ours(s.area, s.flags) {
+		if !ours(s.area, s.flags, false) {
 			continue
 		}
 		n, _, err := f.Scan(pagemap.Query{Start: s.area.Start, End: s.area.End, Mask: pagemap.Guard}, found[:])
@@ -177,7 +190,7 @@ func markGuarded(pid int, sections []section) error {
 			return err
 		}
 		if n > 0 {
-			sections[i].flags = append([]byte(" gu"), s.flags...)
+			sections[i].flags = append([]byte(guardFlag), s.flags...)
 		}
 	}
 	return nil

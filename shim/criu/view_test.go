@@ -45,7 +45,7 @@ func TestShowMarksOnlyPlainBigPrivateMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		shown, owned := show(sections)
+		shown, owned := show(sections, false)
 		if got := len(owned) == 1; got != c.ours {
 			t.Errorf("%s: ours is %v", c.name, got)
 		}
@@ -93,7 +93,7 @@ func TestViewHeadersAreTheProcessMaps(t *testing.T) {
 		t.Skip("needs root to read another process' memory map")
 	}
 	pid := sleeper(t)
-	v, err := NewView(t.TempDir(), pid, 1)
+	v, err := NewView(t.TempDir(), pid, 1, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,11 +79,16 @@ func makeMemory(ctx context.Context, path string) error {
 		}
 		return os.WriteFile(path, b, 0o755)
 	}
+	return compile(ctx, memorySource, path)
+}
+
+// compile makes a program from its source.
+func compile(ctx context.Context, source, path string, flags ...string) error {
 	if _, err := exec.LookPath("cc"); err != nil {
 		return fmt.Errorf("no C compiler, and %s names no compiled program: %w: %w", EnvMemory, err, ErrUnavailable)
 	}
-	cc := exec.CommandContext(ctx, "cc", "-O2", "-static", "-x", "c", "-o", path, "-")
-	cc.Stdin = strings.NewReader(memorySource)
+	cc := exec.CommandContext(ctx, "cc", append(flags, "-O2", "-static", "-x", "c", "-o", path, "-")...)
+	cc.Stdin = strings.NewReader(source)
 	if out, err := cc.CombinedOutput(); err != nil {
 		return fmt.Errorf("compile the program to dump: %w: %s", err, out)
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/nodecontroller/standstill"
+	"godwit.dev/godwit/shim/criu"
 	"godwit.dev/godwit/test/lab"
 )
 
@@ -63,6 +64,9 @@ func (c Census) files(n *lab.Node) error {
 			rel, _ := filepath.Rel(root, path)
 			if d.Name() == standstill.FileName {
 				return nil // what a node learns of its moves stays, one file
+			}
+			if path == n.Path(criu.GuardlessDir) {
+				return fs.SkipDir // and what it learns of its CRIU, one
 			}
 			if d.Name() == "rootfs" || strings.Count(rel, "/") >= depth {
 				return fs.SkipDir
