@@ -72,15 +72,27 @@ func TestImagesAreCompletedFromTheLastScanWhereItHasLooked(t *testing.T) {
 // CRIU is not shown such an area, and the guards would be missing in the pod that is restored.
 func TestGuardPagesWhereCRIUDoesNotLookAreAnError(t *testing.T) {
 	v, at := viewOfSelf(t)
+	knows, err := criu.NewView(t.TempDir(), os.Getpid(), 1, true)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
+		view  *criu.View
 		guard uint64
 		fails bool
-	}{"in an area of ours": {at + pagestream.PageSize, true}, "elsewhere": {0x1000, false}} {
+		lists int
+	}{
+		"in an area of ours": {v, at + pagestream.PageSize, true, 1},
+		"elsewhere":          {v, 0x1000, false, 0},
+		"in an area of ours, of a CRIU that knows them": {knows, at + pagestream.PageSize, false, 1},
+		"elsewhere, of a CRIU that knows them":          {knows, 0x1000, false, 0},
+	} {
 		l := newLastScan(nil)
-		l.processes = map[int]track.ProcessRound{v.PID: {Looked: v.Owned(), Guards: []pagestream.Range{{Start: c.guard, Pages: 1}}}}
+		l.processes = map[int]track.ProcessRound{v.PID: {Looked: c.view.Owned(), Guards: []pagestream.Range{{Start: c.guard, Pages: 1}}}}
 		close(l.found)
-		if _, _, err := presentPages(t.Context(), v, l); errors.Is(err, errGuarded) != c.fails {
-			t.Errorf("%s: error %v", name, err)
+		_, guards, err := presentPages(t.Context(), c.view, l)
+		if errors.Is(err, errGuarded) != c.fails || len(guards) != c.lists {
+			t.Errorf("%s: guard pages %v, error %v", name, guards, err)
 		}
 	}
 }

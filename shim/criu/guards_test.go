@@ -190,6 +190,9 @@ func TestGuardPagesAreListedAsCRIUListsThem(t *testing.T) {
 	if left {
 		t.Fatal("the view leaves guard pages to CRIU")
 	}
+	if !slices.ContainsFunc(v.Owned(), func(r pagestream.Range) bool { return r.Pages == 16 }) {
+		t.Errorf("the small area is not among %v", v.Owned())
+	}
 	for name, guardless := range map[string]bool{"CRIU looks for none": true, "CRIU looks for them itself": false} {
 		t.Run(name, func(t *testing.T) {
 			dir, err := n.dumpShown(t, filepath.Base(t.Name()), v, guardless)

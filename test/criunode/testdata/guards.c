@@ -69,8 +69,11 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 1020; i += 100)
 		guard(large + i * PAGE, i / 100 + 1);
 
+	/* What its neighbours are not, so that it stays by itself. */
 	char *small = map(16, PROT_READ | PROT_WRITE, -1);
 	memset(small, 1, 16 * PAGE);
+	if (madvise(small, 16 * PAGE, MADV_DONTFORK))
+		fail("dontfork");
 	guard(small + 3 * PAGE, 2);
 
 	if (argc > 2) {

@@ -134,6 +134,10 @@ static void make_private(void)
 	guard(a, 300, 1);
 	guard(a, 511, 1);
 
+	a = filled(add("a little guarded memory", room(64 * PAGE, private, -1), 64), 1);
+	advise(a, 0, 64, MADV_DONTDUMP, "dontdump"); /* so that it is an area of its own */
+	guard(a, 7, 3);
+
 	a = filled(add("memory paged out", room(512 * PAGE, private, -1), 512), 1);
 	a->still = 1;
 
