@@ -192,7 +192,7 @@ func (s *source) dumpAll(ctx context.Context, w *frozenWindow) error {
 				return err
 			}
 			skip = append(skip, stood...)
-			s.log.Info("private memory that CRIU dumped", "container", c.id, "files", len(stood), "pages", stats.Sent, "known", stats.Unchanged, "guards_hidden", c.dumping.Features != "")
+			s.log.Info("private memory that CRIU dumped", "container", c.id, "files", len(stood), "pages", stats.Sent, "known", stats.Unchanged, "guards_hidden", c.dumping.Features != "", "begun_again", c.restarted)
 			if c != owner {
 				if skip, err = c.withoutSysV(skip); err != nil {
 					return err

@@ -38,6 +38,8 @@ type departure struct {
 	// dump exists from the cutover on, images and views with it.
 	dump    *criu.Dump
 	dumping criu.DumpConfig
+	// restarted: that is the second, as the frozen container had guard pages that CRIU must see.
+	restarted bool
 	// inNetwork: the destination restores in the pod's network namespace; inNamespaces: in its IPC and UTS namespaces, and these hold nothing.
 	inNetwork, inNamespaces bool
 	// clocks is the time namespace that CRIU enters to work there, if any.

@@ -69,7 +69,7 @@ func (d *departure) showGuards(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("begin the dump again: %w", err)
 	}
-	d.dumping.Features = ""
+	d.dumping.Features, d.restarted = "", true
 	return d.startCRIU(ctx)
 }
 

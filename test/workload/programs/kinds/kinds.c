@@ -274,14 +274,14 @@ static void *writer(void *none)
 	return none;
 }
 
-/* Maps, changes and unmaps. */
+/* Maps, changes and unmaps. Some of what is mapped has a guard page, and part of that may not be written any more. */
 static void *mapper(void *none)
 {
-	struct { char *at; size_t pages; uint64_t first; } held[16] = { { 0 } };
+	struct { char *at; size_t pages, guarded; uint64_t first; } held[16] = { { 0 } };
 	for (uint64_t seed = 1;; seed = mix(seed)) {
 		int i = seed % 16;
 		if (held[i].at) {
-			for (size_t p = 0; p < held[i].pages; p++)
+			for (size_t p = held[i].guarded; p < held[i].pages; p++)
 				if (wrong_byte(held[i].at + p * PAGE, p % 3 ? held[i].first + p : 0) >= 0)
 					is_wrong("memory that was mapped just now is wrong");
 			munmap(held[i].at, held[i].pages * PAGE);
@@ -292,6 +292,9 @@ static void *mapper(void *none)
 		for (size_t p = 0; p < held[i].pages; p++)
 			if (p % 3)
 				stamp_page(held[i].at + p * PAGE, held[i].first + p);
+		held[i].guarded = seed % 8 == 0 && madvise(held[i].at, PAGE, MADV_GUARD_INSTALL) == 0;
+		if (held[i].guarded && seed % 32 == 0 && mprotect(held[i].at, held[i].pages * PAGE, PROT_READ) < 0)
+			die("mprotect");
 		mapped++;
 		sleep_us(2000);
 	}
