@@ -73,7 +73,7 @@ func guardFinding(have bool, untold error) []Finding {
 	case untold != nil:
 		return warning(feature, untold.Error(), "")
 	}
-	return ok(feature, "told apart from memory")
+	return ok(feature, "told apart from memory: they are found with the pages of a frozen pod, and CRIU is spared a walk of its own if it would do one")
 }
 
 // tmpfs makes a store like a migration's.
