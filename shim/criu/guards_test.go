@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/pagestream"
 	"godwit.dev/godwit/pagestream/images"
@@ -226,6 +229,46 @@ func TestGuardPagesOfAFileAreLeftToCRIU(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.complete(t, v, dir, plain)
+}
+
+// What the process has mapped since its view was made is looked at when it is frozen.
+func TestGuardPagesThatAreNewAreHiddenToo(t *testing.T) {
+	if err := pagemap.ProbeGuard(); err != nil {
+		t.Skip(err)
+	}
+	v, err := NewView(t.TempDir(), os.Getpid(), 1, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapGuarded := func(then int) pagestream.Range {
+		mem, err := unix.Mmap(-1, 0, 8*pagestream.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Munmap(mem) })
+		// What its neighbours are not, so that it is an area of its own.
+		err = errors.Join(unix.Madvise(mem, unix.MADV_DONTFORK), unix.Madvise(mem[:pagestream.PageSize], 102), unix.Mprotect(mem, then))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pagestream.Range{Start: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem)))), Pages: 8}
+	}
+	for _, c := range []struct {
+		protection int
+		left       bool
+	}{{unix.PROT_READ | unix.PROT_WRITE, false}, {unix.PROT_READ, true}} {
+		area := mapGuarded(c.protection)
+		if _, err := v.Refresh(); err != nil {
+			t.Fatal(err)
+		}
+		left, err := v.HideGuards()
+		if err != nil || left != c.left {
+			t.Errorf("protection %d: guard pages are left: %v, %v", c.protection, left, err)
+		}
+		if hidden := slices.Contains(v.Owned(), area); hidden == c.left {
+			t.Errorf("protection %d: hidden is %v", c.protection, hidden)
+		}
+	}
 }
 
 func TestProcessesWithoutAViewTellWhetherTheyHaveGuardPages(t *testing.T) {
