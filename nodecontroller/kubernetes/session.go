@@ -87,7 +87,7 @@ func (s *session) take(ctx context.Context) error {
 func (s *session) give() { <-s.turn }
 
 // update changes the status as change makes it, on the newest version there is.
-// change's error ends it.
+// change's error ends it, and so does errObjectGone.
 func (s *session) update(ctx context.Context, change func(*v1alpha1.PodMigration) error) error {
 	if err := s.take(ctx); err != nil {
 		return err
@@ -106,6 +106,8 @@ func (s *session) update(ctx context.Context, change func(*v1alpha1.PodMigration
 		case err == nil:
 			s.object = m
 			return nil
+		case apierrors.IsNotFound(err):
+			return errObjectGone
 		case !apierrors.IsConflict(err):
 			return err
 		}
@@ -310,10 +312,28 @@ func (s *session) Quiet(ctx context.Context, _ string) error {
 
 // Await implements nodecontroller's Orchestrator.
 func (s *session) Await(ctx context.Context, _ string) error {
+	look := s.checkArrival
 	if s.plan.LatePod {
-		return s.patiently(ctx, s.checkWanted)
+		look = s.checkWanted
 	}
-	return s.patiently(ctx, s.checkArrival)
+	if err := s.patiently(ctx, look); err != nil {
+		return err
+	}
+	return s.patiently(ctx, s.checkSource)
+}
+
+// checkSource sees that nobody has deleted the pod that is moved: what kubelet ends here would run on there.
+func (s *session) checkSource(ctx context.Context) error {
+	pod := new(corev1.Pod)
+	err := s.call(ctx, func(ctx context.Context) error {
+		return s.c.reader.Get(ctx, client.ObjectKeyFromObject(s.source), pod)
+	})
+	switch {
+	case apierrors.IsNotFound(err), err == nil && (pod.UID != s.source.UID || !pod.DeletionTimestamp.IsZero()):
+		return errSourceDeleted
+	default:
+		return err
+	}
 }
 
 // checkWanted sees that the migration is, by the API server's word.
@@ -339,8 +359,12 @@ func wanted(m *v1alpha1.PodMigration) error {
 	return nil
 }
 
-// errPodGone: the destination's pod was deleted before the commit.
-var errPodGone = errors.New("the destination's pod was deleted")
+var (
+	// errPodGone: the destination's pod was deleted before the commit.
+	errPodGone = errors.New("the destination's pod was deleted")
+	// errSourceDeleted: so was the source's.
+	errSourceDeleted = errors.New("the pod that is moved was deleted")
+)
 
 // Agree is the commit as far as the cluster is concerned: one update of the
 // status, which loses against a cancellation, a deletion, and whoever ended the
