@@ -36,8 +36,8 @@ func TestAPodThatIsRemovedAfterTheClusterAgreedIsNotCommitted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		<-c.struck
-		<-o.Done()
+		c.awaitEnd(o)
+		c.awaitStruck()
 		c.settled()
 		source.mu.Lock()
 		committed := source.state == shimv1.State_STATE_COMMITTED

@@ -198,6 +198,8 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
+	// What an earlier daemon left is known before a peer can ask for it: one that heard that it is not would drop the pod.
+	d.recover()
 	// The services go on while migrations are broken off: the peers, and
 	// godwitctl, have a part in that.
 	serving, stopServing := context.WithCancel(d.life)
@@ -212,7 +214,6 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		<-serving.Done()
 		return server.Close()
 	})
-	d.recover()
 	d.log.Info("serving", "peers", listener.Addr().String(), "socket", d.config.Socket)
 	ready()
 
@@ -308,23 +309,6 @@ func (d *Daemon) recover() {
 			}
 		})
 	}
-}
-
-// outcome is what this node, as a source, says of a migration.
-func (d *Daemon) outcome(id, asking string) peerv1.Outcome {
-	d.mu.Lock()
-	m, r := d.outgoing[id], d.recovering[id]
-	d.mu.Unlock()
-	switch {
-	case m != nil && m.request.To == asking:
-		return m.outcome()
-	case r.Peer != asking:
-	case r.Stage == sourceCommitted:
-		return peerv1.Outcome_OUTCOME_COMMITTED
-	default:
-		return peerv1.Outcome_OUTCOME_PENDING
-	}
-	return peerv1.Outcome_OUTCOME_ABORTED
 }
 
 // remember keeps what a migration that ended looked like.

@@ -45,6 +45,8 @@ type testNode struct {
 	findings []obstacle.Finding
 	// containers that are looked at while they are frozen; set likewise.
 	containers []processcheck.Container
+	// logged sees what its daemon logs; set before that starts.
+	logged func(line string)
 
 	mu   sync.Mutex
 	pods map[string]*testPod
@@ -186,7 +188,7 @@ func (n *testNode) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	log := slog.New(slog.NewTextHandler(testWriter{t, n.logged}, nil))
 	d := newDaemon(config, creds, n, j, newPeerTable(n.config, config, log), log)
 	d.self = func(context.Context) *peerv1.Node {
 		return &peerv1.Node{Name: n.name, Architecture: "any", Criu: n.criu}
@@ -227,6 +229,7 @@ func (n *testNode) start() {
 	select {
 	case <-ready:
 	case err := <-ended:
+		n.crash = nil
 		t.Fatalf("daemon %s: %v", n.name, err)
 	}
 }
@@ -250,10 +253,16 @@ func (n *testNode) dies() {
 	crash()
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct {
+	t    *testing.T
+	also func(line string) // may be nil
+}
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Logf("%s", b[:len(b)-1])
+	if w.also != nil {
+		w.also(string(b))
+	}
 	return len(b), nil
 }
 

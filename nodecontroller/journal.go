@@ -211,8 +211,12 @@ func (j *journal) load() ([]record, error) {
 	return records, errors.Join(failed, j.sweepAdmissions())
 }
 
+// read returns a migration's record. The error wraps fs.ErrNotExist if there is none.
 func (j *journal) read(id string) (record, error) {
 	var r record
+	if !migrationID.MatchString(id) {
+		return r, fmt.Errorf("malformed migration id %q: %w", id, fs.ErrNotExist)
+	}
 	b, err := os.ReadFile(filepath.Join(j.dir, id+".json"))
 	if err != nil {
 		return r, err

@@ -111,8 +111,8 @@ func breakLate(t *testing.T, f fault) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-c.struck
-	<-o.Done()
+	c.awaitEnd(o)
+	c.awaitStruck()
 	c.settled()
 	source.mu.Lock()
 	committed := source.state == shimv1.State_STATE_COMMITTED
@@ -137,7 +137,7 @@ func TestShimOfALatePodsSourceDiesInTheDecision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-o.Done()
+	c.awaitEnd(o)
 	c.settled()
 	if !o.Migration().Result.GetSucceeded() {
 		t.Errorf("ended with %v", o.Migration().Result)
@@ -175,7 +175,7 @@ func TestADeletedLatePodIsRestoredInTheNext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-o.Done()
+	c.awaitEnd(o)
 	c.settled()
 	c.check(true)
 	c.checkFiles(t, true, movedDir)
@@ -201,7 +201,7 @@ func TestALatePodIsGivenUpByAnOperator(t *testing.T) {
 		_, err := (&nodeServer{d: c.b.daemon}).Resolve(t.Context(), &nodev1.ResolveRequest{Migration: "m-given", Abort: true})
 		return err
 	})
-	<-o.Done()
+	c.awaitEnd(o)
 	c.settled()
 	if m := o.Migration(); !m.Result.GetLost() || !strings.Contains(m.Result.GetError(), errGivenUp.Error()) {
 		t.Errorf("ended with %v", m)
@@ -258,7 +258,7 @@ func TestALatePodWhoseDestinationIsLostIsGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-o.Done()
+	c.awaitEnd(o)
 	c.settled()
 	m := o.Migration()
 	if m.Phase != nodev1.Phase_PHASE_FAILED || !m.Result.GetLost() || m.Result.GetSucceeded() || !strings.Contains(m.Result.GetError(), errStoreLost.Error()) {

@@ -18,6 +18,26 @@ import (
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 )
 
+// awaitStruck waits until the test's fault has done its worst, after the migration has ended by it: a daemon that dies of it takes its calls with it.
+func (c *testCluster) awaitStruck() {
+	c.t.Helper()
+	select {
+	case <-c.struck:
+	case <-time.After(45 * time.Second):
+		c.t.Fatal("the fault was never reached")
+	}
+}
+
+// awaitEnd waits for the end of a migration, as its daemon sees it.
+func (c *testCluster) awaitEnd(o *Orchestrated) {
+	c.t.Helper()
+	select {
+	case <-o.Done():
+	case <-time.After(2 * time.Minute):
+		c.t.Fatalf("the migration does not end: %v", o.Migration())
+	}
+}
+
 // settled waits until neither node has anything of a migration left.
 func (c *testCluster) settled() {
 	c.t.Helper()
@@ -140,11 +160,7 @@ func breakAt(t *testing.T, f fault) {
 	c.fault = &f
 	source := c.a.run()
 	_, _ = c.migrate(modeLive)
-	select {
-	case <-c.struck:
-	default:
-		t.Fatal("the fault was never reached")
-	}
+	c.awaitStruck()
 	c.a.restarts.Wait()
 	c.b.restarts.Wait()
 	c.settled()

@@ -172,8 +172,8 @@ func breakKubelet(t *testing.T, f fault) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-c.struck
-	<-o.Done()
+	c.awaitEnd(o)
+	c.awaitStruck()
 	c.settled()
 	source.mu.Lock()
 	committed := source.state == shimv1.State_STATE_COMMITTED
@@ -196,7 +196,7 @@ func TestClusterThatDoesNotAgreeKeepsTheSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-o.Done()
+	c.awaitEnd(o)
 	if r := o.Migration().Result; r.GetSucceeded() || !strings.Contains(r.GetError(), why.Error()) {
 		t.Errorf("ended with %v", r)
 	}
@@ -221,7 +221,7 @@ func TestShimOfASourceOfKubeletsDiesInTheDecision(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		<-o.Done()
+		c.awaitEnd(o)
 		c.settled()
 		if got := o.Migration().Result.GetSucceeded(); got != agrees {
 			t.Errorf("the cluster agrees %v: %v", agrees, o.Migration().Result)

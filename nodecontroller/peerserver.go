@@ -114,13 +114,13 @@ func (p *peerServer) lost() {
 }
 
 // migration returns a migration of which the peer is the source. To any other
-// peer it does not exist.
+// peer it does not exist. The error is as unserved has it.
 func (p *peerServer) migration(id string) (*incoming, error) {
 	p.d.mu.Lock()
 	m := p.d.incoming[id]
 	p.d.mu.Unlock()
 	if m == nil || m.current().Peer != p.peer {
-		return nil, answer(fmt.Errorf("node %s has no migration %q from %s: %w", p.d.config.NodeName, id, p.peer, errdefs.ErrNotFound))
+		return nil, answer(p.d.unserved(id, p.peer))
 	}
 	return m, nil
 }
@@ -243,8 +243,11 @@ func (p *peerServer) Seal(ctx context.Context, req *peerv1.SealRequest) (*peerv1
 
 func (p *peerServer) Abort(ctx context.Context, req *peerv1.AbortRequest) (*peerv1.AbortResponse, error) {
 	m, err := p.migration(req.Migration)
-	if err != nil {
+	if isCode(err, errdefs.IsNotFound) {
 		return &peerv1.AbortResponse{}, nil // nothing of it is here
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &peerv1.AbortResponse{}, answer(m.drop(ctx, req.Reason))
 }

@@ -217,16 +217,31 @@ func (d *Daemon) removeSource(ctx context.Context, r record, o Orchestrator, log
 	if r.Kubelet {
 		remove = func() error { return o.RemoveSource(ctx, r.Migration) }
 	}
-	for {
-		err := remove()
-		if err == nil {
-			return d.journal.remove(r.Migration)
+	return again(ctx, log, "what the moved pod left is not removed yet", func() error {
+		if err := remove(); err != nil {
+			return err
 		}
-		log.Warn("the moved pod's sandbox is not removed yet", "error", err)
-		if perr := pause(ctx, askAgain); perr != nil {
+		return d.journal.remove(r.Migration)
+	})
+}
+
+// again does what has to succeed one day until it does. It returns do's error when ctx ends first.
+func again(ctx context.Context, log *slog.Logger, fails string, do func() error) error {
+	for {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		log.Warn(fails+", trying again", "error", err)
+		if pause(ctx, askAgain) != nil {
 			return err
 		}
 	}
+}
+
+// saveAgain saves a record of which others depend, whatever ails the disk meanwhile.
+func (d *Daemon) saveAgain(ctx context.Context, r record, log *slog.Logger) error {
+	return again(ctx, log, "the record cannot be written", func() error { return d.journal.save(r, throughReboot) })
 }
 
 // recoverSource carries on with a migration that an earlier daemon left, and says
@@ -241,13 +256,20 @@ func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) 
 	case errors.Is(err, errInDoubt):
 		return false, err
 	case err != nil:
-		err = d.abortSource(ctx, r, "the source's daemon restarted", log)
-		if !errors.Is(err, ErrCommitted) {
+		known := false
+		err = again(ctx, log, "the abort fails", func() error {
+			err := d.abortSource(ctx, r, "the source's daemon restarted", log)
+			if known = errors.Is(err, ErrCommitted); known {
+				return nil
+			}
+			return err
+		})
+		if !known {
 			return false, err
 		}
 	}
 	r.Stage = sourceCommitted
-	if err := d.journal.save(r, throughReboot); err != nil {
+	if err := d.saveAgain(ctx, r, log); err != nil {
 		return true, err
 	}
 	d.mu.Lock()
@@ -279,7 +301,7 @@ func (d *Daemon) carryOn(ctx context.Context, r record, o Orchestrator, log *slo
 		}
 	}
 	r.Left = 0
-	if err := d.journal.save(r, throughReboot); err != nil {
+	if err := d.saveAgain(ctx, r, log); err != nil {
 		return err
 	}
 	return d.removeSource(ctx, r, o, log)
@@ -292,14 +314,7 @@ func (d *Daemon) reportLost(ctx context.Context, r record, o Orchestrator, why e
 	if !ok {
 		return nil
 	}
-	for {
-		err := earlier.Lost(ctx, r.Migration, why)
-		if err == nil {
-			return nil
-		}
-		log.Warn("the cluster does not take down that the pod is lost", "error", err)
-		if pause(ctx, askAgain) != nil {
-			return err
-		}
-	}
+	return again(ctx, log, "the cluster does not take down that the pod is lost", func() error {
+		return earlier.Lost(ctx, r.Migration, why)
+	})
 }
