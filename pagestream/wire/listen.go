@@ -62,6 +62,7 @@ type Admit func(hello Hello, peer string) (Receiver, error)
 // Listener takes the connections of a node's port.
 type Listener struct {
 	tcp     net.Listener
+	closing sync.Once // of tcp: who closes it when somebody else does waits until that is done, so that the port is free
 	creds   *Credentials
 	control *controlListener
 	demand  *controlListener
@@ -111,7 +112,7 @@ func (l *Listener) Control() net.Listener { return l.control }
 func (l *Listener) Demand() net.Listener { return l.demand }
 
 // Serve accepts connections until Close is called or ctx ends; then it ends
-// all sessions with ErrShutdown, waits for their goroutines and returns nil.
+// all sessions with ErrShutdown, waits for their goroutines and returns nil. The port is free then.
 // It returns an error if the port fails. It is called once.
 func (l *Listener) Serve(ctx context.Context, admit Admit) error {
 	l.mu.Lock()
@@ -186,7 +187,7 @@ func (l *Listener) shut() {
 		open = append(open, in)
 	}
 	l.mu.Unlock()
-	l.tcp.Close()
+	l.closing.Do(func() { l.tcp.Close() })
 	l.control.Close()
 	l.demand.Close()
 	l.pending.closeAll()
