@@ -42,7 +42,10 @@ func bootOf(run string) (string, error) {
 
 // lostWith is why a source that tells a decision of a migration which is not known here hears that its pod is lost; nil if it was carried
 // through, for all that is known.
-func (d *Daemon) lostWith(r *peerv1.CommitRequest) error {
+func (d *Daemon) lostWith(r *peerv1.CommitRequest, source string) error {
+	if gone, dropped := d.dropped(r.Migration); dropped && gone.From == source {
+		return fmt.Errorf("node %s has dropped the pod of migration %s: %s: %w", d.config.NodeName, r.Migration, gone.Detail, errdefs.ErrDataLoss)
+	}
 	if r.Boot == "" || r.Boot == d.journal.boot {
 		return nil
 	}

@@ -144,6 +144,39 @@ func TestAMigrationFailsWhoseDestinationIsStartedAgainAfterTheCommit(t *testing.
 	}
 }
 
+// What the destination held dies in the very decision, and nothing of it is left there when the source tells that it is the destination's.
+func TestAMigrationFailsWhoseDestinationHadDroppedThePod(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		c, _ := newKubernetes(t)
+		c.fault = &fault{call: "source.Commit", after: true, do: func(c *testCluster) error {
+			c.b.only().kill()
+			c.until("the pod dropped", func() bool { return c.b.daemon.Dropped("m-held") && len(c.b.left()) == 0 })
+			if restarted {
+				c.a.restart()
+			}
+			return nil
+		}}
+		o, err := c.orchestrate("m-held")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.awaitEnd(o)
+		c.awaitStruck()
+		c.settled()
+		if c.a.only() != nil {
+			t.Error("the source's pod is still there, and dead")
+		}
+		if !restarted {
+			mustEndLost(t, o, errDestinationLost)
+		}
+		c.mu.Lock()
+		if restarted && (len(c.lost) != 1 || !errors.Is(c.lost[0], errDestinationLost)) {
+			t.Errorf("the cluster was told of %v", c.lost)
+		}
+		c.mu.Unlock()
+	}
+}
+
 // A node's name for the time since it was started is its daemons', one after the other, and another when it was started again.
 func TestANodeKnowsThatItWasStartedAgain(t *testing.T) {
 	dir := t.TempDir()

@@ -219,7 +219,7 @@ func (p *peerServer) Approach(ctx context.Context, req *peerv1.ApproachRequest) 
 func (p *peerServer) Commit(ctx context.Context, req *peerv1.CommitRequest) (*peerv1.CommitResponse, error) {
 	m, err := p.migration(req.Migration)
 	if err != nil {
-		if lost := p.d.lostWith(req); lost != nil {
+		if lost := p.d.lostWith(req, p.peer); lost != nil {
 			err = answer(lost)
 		}
 		return nil, err
