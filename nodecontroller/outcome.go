@@ -14,7 +14,7 @@ import (
 // destination has done everything. So the journal is asked too, as long as it has a record nothing is over: one that cannot be read, or
 // of which nobody could see the end.
 
-// outcome is what this node, as a source, says of a migration.
+// outcome is what this node, as a source, says of a migration: OUTCOME_UNSPECIFIED, which leaves its destination in doubt, if that cannot be said.
 func (d *Daemon) outcome(id, asking string) peerv1.Outcome {
 	d.mu.Lock()
 	m := d.outgoing[id]
@@ -31,7 +31,7 @@ func (d *Daemon) outcome(id, asking string) peerv1.Outcome {
 			return peerv1.Outcome_OUTCOME_ABORTED
 		case err != nil:
 			d.log.Error("a migration's record cannot be read; its destination must wait", "migration", id, "peer", asking, "error", err)
-			return peerv1.Outcome_OUTCOME_PENDING
+			return peerv1.Outcome_OUTCOME_UNSPECIFIED
 		}
 	}
 	switch {

@@ -46,8 +46,8 @@ func TestAMigrationWithARecordIsNeverSaidToBeOver(t *testing.T) {
 		{"another's", at(sourceCommitted), "m-1", "elsewhere", peerv1.Outcome_OUTCOME_ABORTED, errdefs.IsNotFound},
 		{"a destination's", at(destinationHeld), "m-1", "there", peerv1.Outcome_OUTCOME_ABORTED, errdefs.IsUnavailable},
 		{"another's destination's", at(destinationHeld), "m-1", "elsewhere", peerv1.Outcome_OUTCOME_ABORTED, errdefs.IsNotFound},
-		{"cut off", at(sourceCommitted)[:20], "m-1", "there", peerv1.Outcome_OUTCOME_PENDING, errdefs.IsUnavailable},
-		{"of a later version", at("source-beyond"), "m-1", "there", peerv1.Outcome_OUTCOME_PENDING, errdefs.IsUnavailable},
+		{"cut off", at(sourceCommitted)[:20], "m-1", "there", peerv1.Outcome_OUTCOME_UNSPECIFIED, errdefs.IsUnavailable},
+		{"of a later version", at("source-beyond"), "m-1", "there", peerv1.Outcome_OUTCOME_UNSPECIFIED, errdefs.IsUnavailable},
 		{"by a forged name", at(sourceCommitted), "../" + "m-1", "there", peerv1.Outcome_OUTCOME_ABORTED, errdefs.IsNotFound},
 	} {
 		d := journalOnly(t, c.record)
