@@ -202,6 +202,9 @@ func (j *journal) load() ([]record, error) {
 			continue
 		}
 		r, err := j.read(id)
+		if err != nil && !j.has(id) {
+			continue // it has ended meanwhile
+		}
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s cannot be read, look at it and remove it: %w", filepath.Join(j.dir, e.Name()), err))
 			continue

@@ -76,9 +76,13 @@ func TestAMigrationEndsWhoseDestinationIsLostAfterTheCommit(t *testing.T) {
 		if !restarted {
 			mustEndLost(t, o, ErrOutOfService)
 		}
-		if left, err := c.a.daemon.journal.load(); err != nil || len(left) > 0 {
-			t.Errorf("journal: %v, %v", left, err)
-		}
+		c.until("an empty journal", func() bool {
+			left, err := c.a.daemon.journal.load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(left) == 0
+		})
 	}
 }
 
