@@ -269,6 +269,11 @@ func (m *incoming) removePod(ctx context.Context, r record, why error) error {
 	if err != nil {
 		return err
 	}
+	return m.removeSandboxes(ctx, r, sandboxes, why)
+}
+
+// removeSandboxes removes sandboxes of the pod.
+func (m *incoming) removeSandboxes(ctx context.Context, r record, sandboxes []string, why error) error {
 	for _, sandbox := range sandboxes {
 		// The starts must fail before the sandbox can go. A shim that is gone
 		// has none.

@@ -340,10 +340,15 @@ func (m *incoming) letRun(ctx context.Context) bool {
 	}
 }
 
-// clearAttempt removes the sandboxes in which the pod was to be restored: kubelet
-// makes another, in which nothing has been begun.
+// clearAttempt removes the sandbox in which the pod was to be restored: kubelet
+// makes another, in which nothing has been begun, or has made that of the next pod already.
 func (m *incoming) clearAttempt(ctx context.Context, why error) error {
-	if err := m.removePod(ctx, m.current(), why); err != nil {
+	r := m.current()
+	remove := func() error { return m.removePod(ctx, r, why) }
+	if r.Sandbox != "" {
+		remove = func() error { return m.removeSandboxes(ctx, r, []string{r.Sandbox}, why) }
+	}
+	if err := remove(); err != nil {
 		return err
 	}
 	m.starts.wait()

@@ -186,6 +186,26 @@ func TestADeletedLatePodIsRestoredInTheNext(t *testing.T) {
 	}
 }
 
+// The next pod may be there before it is known that the first was deleted: it waits for its restore already, and must go on to.
+func TestTheNextPodsSandboxOutlivesTheAttemptInTheFirst(t *testing.T) {
+	c := newTestCluster(t)
+	first, next := c.b.newDestination("m-next"), c.b.newDestination("m-next")
+	r := record{Migration: "m-next", Stage: destinationAwaiting, Pod: "default/p", Peer: "a", Sandbox: first.id}
+	m := c.b.daemon.blankIncoming(r, c.b.daemon.log)
+	if err := m.clearAttempt(t.Context(), ErrPodGone); err != nil {
+		t.Fatal(err)
+	}
+	if c.b.pod(first.id) != nil || c.b.pod(next.id) == nil || next.state == shimv1.State_STATE_ABORTED {
+		t.Errorf("left: %v; the next is %v", c.b.only(), next.state)
+	}
+	if r := m.current(); r.Sandbox != "" {
+		t.Errorf("sandbox %s is still on record", r.Sandbox)
+	}
+	if err := c.b.daemon.journal.remove("m-next"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Nobody makes the pod, and an operator does not want to wait for it any more.
 func TestALatePodIsGivenUpByAnOperator(t *testing.T) {
 	c, _ := newLateKubernetes(t)
