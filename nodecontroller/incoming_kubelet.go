@@ -116,7 +116,10 @@ func matchPod(d *cri.Description, migration string, pods []cri.Pod) (made cri.Ma
 		if p.Handler != cri.Handler {
 			return made, false, fmt.Errorf("pod %s: its runtime handler is %q, not %q: %w", p.FullName(), p.Handler, cri.Handler, errdefs.ErrFailedPrecondition)
 		}
-		return matchContainers(d, p)
+		// Beside one that ends the next may be complete already.
+		if made, found, err = matchContainers(d, p); found || err != nil {
+			return made, found, err
+		}
 	}
 	return made, false, nil
 }
