@@ -24,6 +24,7 @@ func TestPagesArriveWhateverRungsTheirFramesGoWith(t *testing.T) {
 			st.observe.now.Did[r] = performance{Known: true, Ratio: 0.5 - float64(r)/10, Speed: 1e9}
 		}
 		st.observe.unsampled = 0
+		st.observe.trials, st.observe.triedAt = firstTrials, st.observe.clock // or a frame goes with what is to be tried again, by the time that has passed
 		before := s.Stats()
 		page := text[i*pagestream.PageSize:][: 32*pagestream.PageSize : 32*pagestream.PageSize]
 		at := uint64(i) * 1 << 20
