@@ -73,6 +73,7 @@ type incoming struct {
 	doubt  bool      // held, and the source cannot be asked; guarded by mu
 	ended  time.Time // guarded by mu
 	gone   error     // why a late pod can never be restored; guarded by mu
+	called bool      // off, by the source or an operator: nobody has committed; guarded by mu
 
 	// verdict takes the word of the source, or in doubt of an operator.
 	verdict chan peerv1.Outcome
@@ -103,6 +104,7 @@ func (m *incoming) advance(to stage, d durability) error {
 	r := m.record
 	r.Stage = to
 	r.Closed = to == destinationAborting
+	r.Voted = r.Voted || to == destinationHeld
 	if err := m.d.journal.save(r, d); err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ func (m *incoming) drop(ctx context.Context, reason string) error {
 	if s := m.stage(); s == destinationCommitted || s == destinationAwaiting {
 		return fmt.Errorf("migration %s: %w", m.id, ErrCommitted)
 	}
+	m.calledOff()
 	m.fail(fmt.Errorf("%w: %s", errSourceBrokeOff, reason))
 	select {
 	case m.verdict <- peerv1.Outcome_OUTCOME_ABORTED:
@@ -103,6 +104,9 @@ func (m *incoming) act(ctx context.Context, action destinationAction, source pee
 		}
 		return false
 	case destinationAbandon:
+		if source == peerv1.Outcome_OUTCOME_ABORTED {
+			m.calledOff()
+		}
 		m.abandon(ctx)
 		return true
 	case destinationForget:
@@ -198,20 +202,29 @@ func (m *incoming) abandon(ctx context.Context) {
 			m.log.Error("the abort is not in the journal", "error", err)
 		}
 	}
-	m.until(ctx, func() error { return m.remove(ctx, why) })
+	heard := m.sourceHeard()
+	m.until(ctx, func() error { return m.remove(ctx, why, heard) })
 	m.starts.wait()
 	m.say(fmt.Sprintf("nothing of it is left here: %v", why))
 	close(m.dropped)
+	if !heard && m.awaitHeard(ctx) != nil {
+		return // the journal hands over
+	}
 	// kubelet's pod has the images in use until the cluster has removed it, which
 	// the source may do only when it has heard that all is well here.
-	if r := m.current(); r.Kubelet && len(r.Images) > 0 {
-		m.until(ctx, func() error {
+	r := m.current()
+	inUse := r.Kubelet && len(r.Images) > 0
+	if heard && !inUse {
+		return // remove has seen to the rest
+	}
+	m.until(ctx, func() error {
+		if inUse {
 			if err := m.awaitPodGone(ctx); err != nil {
 				return err
 			}
-			return m.forget(ctx, r)
-		})
-	}
+		}
+		return m.forget(ctx, r)
+	})
 }
 
 // until repeats do until it succeeds or ctx ends: the journal hands over then.
@@ -228,8 +241,8 @@ func (m *incoming) until(ctx context.Context, do func() error) {
 	}
 }
 
-// remove undoes everything that was made here, from the youngest to the oldest.
-func (m *incoming) remove(ctx context.Context, why error) error {
+// remove undoes everything that was made here, from the youngest to the oldest; with the record, if the source has heard of it.
+func (m *incoming) remove(ctx context.Context, why error, heard bool) error {
 	r := m.current()
 	removePod := m.removePod
 	if r.Kubelet {
@@ -241,8 +254,8 @@ func (m *incoming) remove(ctx context.Context, why error) error {
 	if err := errors.Join(m.closeStore(), m.removeSpool(), os.RemoveAll(m.d.imageDir(m.id))); err != nil {
 		return err
 	}
-	if r.Kubelet && len(r.Images) > 0 {
-		return nil // they are in use for a while
+	if !heard || r.Kubelet && len(r.Images) > 0 {
+		return nil // the record is needed, or the images are in use for a while
 	}
 	return m.forget(ctx, r)
 }

@@ -180,6 +180,9 @@ func (m *incoming) restoreRequest(i int, container string) *shimv1.RestoreReques
 // answer is nil. Being told again is harmless.
 func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 	m.hear()
+	if m.stage() == destinationAborting { // for good, and busy until the source has heard it
+		return nil, m.notHeld()
+	}
 	m.busy.Lock()
 	defer m.busy.Unlock()
 	switch m.stage() {
@@ -191,7 +194,7 @@ func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 			return nil, err
 		}
 	default:
-		return nil, fmt.Errorf("migration %s is at %s, not held: %w", m.id, m.stage(), errdefs.ErrDataLoss)
+		return nil, m.notHeld()
 	}
 	m.mu.Lock()
 	m.doubt = false
@@ -207,6 +210,11 @@ func (m *incoming) commit(ctx context.Context) (*peerv1.CommitResponse, error) {
 		ResumedUnixNano: resumed.ResumedUnixNano, RanForUs: ranFor(resumed.ResumedUnixNano, time.Now()),
 		Trouble: resumed.Trouble, Sandbox: r.Sandbox, PodIp: m.podIP,
 	}, nil
+}
+
+// notHeld is what a source hears that tells its decision where nothing is held.
+func (m *incoming) notHeld() error {
+	return fmt.Errorf("migration %s is at %s, not held: %w", m.id, m.stage(), errdefs.ErrDataLoss)
 }
 
 // ranFor is how long a pod has run that was let go at a time of this node's clock, microseconds.

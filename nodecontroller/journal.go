@@ -55,6 +55,8 @@ type record struct {
 	// PeerBoot is what the destination called the time since it was started when it took
 	// the pod in: at the source.
 	PeerBoot string `json:"peer_boot,omitempty"`
+	// Voted: the pod was restored and held, so that the source may have committed: at the destination.
+	Voted bool `json:"voted,omitempty"`
 	// Admission is what the destination's shim is told.
 	shimv1.Admission
 }

@@ -150,14 +150,23 @@ func TestAMigrationFailsWhoseDestinationIsStartedAgainAfterTheCommit(t *testing.
 
 // What the destination held dies in the very decision, and nothing of it is left there when the source tells that it is the destination's.
 func TestAMigrationFailsWhoseDestinationHadDroppedThePod(t *testing.T) {
-	for _, restarted := range []bool{false, true} {
+	for name, restart := range map[string]func(c *testCluster){
+		"":              func(*testCluster) {},
+		"a's restarted": func(c *testCluster) { c.a.restart() },
+		"b's restarted": func(c *testCluster) {
+			c.b.stop()
+			c.b.start()
+		},
+	} {
+		restarted := name == "a's restarted"
 		c, _ := newKubernetes(t)
 		c.fault = &fault{call: "source.Commit", after: true, do: func(c *testCluster) error {
 			c.b.only().kill()
-			c.until("the pod dropped", func() bool { return c.b.daemon.Dropped("m-held") && len(c.b.left()) == 0 })
-			if restarted {
-				c.a.restart()
-			}
+			c.until("the pod dropped", func() bool {
+				m, _ := c.b.daemon.Migration("m-held")
+				return strings.Contains(m.GetDetail(), "a has not heard yet")
+			})
+			restart(c)
 			return nil
 		}}
 		o, err := c.orchestrate("m-held")
