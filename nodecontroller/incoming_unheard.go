@@ -7,8 +7,8 @@ import (
 )
 
 // A destination that has voted and then lost what it held, to a shim that died, does not know what its source decided. If that has
-// committed, the pod is lost, and the source hears so when it tells its decision. To a destination that has forgotten the migration it would
-// look as if that had carried it through. So the record stays until the source knows nothing of the migration any more.
+// committed, the pod is lost, and the source hears so when it tells its decision. A destination that has forgotten the migration would look to
+// it like one that has carried it through. So the record stays until the source knows nothing of the migration any more.
 
 // calledOff notes that nobody has committed, by the source's word or an operator's.
 func (m *incoming) calledOff() {
