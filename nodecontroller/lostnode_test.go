@@ -190,6 +190,33 @@ func TestAMigrationFailsWhoseDestinationHadDroppedThePod(t *testing.T) {
 	}
 }
 
+// And its source is never heard of again: an operator's word ends it.
+func TestADroppedPodWhoseSourceIsGoneIsInDoubt(t *testing.T) {
+	c, _ := newKubernetes(t)
+	on := func() *nodev1.Migration {
+		m, _ := c.b.daemon.Migration("m-gone")
+		return m
+	}
+	c.fault = &fault{call: "source.Commit", after: true, do: func(c *testCluster) error {
+		c.b.only().kill()
+		c.until("the pod dropped", func() bool { return strings.Contains(on().GetDetail(), "a has not heard yet") })
+		c.a.dies()
+		return nil
+	}}
+	o, err := c.orchestrate("m-gone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.awaitEnd(o)
+	c.awaitStruck()
+	c.a.restarts.Wait()
+	c.until("doubt", func() bool { return on().GetInDoubt() })
+	if _, err := (&nodeServer{d: c.b.daemon}).Resolve(t.Context(), &nodev1.ResolveRequest{Migration: "m-gone", Abort: true}); err != nil {
+		t.Fatal(err)
+	}
+	c.until("nothing left", func() bool { return len(c.b.left()) == 0 })
+}
+
 // A node's name for the time since it was started is its daemons', one after the other, and another when it was started again.
 func TestANodeKnowsThatItWasStartedAgain(t *testing.T) {
 	dir := t.TempDir()

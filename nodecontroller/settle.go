@@ -256,15 +256,14 @@ func (d *Daemon) recoverSource(ctx context.Context, r record, log *slog.Logger) 
 	case errors.Is(err, errInDoubt):
 		return false, err
 	case err != nil:
-		known := false
 		err = again(ctx, log, "the abort fails", func() error {
 			err := d.abortSource(ctx, r, "the source's daemon restarted", log)
-			if known = errors.Is(err, ErrCommitted); known {
+			if committed = errors.Is(err, ErrCommitted); committed {
 				return nil
 			}
 			return err
 		})
-		if !known {
+		if !committed {
 			return false, err
 		}
 	}
