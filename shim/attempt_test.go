@@ -3,10 +3,13 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
+	"godwit.dev/godwit/pagestream/lazy"
 	"godwit.dev/godwit/shim/criu"
 )
 
@@ -122,5 +125,16 @@ func TestACommittedContainerIsLetGoWhenCRIUAsks(t *testing.T) {
 	d.memoryLost(a, errKilled)
 	if err := d.noteRunning(a, a.attempt); !errors.Is(err, errKilled) || a.state != arrivalCommitted {
 		t.Errorf("a container without a fault server is let go: %v, it is %v", err, a.state)
+	}
+}
+
+func TestAPodIsLostAlsoWhenItsDeadContainerWasDeletedAtOnce(t *testing.T) {
+	d, a := withAttempt(t, arrivalRunning)
+	d.resumed = time.Now()
+	a.container.bundle = t.TempDir() // without a process to kill
+	d.memoryLost(a, fmt.Errorf("%w: 5 pages", lazy.ErrSourceLost))
+	d.forget("c1")
+	if p := d.progress(); !strings.Contains(p.GetLost(), "5 pages") {
+		t.Errorf("pages are missing for good, and the progress is %v", p)
 	}
 }

@@ -35,6 +35,7 @@ type destination struct {
 	aborted  bool                // guarded by mu
 	resumed  time.Time           // guarded by mu; zero before the commit
 	collects func()              // has garbage collected again; nil if it is; guarded by mu
+	lost     error               // pages of a container are missing for good, and it was killed; guarded by mu
 
 	changed *broadcast
 }
@@ -361,6 +362,9 @@ func (d *destination) progress() *shimv1.Progress {
 			}
 			filled = filled && s.done
 		}
+	}
+	if d.lost != nil {
+		p.Lost = d.lost.Error()
 	}
 	if err := d.troubleLocked(); err != nil {
 		p.Trouble = err.Error()

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"godwit.dev/godwit/pagestream/lazy"
 	"godwit.dev/godwit/shim/criu"
 )
 
@@ -115,6 +116,10 @@ func (d *destination) memoryLost(a *arrival, cause error) {
 	state := a.state
 	if state == arrivalCommitted {
 		a.attempt.end(cause) // before anybody lets it go
+	}
+	// Kept here: whoever sees the container end may delete it, and its arrival, before anybody asks.
+	if errors.Is(cause, lazy.ErrSourceLost) && state == arrivalRunning {
+		d.lost = cause
 	}
 	d.mu.Unlock()
 	switch state {
