@@ -108,7 +108,7 @@ func (b *bench) fewBytes(ctx context.Context) (*deltaMoves, error) {
 		return nil, err
 	}
 	defer l.Close()
-	if _, err := rewrite(ctx, l, fewMiB, fewRate, "1", "few"); err != nil {
+	if _, err := rewrite(ctx, l, fewMiB, fewRate, "0", "few"); err != nil {
 		return nil, err
 	}
 	at, to := "a", "b"

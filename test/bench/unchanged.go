@@ -29,7 +29,7 @@ func (b *bench) unchangedPages(ctx context.Context) error {
 		name string
 		more []string
 		sent *float64
-	}{{"the same values", []string{"1", "same"}, &u.same}, {"other values", nil, &u.others}} {
+	}{{"the same values", []string{"0", "same"}, &u.same}, {"other values", nil, &u.others}} {
 		result, err := moveRewriter(ctx, c.more)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)

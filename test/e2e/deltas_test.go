@@ -21,7 +21,7 @@ const (
 func TestPagesInWhichLittleChangedGoAsWhatChanged(t *testing.T) {
 	a, b := nodes(t)
 	p := runPod(t, a, lab.PodSpec{Name: "few", Containers: []lab.ContainerSpec{
-		container(t, workload.Rewriter, workload.Port, fmt.Sprint(fewMiB), fmt.Sprint(fewRate), "1", "few"),
+		container(t, workload.Rewriter, workload.Port, fmt.Sprint(fewMiB), fmt.Sprint(fewRate), "0", "few"),
 	}})
 	written := func() uint64 {
 		t.Helper()

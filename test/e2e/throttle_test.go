@@ -14,12 +14,12 @@ import (
 	"godwit.dev/godwit/test/workload"
 )
 
-// Two containers that together write three times what the link takes, and compute much for it: one may use 0.4 cores, the
-// other whatever there is.
+// Two containers that together write three times what the link takes, and use 0.15 cores each to do so, on every machine: less than
+// that could not be held back enough, see precopy.NextLimits. One may use 0.4 cores, the other whatever there is.
 const (
 	throttleMiB  = 8 // each
 	throttleRate = 6 // MiB a second, each
-	throttleWork = 60
+	throttleWork = 100 // microseconds a page
 	otherPort    = "7001"
 )
 

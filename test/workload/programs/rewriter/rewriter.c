@@ -1,9 +1,9 @@
 /*
  * rewriter PORT MIB [RATE [WORK [same|few]]]: writes MIB of memory over and over, page after
  * page, each time with another stamp, as fast as it can, or RATE MiB a second, and
- * computes each page WORK times before it does. It sees that every second page is as
- * it was left. With "same" a page gets the same stamp each time, with "few" that too, but
- * for 32 bytes in its middle.
+ * computes for WORK microseconds of a processor before each page, however fast that is.
+ * It sees that every second page is as it was left. With "same" a page gets the same stamp
+ * each time, with "few" that too, but for 32 bytes in its middle.
  *
  * "check" answers with how many pages it has written, or with what was wrong.
  */
@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 
 static char *memory;
-static uint64_t pages, rate, work = 1;
+static uint64_t pages, rate, work;
 static int same, few;
 static uint64_t written; /* by the writer; read whenever */
 
@@ -56,9 +56,28 @@ static int wrong_in(const char *page, uint64_t number, uint64_t pass)
 	return -1;
 }
 
-static void *rewrite(void *unused)
+/* The time that this thread has had a processor. */
+static int64_t thread_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+/* Uses a processor as long as is asked for. */
+static void compute(uint64_t page)
 {
 	char trial[PAGE];
+	if (work == 0)
+		return;
+	for (int64_t until = thread_ns() + (int64_t)work * 1000; thread_ns() < until;) {
+		stamp_page(trial, stamp(page++, 1));
+		__asm__ volatile("" : : "r"(trial) : "memory");
+	}
+}
+
+static void *rewrite(void *unused)
+{
 	int64_t due = monotonic_ns();
 	(void)unused;
 	for (uint64_t pass = 1;; pass++) {
@@ -69,10 +88,7 @@ static void *rewrite(void *unused)
 				if (at >= 0)
 					is_wrong("page %" PRIu64 " of pass %" PRIu64 ": byte %d", i, pass, at);
 			}
-			for (uint64_t k = 1; k < work; k++) {
-				stamp_page(trial, stamp(i, pass + k));
-				__asm__ volatile("" : : "r"(trial) : "memory");
-			}
+			compute(i);
 			write_page(page, i, pass);
 			__atomic_store_n(&written, written + 1, __ATOMIC_RELAXED);
 			if (rate == 0 || written % 16 != 0)
