@@ -76,8 +76,16 @@ func endStanding(ctx context.Context, sandboxBundle string) error {
 			err = errors.Join(err, fmt.Errorf("end the frozen container in %s: %w", s.Bundle, e))
 		}
 		clearSourceDir(s.Bundle)
-		// containerd removes a bundle under another name (core/runtime/v2/bundle.go, atomicDelete).
-		clearSourceDir(filepath.Join(filepath.Dir(s.Bundle), "."+filepath.Base(s.Bundle)))
+		clearHidden(s.Bundle)
 	}
 	return err
+}
+
+// clearHidden takes away what is left of a bundle that containerd has removed meanwhile, which it does under another name, once
+// (core/runtime/v2/bundle.go, atomicDelete): what is mounted in there stays, and the directories above it.
+func clearHidden(bundle string) {
+	hidden := filepath.Join(filepath.Dir(bundle), "."+filepath.Base(bundle))
+	clearSourceDir(hidden)
+	_ = os.Remove(filepath.Dir(sourceDir(hidden)))
+	_ = os.Remove(hidden)
 }

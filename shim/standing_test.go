@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -24,11 +25,18 @@ func TestWhatADeadShimFrozeIsEnded(t *testing.T) {
 			if err := f.freeze(t.Context()); err != nil {
 				t.Fatal(err)
 			}
+			half := filepath.Join(bundles, ".container") // removed by containerd but for what was mounted
+			if err := os.MkdirAll(sourceDir(half), 0o700); err != nil {
+				t.Fatal(err)
+			}
 			if err := endStanding(t.Context(), sandbox); err != nil {
 				t.Error(err)
 			}
 			if err := <-ended; err == nil {
 				t.Error("it was not killed")
+			}
+			if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("what containerd could not remove of the bundle is left: %v", err)
 			}
 		})
 	}
