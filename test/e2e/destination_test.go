@@ -75,7 +75,7 @@ func has(t *testing.T, n *lab.Node, ref string) string {
 // What a pod has written does not fit on the destination's disk: it runs on, and moves when there is room.
 func TestADestinationWithAFullDiskLeavesThePodWhereItIs(t *testing.T) {
 	a, _ := nodes(t)
-	l, err := lab.Up(within(t, time.Minute), lab.Options{Dir: labDir(), Names: []string{"a", "b", "c"}})
+	l, err := lab.Up(within(t, 5*time.Minute), lab.Options{Dir: labDir(), Names: []string{"a", "b", "c"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func smallDisk(t *testing.T, from, n *lab.Node, size string) (resize func(size s
 		}
 	}
 	return func(size string) {
-		if _, err := n.Exec(ctx, "mount", "-o", "remount,size="+size, "/var/lib/containerd"); err != nil {
+		if _, err := n.Exec(within(t, time.Minute), "mount", "-o", "remount,size="+size, "/var/lib/containerd"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -203,7 +203,7 @@ func TestThePodLivesThoughItsSourceDiesRightAfterTheCommit(t *testing.T) {
 // rebuild brings nodes that were killed up again.
 func rebuild(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(5*time.Minute))
 	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{Dir: labDir()})
 	if err != nil {

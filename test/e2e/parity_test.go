@@ -58,6 +58,21 @@ func (o *observer) run(script string, change ...func(*lab.ContainerSpec)) (pod *
 	return p.Pod, p.Containers[0].ID
 }
 
+// ready waits until a container's script has made the file /ready.
+func (o *observer) ready(id string) {
+	o.t.Helper()
+	ctx := within(o.t, 20*time.Second)
+	for {
+		if _, code := execIn(o.t, o.n, id, "test", "-e", "/ready"); code == 0 {
+			return
+		}
+		if ctx.Err() != nil {
+			o.t.Fatal("the container's script does not get on")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 func (o *observer) exit(id string) {
 	o.t.Helper()
 	s := awaitExit(o.t, o.n, id)
@@ -109,11 +124,13 @@ var behaviours = []struct {
 		o.note("is an error", err != nil && strings.Contains(err.Error(), "no such file or directory"))
 	}},
 	{"stop, heeded", func(o *observer) {
-		_, id := o.run("trap 'exit 5' TERM; " + loop)
+		_, id := o.run("trap 'exit 5' TERM; : >/ready; " + loop)
+		o.ready(id)
 		o.stop(id, 10)
 	}},
 	{"stop, not heeded", func(o *observer) {
-		_, id := o.run("trap '' TERM; " + loop)
+		_, id := o.run("trap '' TERM; : >/ready; " + loop)
+		o.ready(id)
 		o.stop(id, 1)
 	}},
 	{"out of memory", func(o *observer) {
@@ -145,7 +162,8 @@ var behaviours = []struct {
 		o.note("limits", out)
 	}},
 	{"processes", func(o *observer) {
-		_, id := o.run("sleep 1000 & sleep 1000 & wait")
+		_, id := o.run("sleep 1000 & sleep 1000 & : >/ready; wait")
+		o.ready(id)
 		o.note("listed", len(strings.Split(strings.TrimSpace(o.ctr("tasks", "ps", id)), "\n")))
 	}},
 	{"containerd dies", func(o *observer) {

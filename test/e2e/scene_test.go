@@ -17,6 +17,8 @@ import (
 
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 
 	shimv1 "godwit.dev/godwit/shim/api/v1"
 	"godwit.dev/godwit/test/e2e/census"
@@ -36,6 +38,7 @@ type scene struct {
 	// migration and sandbox at the destination, known after the event "created".
 	migration, sandbox string
 	slack              census.Slack // what may be left
+	unheard            bool         // who asked for it was not told how it ended
 }
 
 // sceneKeys of 1 KiB are what the scene's redis holds, fewer on a slow machine.
@@ -191,6 +194,9 @@ func (s *scene) decided() bool {
 		s.t.Fatal(err)
 	}
 	p, err := watch.Recv()
+	if grpcstatus.Code(err) == codes.NotFound {
+		return false // it was called off
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -303,7 +309,34 @@ func (s *scene) ended() (moved bool) {
 		s.t.Fatal(err)
 	}
 	s.t.Log(err)
+	s.unheard = strings.Contains(err.Error(), "the daemon went away")
 	return false
+}
+
+// movedUnheard says whether the pod was moved although nobody was told: its daemon was killed, and the source had decided before.
+func (s *scene) movedUnheard() bool {
+	s.t.Helper()
+	if !s.unheard {
+		return false
+	}
+	now, err := s.to.FindPod(s.ctx, s.p.name)
+	if err != nil || now.ID != s.sandbox {
+		return false
+	}
+	s.t.Log("it was moved, and who asked for it was not told")
+	s.p.moved(s.to, &move.Result{Destination: &move.Destination{Sandbox: s.sandbox}})
+	s.w.redis.AlsoAt(s.p.at(redisPort))
+	return true
+}
+
+// runsOrInDoubt waits until so many more writes are acknowledged, or the two nodes cannot agree: the source has decided, and the
+// destination, which holds the pod, does not hear of it.
+func (s *scene) runsOrInDoubt(writes uint64) {
+	s.t.Helper()
+	from := s.w.redis.Acked()
+	s.until("the pod running, or held in doubt", func() bool {
+		return s.w.redis.Acked() >= from+writes || s.stage() == "destination-held" && s.decided()
+	})
 }
 
 // undone waits until neither node has the migration under way any more: a daemon that was killed comes back and cleans up.

@@ -17,8 +17,8 @@ import (
 // Two containers that together write three times what the link takes, and use 0.15 cores each to do so, on every machine: less than
 // that could not be held back enough, see precopy.NextLimits. One may use 0.4 cores, the other whatever there is.
 const (
-	throttleMiB  = 8 // each
-	throttleRate = 6 // MiB a second, each
+	throttleMiB  = 8   // each
+	throttleRate = 6   // MiB a second, each
 	throttleWork = 100 // microseconds a page
 	otherPort    = "7001"
 )

@@ -291,7 +291,7 @@ func (m *Move) Interrupt() error {
 			return unix.Kill(pid, unix.SIGINT)
 		}
 	}
-	return errors.New("interrupt: godwitctl has ended")
+	return fmt.Errorf("interrupt godwitctl: %w", os.ErrProcessDone)
 }
 
 // descendants are a process and all below it.
