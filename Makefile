@@ -77,7 +77,7 @@ e2e: build setup
 e2e-kubernetes: build setup
 	$(BIN)/godwit-lab setup --kubernetes
 	$(BIN)/godwit-lab helm
-	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 2 -timeout 40m -run 'Kubernetes|Cluster|APIServer' -skip AnotherCluster ./clustercontroller/admission ./test/lab ./test/e2e ./test/e2e/kubectl
+	GODWIT_KUBERNETES=1 $(GO) test -count=1 -p 2 -timeout 80m -run 'Kubernetes|Cluster|APIServer' -skip AnotherCluster ./clustercontroller/admission ./test/lab ./test/e2e ./test/e2e/kubectl
 
 # The figures of a cluster, on a Kubernetes of the lab's. The machine must be idle.
 .PHONY: bench-kubernetes

@@ -57,7 +57,7 @@ func (k *kube) keep(pod string) (letGo func()) {
 // rebuild brings the cluster's nodes that were killed up again, from nothing.
 func (k *kube) rebuild() {
 	k.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(2*time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), pace.Stretch(8*time.Minute))
 	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{Dir: labDir() + "-kubernetes", Kubernetes: true, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {

@@ -24,8 +24,9 @@ type httpLoad struct {
 const (
 	// loadPause is between two requests, loadPatience what one may take: one that is answered later is none.
 	loadPause, loadPatience = 10 * time.Millisecond, 500 * time.Millisecond
-	// loadGap is how long a Service of several pods, of which some move, may leave a client that asks again without an answer.
-	loadGap = 2 * time.Second
+	// loadGap is how long a Service of several pods, of which some move, may leave a client that asks again without an answer: it may
+	// come to a pod that moves again and again, as often as the cluster is slow to hear of that.
+	loadGap = 20 * time.Second
 )
 
 // askAlways asks until stop is called, or the test ends.

@@ -1,8 +1,13 @@
 package lab
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"godwit.dev/godwit/test/pace"
 )
 
 // TestClusterNodeIsLost kills a node from which a pod is being moved, and takes it out of the cluster: nothing of the move
@@ -32,13 +37,19 @@ func TestClusterNodeIsLost(t *testing.T) {
 	kubectl(t, c, "", "wait", "--for=delete", "pod", "--all", "--timeout=170s")
 	kubectl(t, c, "", "wait", "--for=condition=Cleaned", "podmigration", "lost", "--timeout=170s")
 	kubectl(t, c, "", "delete", "podmigration", "lost", "--timeout=170s")
-	pods, err := in.lab.Node("b").Pods(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range pods {
-		if strings.HasPrefix(p.Name, "leaver") && p.State == "ready" {
-			t.Errorf("node b has pod %s", p.Name)
+	// kubelet stops a sandbox after the cluster has forgotten its pod.
+	ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(time.Minute))
+	defer cancel()
+	err := until(ctx, func() error {
+		pods, err := in.lab.Node("b").Pods(ctx)
+		for _, p := range pods {
+			if strings.HasPrefix(p.Name, "leaver") && p.State == "ready" {
+				err = fmt.Errorf("node b has pod %s", p.Name)
+			}
 		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -339,8 +340,17 @@ func testNothingInCluster(t *testing.T, c *Cluster) {
 		"configmaps":      "configmap/kube-root-ca.crt",
 		"serviceaccounts": "serviceaccount/default",
 	} {
-		if got := kubectl(t, c, "", "get", kinds, "-n", installedIn, "-o=name"); got != want {
-			t.Errorf("%s: %q, want %q", kinds, got, want)
+		// What others own the cluster removes after them.
+		ctx, cancel := context.WithTimeout(t.Context(), pace.Stretch(time.Minute))
+		err := until(ctx, func() error {
+			if got := kubectl(t, c, "", "get", kinds, "-n", installedIn, "-o=name"); got != want {
+				return fmt.Errorf("%s: %q, want %q", kinds, got, want)
+			}
+			return nil
+		})
+		cancel()
+		if err != nil {
+			t.Error(err)
 		}
 	}
 	if said := kubectl(t, c, "", "get", "nodes", "-o=yaml"); strings.Contains(said, "godwit.dev/") {

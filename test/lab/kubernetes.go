@@ -199,7 +199,7 @@ func (l *Lab) awaitCluster(ctx context.Context, nodes []nodeState) error {
 		if l.bare && class != "runc" {
 			continue
 		}
-		g.Go(func() error { return api.ensureRuntimeClass(gctx, class) })
+		g.Go(func() error { return until(gctx, func() error { return api.ensureRuntimeClass(gctx, class) }) })
 	}
 	g.Go(func() error {
 		return until(gctx, func() error { return api.get(gctx, "/api/v1/namespaces/default/serviceaccounts/default", nil) })
@@ -208,10 +208,14 @@ func (l *Lab) awaitCluster(ctx context.Context, nodes []nodeState) error {
 		if l.bare {
 			return nil
 		}
-		return api.apply(gctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+crd.PodMigrationsName, crd.PodMigrations)
+		return until(gctx, func() error {
+			return api.apply(gctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+crd.PodMigrationsName, crd.PodMigrations)
+		})
 	})
 	g.Go(func() error {
-		return api.apply(gctx, "/apis/storage.k8s.io/v1/csidrivers/"+storage.DriverName, []byte(csiDriver))
+		return until(gctx, func() error {
+			return api.apply(gctx, "/apis/storage.k8s.io/v1/csidrivers/"+storage.DriverName, []byte(csiDriver))
+		})
 	})
 	for _, s := range nodes {
 		g.Go(func() error {

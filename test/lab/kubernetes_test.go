@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"godwit.dev/godwit/test/lab/nodeinit"
 	"godwit.dev/godwit/test/pace"
 )
 
@@ -318,8 +319,9 @@ func testClusterStatus(t *testing.T, o Options) {
 	var names []string
 	for _, service := range s.Kubernetes.Services {
 		names = append(names, service.Name)
-		if service.Restarts != 0 {
-			t.Errorf("%s ended %d times: %s", service.Name, service.Restarts, service.LastExit)
+		// The controller manager gives an API server ten seconds (cmd/kube-controller-manager/app, Run), which a slow machine needs.
+		if service.State != nodeinit.Running || service.Restarts > 1 || service.Restarts > 0 && service.Name != "kube-controller-manager" {
+			t.Errorf("%s is %v, ended %d times: %s", service.Name, service.State, service.Restarts, service.LastExit)
 		}
 	}
 	if want := []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "storage", "csi-attacher"}; !slices.Equal(names, want) {
