@@ -15,9 +15,12 @@ type gate struct {
 	mu      sync.Mutex
 	awaited int // who has yet to come; guarded by mu
 	open    chan struct{}
+	limit   time.Duration
 }
 
-func newGate(containers int) *gate { return &gate{awaited: containers, open: make(chan struct{})} }
+func newGate(containers int) *gate {
+	return &gate{awaited: containers, open: make(chan struct{}), limit: gateLimit}
+}
 
 // arrive says that a container could run, or will not in this attempt. Each does once. A nil gate is open.
 func (g *gate) arrive() {
@@ -31,12 +34,12 @@ func (g *gate) arrive() {
 	}
 }
 
-// pass returns when all have arrived, or do not for gateLimit. It fails with the cause of ctx if that ends.
+// pass returns when all have arrived, or do not for the limit. It fails with the cause of ctx if that ends.
 func (g *gate) pass(ctx context.Context) error {
 	if g == nil {
 		return nil
 	}
-	limit := time.NewTimer(gateLimit)
+	limit := time.NewTimer(g.limit)
 	defer limit.Stop()
 	select {
 	case <-g.open:

@@ -9,6 +9,7 @@ import (
 
 func TestContainersRunWhenTheLastOfThemCould(t *testing.T) {
 	g := newGate(2)
+	g.limit = time.Hour
 	passed := make(chan error, 2)
 	for range 2 {
 		go func() { passed <- g.pass(t.Context()) }()
@@ -20,14 +21,10 @@ func TestContainersRunWhenTheLastOfThemCould(t *testing.T) {
 	case <-time.After(10 * time.Millisecond):
 	}
 	g.arrive()
-	began := time.Now()
 	for range 2 {
 		if err := <-passed; err != nil {
 			t.Error(err)
 		}
-	}
-	if took := time.Since(began); took >= gateLimit {
-		t.Errorf("they waited for %v more", took)
 	}
 }
 

@@ -163,6 +163,10 @@ func TestAFaultMakesTheServerUrgent(t *testing.T) {
 	}
 	m := s.memories[1]
 	must(t, s.serve(m, m.source.address(50)))
+	if s.haste.faulted.IsZero() {
+		t.Fatal("the fault is not noted")
+	}
+	s.haste.faulted = time.Now().Add(time.Hour) // it is now, however long this took
 	_, _, err = s.fill()
 	must(t, err)
 	if len(said) != 3 || !said[2] {

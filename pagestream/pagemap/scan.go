@@ -195,23 +195,27 @@ func (e Entry) Frame() uint64 {
 }
 
 // ZeroFrame is the number of the frame that the kernel shows in private memory that
-// was read and never written; 0 if it cannot be told.
+// was read and never written; 0 if it cannot be told, or there is none: kernels of some
+// virtual machines give each page that is read a frame of its own, which becomes another
+// page's one day. Two pages show one frame only if that is the page of zeros.
 func ZeroFrame() uint64 {
-	page, err := unix.Mmap(-1, 0, pagestream.PageSize, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	const pages = 2
+	memory, err := unix.Mmap(-1, 0, pages*pagestream.PageSize, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return 0
 	}
-	defer unix.Munmap(page)
-	var entry [1]Entry
+	defer unix.Munmap(memory)
+	_ = unix.Madvise(memory, unix.MADV_NOHUGEPAGE)
+	var entries [pages]Entry
 	f, err := Open(os.Getpid())
-	if err != nil || page[0] != 0 {
+	if err != nil || memory[0] != 0 || memory[pagestream.PageSize] != 0 {
 		return 0
 	}
 	defer f.Close()
-	if f.ReadEntries(uint64(uintptr(unsafe.Pointer(unsafe.SliceData(page)))), entry[:]) != nil {
+	if f.ReadEntries(address(memory), entries[:]) != nil || entries[0].Frame() != entries[1].Frame() {
 		return 0
 	}
-	return entry[0].Frame()
+	return entries[0].Frame()
 }
 
 // ReadEntries fills dst with the entries of the pages from address start on.

@@ -64,3 +64,29 @@ func TestSoftDirtyBitsAreFoundWhateverOtherThreadsMap(t *testing.T) {
 		}
 	}
 }
+
+// A frame that is no page of zeros would be another page's one day, which would be taken for one of zeros then.
+func TestTheFrameOfZerosIsTheSameWhoeverLooks(t *testing.T) {
+	frame := ZeroFrame()
+	held := mapping(t, 64) // what was looked at may be given to others now
+	for p := range 64 {
+		held[p*page] = 1
+	}
+	f, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var entries [64]Entry
+	if err := f.ReadEntries(addr(held), entries[:]); err != nil {
+		t.Fatal(err)
+	}
+	for i, e := range entries {
+		if e.Frame() == frame && frame != 0 {
+			t.Errorf("page %d, which was written, is in frame %d, that of zeros", i, frame)
+		}
+	}
+	if again := ZeroFrame(); again != frame {
+		t.Errorf("the frame of zeros is %d and then %d", frame, again)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -91,14 +92,26 @@ func TestCopySpreadsOverAllStreams(t *testing.T) {
 	const pages = 16384
 	_, start := arena(t, pages)
 	s := newSink(4)
-	// A stream that is slow must not be waited for, nor left out.
-	s.fail = func(pagestream.Space, []pagestream.Range) error { time.Sleep(100 * time.Microsecond); return nil }
+	// Each stream's first chunk waits for the others': all must be used at the same time.
+	var begun atomic.Int32
+	all := make(chan struct{})
+	s.fail = func(pagestream.Space, []pagestream.Range) error {
+		if begun.Add(1) == 4 {
+			close(all)
+		}
+		select {
+		case <-all:
+			return nil
+		case <-time.After(time.Minute):
+			return errors.New("a stream is left out")
+		}
+	}
 	if _, err := newTestCopier(t, s).Copy(t.Context(), ownMemory(pagestream.Range{Start: start, Pages: pages}), Background); err != nil {
 		t.Fatal(err)
 	}
 	for i, n := range s.perLane {
-		if n < pages/16 {
-			t.Errorf("stream %d carried %d of %d pages", i, n, pages)
+		if n == 0 {
+			t.Errorf("stream %d carried none of %d pages", i, pages)
 		}
 	}
 }

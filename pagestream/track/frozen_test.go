@@ -76,7 +76,7 @@ func TestALastRoundTellsThePagesThatThereAre(t *testing.T) {
 				k.num("advise %x 3 %x", at+2*page, unix.MADV_DONTNEED)
 				k.num("read %x 3", at+2*page)
 			},
-			present: append(seq(0, 2), seq(5, 16)...),
+			present: append(seq(0, 2), seq(5, 16)...), needs: zeroPage,
 		},
 		"all dropped, so that the kernel may take the page table": {
 			does: func(k *tracked, at uint64) { k.num("advise %x 10 %x", at, unix.MADV_DONTNEED) },

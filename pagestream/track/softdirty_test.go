@@ -71,7 +71,7 @@ func TestPagesThatNobodyHoldsAreDirtyWhateverTheirBit(t *testing.T) {
 	o := newOwn(t, 40_000) // several reads of the pagemap
 	o.write(0, 3, 4, 16_383, 16_384, 39_999)
 	sum := byte(0)
-	for p := 10; p < 20; p++ {
+	for p := 10; p < 20 && zeroPage() == nil; p++ {
 		sum += o.memory[p*page] // shows the kernel's page of zeros
 	}
 	if got := o.dirty(t); sum != 0 || !slices.Equal(got, []int{0, 3, 4, 16_383, 16_384, 39_999}) {

@@ -2,6 +2,7 @@ package track
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -110,6 +111,21 @@ func needsUffd(t testing.TB) {
 		if err := probe(); err != nil {
 			t.Skip(err)
 		}
+	}
+}
+
+// zeroPage fails on a kernel that gives memory which is only read a page of its own.
+func zeroPage() error {
+	if pagemap.ZeroFrame() == 0 {
+		return errors.New("this kernel has no page of zeros, or does not tell")
+	}
+	return nil
+}
+
+func needsZeroPage(t *testing.T) {
+	t.Helper()
+	if err := zeroPage(); err != nil {
+		t.Skip(err)
 	}
 }
 

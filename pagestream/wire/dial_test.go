@@ -75,7 +75,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	if _, err := DialControl(ctx, l.Addr().String(), "b", c.node("a")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("DialControl = %v", err)
 	}
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 }
