@@ -105,7 +105,7 @@ func TestHelloOfALaterVersionWithMoreFieldsIsUnderstood(t *testing.T) {
 func TestStreamsOfASessionMustFitTogether(t *testing.T) {
 	c := newCluster(t)
 	r := newMemory()
-	l := c.listen(to(r), WithLimits(Limits{Handshake: 10 * time.Second}))
+	l := c.listen(to(r), WithLimits(Limits{Handshake: 4 * time.Second}))
 	h := goodHello()
 	h.Streams = 3
 	if w, _ := shake(t, c, l.Addr(), h.encode()); w.refused {
