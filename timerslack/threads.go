@@ -1,6 +1,7 @@
 package timerslack
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -26,7 +27,7 @@ func Usually() error {
 func Of(tid int) (uint64, error) {
 	text, err := os.ReadFile(file(tid))
 	if err != nil {
-		return 0, fmt.Errorf("timer slack of a thread: %w", err)
+		return 0, fmt.Errorf("timer slack of a thread: %w", gone(err))
 	}
 	by, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 	if err != nil {
@@ -35,12 +36,21 @@ func Of(tid int) (uint64, error) {
 	return by, nil
 }
 
-// Set lets another thread oversleep by so many nanoseconds. It takes CAP_SYS_NICE.
+// Set lets another thread oversleep by so many nanoseconds. It takes CAP_SYS_NICE. The error is as Of's.
 func Set(tid int, by uint64) error {
 	if err := os.WriteFile(file(tid), strconv.AppendUint(nil, by, 10), 0); err != nil {
-		return fmt.Errorf("timer slack of a thread: %w", err)
+		return fmt.Errorf("timer slack of a thread: %w", gone(err))
 	}
 	return nil
+}
+
+// gone makes one of what the kernel says of a thread that ended before its file was opened, and after that (fs/proc/base.c,
+// timerslack_ns_write and timerslack_ns_show).
+func gone(err error) error {
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("%w: %w", err, os.ErrNotExist)
+	}
+	return err
 }
 
 // file tells and takes a thread's timer slack. Each thread has a directory of its own in /proc, which is not listed.

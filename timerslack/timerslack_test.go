@@ -1,6 +1,7 @@
 package timerslack
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"strconv"
@@ -27,7 +28,7 @@ func TestAllThreadsButTheCallersMayOversleep(t *testing.T) {
 	wide := 0
 	for _, thread := range threads {
 		text, err := os.ReadFile("/proc/" + thread.Name() + "/timerslack_ns")
-		if os.IsNotExist(err) {
+		if errors.Is(gone(err), os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
@@ -43,5 +44,16 @@ func TestAllThreadsButTheCallersMayOversleep(t *testing.T) {
 	}
 	if wide == 0 {
 		t.Errorf("none of %d threads may oversleep", len(threads))
+	}
+}
+
+func TestAThreadThatEndsMeanwhileIsGone(t *testing.T) {
+	for _, err := range []error{&os.PathError{Err: unix.ESRCH}, &os.PathError{Err: unix.ENOENT}} {
+		if !errors.Is(gone(err), os.ErrNotExist) {
+			t.Errorf("%v is not taken for a thread that is gone", err)
+		}
+	}
+	if err := gone(unix.EPERM); errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v is taken for a thread that is gone", err)
 	}
 }
